@@ -1,0 +1,311 @@
+"""Where piker's files are, and what its TOML says.
+
+Three directories, each movable by one variable; the defaults are XDG's:
+
+| what | variable | default |
+|---|---|---|
+| configuration | ``PIKER_CONFIG_DIR`` | ``$XDG_CONFIG_HOME/piker`` |
+| store, journal, logs | ``PIKER_DATA_DIR`` | ``$XDG_DATA_HOME/piker`` |
+| shared memory, fifos, secret | ``PIKER_RUNTIME_DIR`` | ``$XDG_RUNTIME_DIR/piker``, else ``/dev/shm/piker-<uid>`` |
+
+The files are read strictly: an unknown key, a wrong type or a syntax error is a
+:class:`~piker.errors.ConfigError` that names file, line, key path and the nearest valid key, and
+nothing is started.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import stat
+import tomllib
+import types
+import typing
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from piker.errors import ConfigError
+from piker.log import LEVELS, Secret
+
+__all__ = [
+    "DIRECTORY_VARS",
+    "BrokerConf",
+    "BrokersConf",
+    "Conf",
+    "NetworkConf",
+    "ProviderTable",
+    "config_dir",
+    "data_dir",
+    "decode_toml",
+    "load_brokers",
+    "load_conf",
+    "nearest",
+    "runtime_dir",
+    "template",
+]
+
+DIRECTORY_VARS = {
+    "PIKER_CONFIG_DIR": "config",
+    "PIKER_DATA_DIR": "data",
+    "PIKER_RUNTIME_DIR": "run",
+}
+_TEMPLATE_NAMES = ("conf.toml", "brokers.toml")
+
+T = TypeVar("T")
+
+
+# -- directories ----------------------------------------------------------------------------
+def _private_dir(path: Path, variable: str) -> Path:
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        info = path.stat()
+    except OSError as err:
+        raise ConfigError(
+            f"can not use {path}: {err.strerror}.",
+            remedy=f"Set {variable} to a directory of yours.",
+        ) from err
+    if info.st_uid != os.getuid():
+        raise ConfigError(
+            f"{path} belongs to uid {info.st_uid}, not to you (uid {os.getuid()}).",
+            remedy=f"Set {variable} to a directory of yours.",
+        )
+    return path
+
+
+def config_dir() -> Path:
+    """Return the configuration directory, made (0700) if it is not there."""
+    base = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
+    chosen = os.environ.get("PIKER_CONFIG_DIR") or Path(base) / "piker"
+    return _private_dir(Path(chosen), "PIKER_CONFIG_DIR")
+
+
+def data_dir() -> Path:
+    """Return the directory of what must survive a reboot, made (0700) if it is not there."""
+    base = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
+    chosen = os.environ.get("PIKER_DATA_DIR") or Path(base) / "piker"
+    return _private_dir(Path(chosen), "PIKER_DATA_DIR")
+
+
+def runtime_dir() -> Path:
+    """Return the directory of this boot's segments and sockets, made if it is not there.
+
+    It is refused when anybody else may enter it: the user's secret lies inside.
+    """
+    chosen = os.environ.get("PIKER_RUNTIME_DIR")
+    if not chosen:
+        xdg = os.environ.get("XDG_RUNTIME_DIR")
+        chosen = f"{xdg}/piker" if xdg else f"/dev/shm/piker-{os.getuid()}"
+    path = _private_dir(Path(chosen), "PIKER_RUNTIME_DIR")
+    if stat.S_IMODE(path.stat().st_mode) & 0o077:
+        raise ConfigError(f"{path} is open to other users.", remedy=f"Run: chmod 700 {path}")
+    return path
+
+
+# -- what the files may say ------------------------------------------------------------------
+class _Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A TOML table in which an unknown key is an error."""
+
+
+class NetworkConf(_Table):
+    """Table ``[network]``: where the registry listens."""
+
+    registry: str = "127.0.0.1:6116"
+    allow_remote: bool = False
+
+
+class LogConf(_Table):
+    """Table ``[log]``: what is written to stderr."""
+
+    level: str = "WARNING"
+
+
+class FeedConf(_Table):
+    """Table ``[feed]``: sizes of shared memory and how long an unused feed is kept."""
+
+    rows_1s: int = 172_800
+    rows_1m: int = 288_000
+    ring_ticks: int = 65_536
+    release_after_s: float = 60.0
+    history_bars: int = 1000
+
+
+class BrokersTable(_Table):
+    """Table ``[brokers]`` of conf.toml: which backends are loaded beside the built-in ones."""
+
+    modules: list[str] = []
+
+
+class Conf(_Table):
+    """``conf.toml``."""
+
+    network: NetworkConf = NetworkConf()
+    log: LogConf = LogConf()
+    feed: FeedConf = FeedConf()
+    brokers: BrokersTable = BrokersTable()
+
+
+class ProviderTable(_Table):
+    """One provider's table in ``brokers.toml``.
+
+    ``urls`` replaces the venue's hosts, key by key (docs/brokers/<venue>.md lists the keys).
+    ``options`` is the backend's own: it validates what is inside.
+    """
+
+    urls: dict[str, str] = {}
+    options: dict[str, Any] = {}  # a backend's own keys; it validates them
+    api_key: str = ""
+    api_secret: str = ""
+
+    @property
+    def secret(self) -> Secret:
+        """Return the API secret in a type that can not be printed."""
+        return Secret(self.api_secret)
+
+
+BrokerConf = ProviderTable
+BrokersConf = dict[str, ProviderTable]
+
+
+# -- reading ---------------------------------------------------------------------------------
+def nearest(word: str, valid: typing.Iterable[str]) -> str:
+    """Return a sentence that names the valid words nearest to ``word``."""
+    words = sorted(set(valid))
+    close = difflib.get_close_matches(word.lower(), words, n=3, cutoff=0.5)
+    if close:
+        return f"Did you mean {' or '.join(repr(name) for name in close)}?"
+    if not words:
+        return ""
+    shown = ", ".join(words[:12]) + (", ..." if len(words) > 12 else "")
+    return f"Valid: {shown}."
+
+
+def load_conf(path: Path | None = None) -> Conf:
+    """Read ``conf.toml``; an absent file means the defaults. Raise ``ConfigError``."""
+    file = path or config_dir() / "conf.toml"
+    conf = decode_toml(_read(file), Conf, file) if file.exists() else Conf()
+    _check_level(conf.log.level, file)
+    _check_positive(conf.feed, file)
+    return conf
+
+
+def load_brokers(path: Path | None = None) -> BrokersConf:
+    """Read ``brokers.toml``; an absent file means no overrides and no keys.
+
+    A file that holds an API secret and that others may read is refused.
+    """
+    file = path or config_dir() / "brokers.toml"
+    if not file.exists():
+        return {}
+    tables = decode_toml(_read(file), dict[str, ProviderTable], file)
+    exposed = stat.S_IMODE(file.stat().st_mode) & 0o077
+    if exposed and any(table.api_secret for table in tables.values()):
+        raise ConfigError(
+            f"{file} holds API secrets and other users may read it.",
+            remedy=f"Run: chmod 600 {file}",
+        )
+    return tables
+
+
+def template(name: str) -> str:
+    """Return the text of a shipped template (``conf.toml`` or ``brokers.toml``)."""
+    if name not in _TEMPLATE_NAMES:
+        raise ConfigError(f"there is no template {name!r}.", remedy=nearest(name, _TEMPLATE_NAMES))
+    import sys
+
+    here = Path(__file__).resolve().parent.parent / "config" / name
+    installed = Path(sys.prefix) / "share" / "piker" / "config" / name
+    for file in (here, installed):
+        if file.is_file():
+            return file.read_text(encoding="utf-8")
+    raise ConfigError(
+        f"the shipped template {name} is missing.", remedy="Install piker again, as README.md says."
+    )
+
+
+def decode_toml(text: str, type_: type[T], file: Path) -> T:
+    """Decode TOML strictly into ``type_``; every error names file, line, key and remedy."""
+    try:
+        raw = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as err:
+        raise ConfigError(f"{file}: not TOML: {err}.", remedy="Mend that line.") from None
+    _refuse_unknown(raw, type_, (), text, file)
+    try:
+        return msgspec.convert(raw, type_)
+    except msgspec.ValidationError as err:
+        message, _, path = str(err).partition(" - at `$")
+        keys = tuple(re.findall(r"[A-Za-z0-9_-]+", path.rstrip("`")))
+        where = f"{file}:{_line_of(keys, text)}"
+        raise ConfigError(
+            f"{where}: {'.'.join(keys)}: {message}.", remedy="Mend that value."
+        ) from None
+
+
+def _read(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as err:
+        raise ConfigError(
+            f"can not read {file}: {err}.", remedy="Mend or remove the file."
+        ) from err
+
+
+def _fields_of(type_: object) -> dict[str, object] | None:
+    if isinstance(type_, type) and issubclass(type_, msgspec.Struct):
+        return typing.get_type_hints(type_)
+    return None
+
+
+def _refuse_unknown(raw: object, type_: object, at: tuple[str, ...], text: str, file: Path) -> None:
+    if not isinstance(raw, dict):
+        return
+    fields = _fields_of(type_)
+    if fields is None:
+        arguments = typing.get_args(type_)
+        if isinstance(type_, types.GenericAlias) and len(arguments) == 2:
+            for key, value in raw.items():
+                _refuse_unknown(value, arguments[1], (*at, key), text, file)
+        return
+    for key, value in raw.items():
+        path = (*at, key)
+        if key not in fields:
+            raise ConfigError(
+                f"{file}:{_line_of(path, text)}: unknown key {'.'.join(path)!r}.",
+                remedy=nearest(key, fields),
+            )
+        _refuse_unknown(value, fields[key], path, text, file)
+
+
+def _line_of(keys: tuple[str, ...], text: str) -> int:
+    """Return the line a key path is set on, or of its table, or 1."""
+    table: tuple[str, ...] = ()
+    best = 1
+    for number, line in enumerate(text.splitlines(), start=1):
+        stripped = line.split("#", 1)[0].strip()
+        if stripped.startswith("["):
+            table = tuple(part.strip().strip("\"'") for part in stripped.strip("[]").split("."))
+            if table == keys[: len(table)]:
+                best = number
+            continue
+        name = tuple(part.strip().strip("\"'") for part in stripped.split("=", 1)[0].split("."))
+        if "=" in stripped and (*table, *name) == keys[: len(table) + len(name)]:
+            return number
+    return best
+
+
+def _check_level(level: str, file: Path) -> None:
+    if level.upper() not in LEVELS:
+        raise ConfigError(
+            f"{file}: log.level: {level!r} is not a level.", remedy=nearest(level.upper(), LEVELS)
+        )
+
+
+def _check_positive(feed: FeedConf, file: Path) -> None:
+    for name in feed.__struct_fields__:
+        value = getattr(feed, name)
+        if not value > 0:
+            raise ConfigError(
+                f"{file}: feed.{name}: {value!r} must be above zero.", remedy="Mend that value."
+            )

@@ -1,0 +1,109 @@
+"""Bars: their row, their timeframes, and the arithmetic of boundaries.
+
+Boundaries are UTC and calendar-correct: weeks start on Monday, months on the first. All of it is
+pure; times are integer seconds since the epoch unless a name says otherwise.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from functools import total_ordering
+
+import numpy as np
+
+__all__ = ["OHLC_DTYPE", "Timeframe", "ohlc_dtype"]
+
+#: The row that seed 002 fixes. ``index`` is the monotonic row number, ``time`` the bar's open in
+#: epoch seconds UTC, ``count`` the number of trades, ``bar_wap`` the volume-weighted price of the
+#: bar (0.0 for a bar without trades).
+OHLC_DTYPE = np.dtype(
+    [
+        ("index", "<i8"),
+        ("time", "<i8"),
+        ("open", "<f8"),
+        ("high", "<f8"),
+        ("low", "<f8"),
+        ("close", "<f8"),
+        ("volume", "<f8"),
+        ("count", "<i8"),
+        ("bar_wap", "<f8"),
+    ]
+)
+ohlc_dtype = OHLC_DTYPE  # seed 002's name
+
+_UNIT_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
+_MONDAY = 4 * 86_400  # the first Monday after the epoch was 1970-01-05
+
+
+@total_ordering
+class Timeframe:
+    """A bar length: ``1s``, ``5m``, ``4h``, ``1d``, ``1w`` or ``1M`` (a calendar month)."""
+
+    __slots__ = ("count", "unit")
+
+    def __init__(self, text: str) -> None:
+        number, unit = text[:-1], text[-1:]
+        if unit not in (*_UNIT_SECONDS, "M") or not number.isdigit() or int(number) < 1:
+            raise ValueError(f"{text!r} is not a timeframe; examples: 1s 1m 15m 4h 1d 1w 1M")
+        self.count = int(number)
+        self.unit = unit
+
+    @classmethod
+    def from_seconds(cls, seconds: float) -> Timeframe:
+        """Return the timeframe of a fixed length, in the largest unit that divides it."""
+        whole = int(seconds)
+        if whole != seconds or whole < 1:
+            raise ValueError(f"{seconds!r} s is not a bar length; it must be whole seconds")
+        for unit in ("w", "d", "h", "m", "s"):
+            if whole % _UNIT_SECONDS[unit] == 0:
+                return cls(f"{whole // _UNIT_SECONDS[unit]}{unit}")
+        raise AssertionError("every whole number is divisible by one")
+
+    @property
+    def seconds(self) -> int:
+        """Return the nominal length in seconds (a month counts 30 days)."""
+        if self.unit == "M":
+            return 30 * 86_400 * self.count
+        return _UNIT_SECONDS[self.unit] * self.count
+
+    def floor(self, time_s: int) -> int:
+        """Return the open time of the bar that holds ``time_s``."""
+        if self.unit == "M":
+            return _month_start(_month_number(time_s) // self.count * self.count)
+        origin = _MONDAY if self.unit == "w" else 0
+        return (time_s - origin) // self.seconds * self.seconds + origin
+
+    def next(self, time_s: int) -> int:
+        """Return the open time of the bar after the one that holds ``time_s``."""
+        if self.unit == "M":
+            return _month_start((_month_number(time_s) // self.count + 1) * self.count)
+        return self.floor(time_s) + self.seconds
+
+    def __str__(self) -> str:
+        """Return the text form, as given."""
+        return f"{self.count}{self.unit}"
+
+    def __repr__(self) -> str:
+        """Return a form that evaluates to an equal timeframe."""
+        return f"Timeframe({str(self)!r})"
+
+    def __eq__(self, other: object) -> bool:
+        """Compare by text: ``60s`` and ``1m`` are different names of bars."""
+        return isinstance(other, Timeframe) and str(self) == str(other)
+
+    def __lt__(self, other: Timeframe) -> bool:
+        """Order by length."""
+        return (self.seconds, self.unit) < (other.seconds, other.unit)
+
+    def __hash__(self) -> int:
+        """Hash the text."""
+        return hash((self.count, self.unit))
+
+
+def _month_number(time_s: int) -> int:
+    moment = datetime.fromtimestamp(time_s, UTC)
+    return (moment.year - 1970) * 12 + moment.month - 1
+
+
+def _month_start(number: int) -> int:
+    return int(datetime(1970 + number // 12, number % 12 + 1, 1, tzinfo=UTC).timestamp())
