@@ -6,7 +6,7 @@ Three directories, each movable by one variable; the defaults are XDG's:
 |---|---|---|
 | configuration | ``PIKER_CONFIG_DIR`` | ``$XDG_CONFIG_HOME/piker`` |
 | store, journal, logs | ``PIKER_DATA_DIR`` | ``$XDG_DATA_HOME/piker`` |
-| shared memory, fifos, secret | ``PIKER_RUNTIME_DIR`` | ``$XDG_RUNTIME_DIR/piker``, else ``/dev/shm/piker-<uid>`` |
+| shm, secret | ``PIKER_RUNTIME_DIR`` | ``$XDG_RUNTIME_DIR/piker`` or ``/dev/shm/piker-<uid>`` |
 
 The files are read strictly: an unknown key, a wrong type or a syntax error is a
 :class:`~piker.errors.ConfigError` that names file, line, key path and the nearest valid key, and
@@ -32,7 +32,6 @@ from piker.log import LEVELS, Secret
 
 __all__ = [
     "DIRECTORY_VARS",
-    "BrokerConf",
     "BrokersConf",
     "Conf",
     "NetworkConf",
@@ -105,24 +104,20 @@ def runtime_dir() -> Path:
 
 
 # -- what the files may say ------------------------------------------------------------------
-class _Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A TOML table in which an unknown key is an error."""
-
-
-class NetworkConf(_Table):
+class NetworkConf(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Table ``[network]``: where the registry listens."""
 
     registry: str = "127.0.0.1:6116"
     allow_remote: bool = False
 
 
-class LogConf(_Table):
+class LogConf(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Table ``[log]``: what is written to stderr."""
 
     level: str = "WARNING"
 
 
-class FeedConf(_Table):
+class FeedConf(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Table ``[feed]``: sizes of shared memory and how long an unused feed is kept."""
 
     rows_1s: int = 172_800
@@ -132,13 +127,13 @@ class FeedConf(_Table):
     history_bars: int = 1000
 
 
-class BrokersTable(_Table):
+class BrokersTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Table ``[brokers]`` of conf.toml: which backends are loaded beside the built-in ones."""
 
     modules: list[str] = []
 
 
-class Conf(_Table):
+class Conf(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """``conf.toml``."""
 
     network: NetworkConf = NetworkConf()
@@ -147,7 +142,7 @@ class Conf(_Table):
     brokers: BrokersTable = BrokersTable()
 
 
-class ProviderTable(_Table):
+class ProviderTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """One provider's table in ``brokers.toml``.
 
     ``urls`` replaces the venue's hosts, key by key (docs/brokers/<venue>.md lists the keys).
@@ -156,16 +151,10 @@ class ProviderTable(_Table):
 
     urls: dict[str, str] = {}
     options: dict[str, Any] = {}  # a backend's own keys; it validates them
-    api_key: str = ""
-    api_secret: str = ""
-
-    @property
-    def secret(self) -> Secret:
-        """Return the API secret in a type that can not be printed."""
-        return Secret(self.api_secret)
+    api_key: Secret | None = None
+    api_secret: Secret | None = None
 
 
-BrokerConf = ProviderTable
 BrokersConf = dict[str, ProviderTable]
 
 
@@ -201,7 +190,7 @@ def load_brokers(path: Path | None = None) -> BrokersConf:
         return {}
     tables = decode_toml(_read(file), dict[str, ProviderTable], file)
     exposed = stat.S_IMODE(file.stat().st_mode) & 0o077
-    if exposed and any(table.api_secret for table in tables.values()):
+    if exposed and any(table.api_secret is not None for table in tables.values()):
         raise ConfigError(
             f"{file} holds API secrets and other users may read it.",
             remedy=f"Run: chmod 600 {file}",
@@ -233,7 +222,7 @@ def decode_toml(text: str, type_: type[T], file: Path) -> T:
         raise ConfigError(f"{file}: not TOML: {err}.", remedy="Mend that line.") from None
     _refuse_unknown(raw, type_, (), text, file)
     try:
-        return msgspec.convert(raw, type_)
+        return msgspec.convert(raw, type_, dec_hook=_decode_special)
     except msgspec.ValidationError as err:
         message, _, path = str(err).partition(" - at `$")
         keys = tuple(re.findall(r"[A-Za-z0-9_-]+", path.rstrip("`")))
@@ -241,6 +230,12 @@ def decode_toml(text: str, type_: type[T], file: Path) -> T:
         raise ConfigError(
             f"{where}: {'.'.join(keys)}: {message}.", remedy="Mend that value."
         ) from None
+
+
+def _decode_special(type_: type, value: object) -> object:
+    if type_ is Secret and isinstance(value, str):
+        return Secret(value)
+    raise TypeError(f"Expected `str`, got `{type(value).__name__}`")
 
 
 def _read(file: Path) -> str:

@@ -89,9 +89,7 @@ class Transient(BrokerError):
     ``retry_after`` is the venue's own wish in seconds, or None.
     """
 
-    def __init__(
-        self, message: str, *, retry_after: float | None = None, remedy: str = ""
-    ) -> None:
+    def __init__(self, message: str, *, retry_after: float | None = None, remedy: str = "") -> None:
         super().__init__(message, remedy=remedy)
         self.retry_after = retry_after
 

@@ -72,7 +72,9 @@ def level_name(level: str | None) -> str:
     return name
 
 
-def configure(level: str | None = None, *, actor: str = "main", stream: TextIO | None = None) -> None:
+def configure(
+    level: str | None = None, *, actor: str = "main", stream: TextIO | None = None
+) -> None:
     """Set this process's level, name and stream; child processes inherit the level."""
     global _actor, _configured_for, _stream
     os.environ[_LEVEL_ENV] = level_name(level)

@@ -9,9 +9,10 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from functools import total_ordering
 
+import msgspec
 import numpy as np
 
-__all__ = ["OHLC_DTYPE", "Timeframe", "ohlc_dtype"]
+__all__ = ["OHLC_DTYPE", "ClosedBar", "Timeframe", "ohlc_dtype"]
 
 #: The row that seed 002 fixes. ``index`` is the monotonic row number, ``time`` the bar's open in
 #: epoch seconds UTC, ``count`` the number of trades, ``bar_wap`` the volume-weighted price of the
@@ -30,6 +31,26 @@ OHLC_DTYPE = np.dtype(
     ]
 )
 ohlc_dtype = OHLC_DTYPE  # seed 002's name
+
+
+class ClosedBar(msgspec.Struct, frozen=True, tag="bar"):
+    """A bar that the venue itself published as final.
+
+    ``time_s`` is its open, ``timeframe_s`` its length. A backend sends it on the quote channel;
+    ours is checked against it and corrected.
+    """
+
+    symbol: str
+    timeframe_s: int
+    time_s: int
+    open: float
+    high: float
+    low: float
+    close: float
+    volume: float
+    count: int
+    bar_wap: float = 0.0
+
 
 _UNIT_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 _MONDAY = 4 * 86_400  # the first Monday after the epoch was 1970-01-05

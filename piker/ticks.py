@@ -7,6 +7,7 @@ People and strategies see :class:`Tick` and :class:`Quote`.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterable, Iterator
 from enum import IntEnum
 
@@ -16,8 +17,11 @@ import numpy as np
 __all__ = [
     "ASK",
     "BID",
+    "QUOTE",
     "TICK_DTYPE",
+    "TICK_FORMAT",
     "TRADE",
+    "Outage",
     "Quote",
     "Resync",
     "Side",
@@ -34,13 +38,14 @@ class TickType(IntEnum):
 
     TRADE = 1  # a print on the book; the only kind that makes bars
     DARK_TRADE = 2  # an off-book print; counted apart, never part of a bar
-    BID = 3  # the best bid and its size
-    ASK = 4  # the best ask and its size
-    LAST = 5  # a last price without a print (start-up snapshot)
-    MARK = 6  # a derivative's mark price
-    INDEX = 7  # the index price under a derivative
-    FUNDING = 8  # price holds the funding rate (a fraction), size the seconds to the next one
-    OPEN_INTEREST = 9  # size holds the open interest, in base units or contracts
+    QUOTE = 3  # the top of book at one instant: bid in price/size, ask in price2/size2
+    BID = 4  # the best bid alone, for venues that send one side at a time
+    ASK = 5  # the best ask alone
+    LAST = 6  # a last price without a print (start-up snapshot)
+    MARK = 7  # a derivative's mark price
+    INDEX = 8  # the index price under a derivative
+    FUNDING = 9  # price holds the funding rate (a fraction), size the seconds to the next one
+    OPEN_INTEREST = 10  # size holds the open interest, in base units or contracts
 
     @property
     def label(self) -> str:
@@ -56,31 +61,36 @@ class Side(IntEnum):
     BUY = 1
 
 
-TRADE, BID, ASK = int(TickType.TRADE), int(TickType.BID), int(TickType.ASK)
+TRADE, QUOTE = int(TickType.TRADE), int(TickType.QUOTE)
+BID, ASK = int(TickType.BID), int(TickType.ASK)
 
-#: One tick on its way through the hot path: (symbol, type, price, size, time_ns, side, venue_id).
-#: ``symbol`` is the backend's own market id in lower case, the key ``stream_quotes`` was given;
-#: ``time_ns`` the venue's time, UTC; ``side`` a :class:`Side` value; ``venue_id`` the venue's trade
-#: or update id, or -1. Nothing in it is validated yet: the data floor does that for every backend.
-TickRow = tuple[str, int, float, float, int, int, int]
+#: One tick on its way through the hot path:
+#: (symbol, type, time_ns, price, size, price2, size2, side, venue_id).
+#: ``symbol`` is the key that ``stream_quotes`` was given; ``time_ns`` the venue's time, UTC (the
+#: time of receipt where the venue sends none); ``price2``/``size2`` are the ask of a QUOTE and 0.0
+#: otherwise; ``side`` a :class:`Side` value; ``venue_id`` the venue's trade or update id, or -1.
+#: Nothing in it is validated yet: the data floor does that, once, for every backend.
+TickRow = tuple[str, int, int, float, float, float, float, int, int]
 
-#: One row of a tick ring, 64 bytes, one cache line (docs/internals/shm.md).
+#: One row of a tick ring: 64 bytes, one cache line (docs/internals/shm.md).
 TICK_DTYPE = np.dtype(
     [
         ("index", "<i8"),  # monotonic row number
         ("time_ns", "<i8"),  # the venue's time, UTC
-        ("recv_ns", "<i8"),  # when datad received the frame, UTC
         ("price", "<f8"),
         ("size", "<f8"),
+        ("price2", "<f8"),  # the ask of a QUOTE, else 0
+        ("size2", "<f8"),
         ("venue_id", "<i8"),  # the venue's trade or update id, -1 where it has none
+        ("recv_lag_us", "<i4"),  # receipt minus time_ns in microseconds, saturating
         ("type", "<u1"),  # TickType
         ("side", "<i1"),  # Side
         ("flags", "<u2"),  # bit 0: first tick after a Resync
-        ("_pad0", "<u4"),
-        ("_pad1", "<u8"),
     ]
 )
-assert TICK_DTYPE.itemsize == 64
+#: The same row for ``struct.pack_into``.
+TICK_FORMAT = "<qqddddqiBbH"
+assert TICK_DTYPE.itemsize == struct.calcsize(TICK_FORMAT) == 64
 
 
 class TickBatch(msgspec.Struct, frozen=True):
@@ -108,6 +118,16 @@ class Resync(msgspec.Struct, frozen=True, tag="resync"):
     symbol: str = ""
     missed: int = -1
     detail: str = ""
+
+
+class Outage(msgspec.Struct, frozen=True, tag="outage"):
+    """The upstream is silent or gone: nothing follows until a :class:`Resync`.
+
+    ``symbol`` is empty when every symbol of the feed is affected.
+    """
+
+    reason: str
+    symbol: str = ""
 
 
 class Tick(msgspec.Struct, frozen=True):

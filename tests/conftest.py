@@ -22,14 +22,14 @@ def shared() -> Path:
 
 
 @pytest.fixture
-def piker_dirs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def piker_dirs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Move config, data and runtime directories of this test (and its children) to tmp_path."""
     for var, name in config.DIRECTORY_VARS.items():
         path = tmp_path / name
         path.mkdir(mode=0o700, exist_ok=True)
         monkeypatch.setenv(var, str(path))
     monkeypatch.setenv("PIKER_REGISTRY", "127.0.0.1:0")
-    yield tmp_path
+    return tmp_path
 
 
 @pytest.fixture(autouse=True)
