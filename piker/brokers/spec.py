@@ -270,7 +270,8 @@ _CHECKS: dict[str, Callable[[Endpoint, Any], str]] = {
 
 
 def _as_dtype(value: Any) -> np.dtype[Any]:
-    return np.dtype(value)
+    dtype: np.dtype[Any] = np.dtype(value)
+    return dtype
 
 
 def _where(endpoint: Endpoint, value: Any) -> str:
