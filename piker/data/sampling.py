@@ -31,7 +31,7 @@ TOLERANCE = 1e-9  # relative; sums of floats in another order differ by less
 
 
 class Bar(NamedTuple):
-    """The values of one bar, in the order of ``OHLC_DTYPE`` without ``index``; ``trades`` is its ``count``."""
+    """The values of one bar in ``OHLC_DTYPE`` order, without ``index``; ``trades`` is ``count``."""
 
     time: int
     open: float

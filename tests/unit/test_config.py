@@ -1,0 +1,88 @@
+"""Configuration errors say file, line, key and remedy; secrets never print."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from piker import config
+from piker.errors import ConfigError
+
+CASES = {
+    '[network]\nregistri = "x"\n': r"conf\.toml:2: unknown key 'network.registri'.*'registry'",
+    "[feed]\n# a comment\nrows_1s = 'many'\n": r"conf\.toml:3: feed\.rows_1s: Expected `int`",
+    "[feed\n": r"conf\.toml: not TOML",
+    "[feed]\nrows_1s = 0\n": r"feed\.rows_1s: 0 must be above zero",
+    "[brokers]\nmodules = [1]\n": r"conf\.toml:2: brokers\.modules",
+    "[fed]\n": r"conf\.toml:1: unknown key 'fed'.*'feed'",
+    '[log]\nlevel = "LOUD"\n': r"'LOUD' is not a level",
+}
+
+
+@pytest.mark.parametrize("text", CASES)
+def test_bad_conf_is_refused_with_its_place_when_read(text: str, tmp_path: Path) -> None:
+    """Every mistake names the file, the line where it can, the key and what is valid."""
+    file = tmp_path / "conf.toml"
+    file.write_text(text)
+    with pytest.raises(ConfigError, match=CASES[text]):
+        config.load_conf(file)
+
+
+@pytest.mark.parametrize("name", ["conf.toml", "brokers.toml"])
+def test_templates_are_valid_and_mean_the_defaults_when_unedited(name: str, tmp_path: Path) -> None:
+    """A shipped template, copied as it is, changes nothing."""
+    file = tmp_path / name
+    file.write_text(config.template(name))
+    if name == "conf.toml":
+        assert config.load_conf(file) == config.Conf()
+    else:
+        assert config.load_brokers(file) == {}
+
+
+def test_every_key_stands_in_the_template_when_a_user_looks_for_it() -> None:
+    """conf.toml shows every table and key, commented out at its default."""
+    text = config.template("conf.toml")
+    conf = config.Conf()
+    for table in conf.__struct_fields__:
+        assert f"[{table}]" in text
+        for key in getattr(conf, table).__struct_fields__:
+            assert f"# {key} = " in text
+
+
+def test_directories_are_private_when_made(piker_dirs: Path) -> None:
+    """All three directories follow their variables and are 0700."""
+    (piker_dirs / "run").rmdir()
+    assert config.runtime_dir() == piker_dirs / "run"
+    assert stat.S_IMODE(config.runtime_dir().stat().st_mode) == 0o700
+    assert config.config_dir() == piker_dirs / "config"
+    assert config.data_dir() == piker_dirs / "data"
+
+
+def test_runtime_directory_is_refused_when_others_may_enter(piker_dirs: Path) -> None:
+    """The secret lies in it: an open directory is an error with its remedy."""
+    os.chmod(piker_dirs / "run", 0o755)
+    with pytest.raises(ConfigError, match="chmod 700"):
+        config.runtime_dir()
+
+
+def test_api_secret_never_prints_when_the_table_does(tmp_path: Path) -> None:
+    """A secret is masked in every repr and format; only reveal() gives it."""
+    file = tmp_path / "brokers.toml"
+    file.write_text('[kraken]\napi_key = "K3Y"\napi_secret = "s3cr3t"\n')
+    file.chmod(0o600)
+    table = config.load_brokers(file)["kraken"]
+    assert table.api_secret is not None
+    assert table.api_secret.reveal() == "s3cr3t"
+    assert "s3cr3t" not in f"{table!r} {table} {table.api_secret!s:>10} {[table.api_secret]}"
+
+
+def test_brokers_file_with_secrets_is_refused_when_others_may_read_it(tmp_path: Path) -> None:
+    """A world-readable file of secrets is refused with the command that mends it."""
+    file = tmp_path / "brokers.toml"
+    file.write_text('[kraken]\napi_secret = "s3cr3t"\n')
+    file.chmod(0o644)
+    with pytest.raises(ConfigError, match="chmod 600"):
+        config.load_brokers(file)
