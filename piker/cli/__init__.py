@@ -1,1 +1,1 @@
-"""."""
+"""The command line: what a person starts. Every command is one module of this room."""

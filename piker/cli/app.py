@@ -1,0 +1,264 @@
+"""The commands, their options and their help; what each does is in the module of its name.
+
+Nothing but typer is imported here, and each command imports its module when it runs, so that
+``piker --help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+__all__ = ["app", "pikerd_app", "run_app"]
+
+EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells do
+
+_SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+app = typer.Typer(
+    name="piker",
+    help="Live market data, charts and orders on your own machine.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings=_SETTINGS,
+)
+pikerd_app = typer.Typer(
+    name="pikerd",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings=_SETTINGS,
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+Seconds = Annotated[
+    float | None, typer.Option("--seconds", "-n", min=0.1, help="Stop after this many seconds.")
+]
+Fqmes = Annotated[list[str], typer.Argument(help="Markets, as in btcusdt.spot.binance.")]
+Level = Annotated[str | None, typer.Option("--log-level", "-l", help="TRACE ... CRITICAL.")]
+
+
+def run_app(cli: typer.Typer, argv: list[str] | None) -> int:
+    """Run a typer app; return the exit code. A PikerError prints as one sentence."""
+    from piker.errors import PikerError
+
+    try:
+        result = cli(args=argv, standalone_mode=False)
+    except PikerError as err:
+        print(f"error: {err}", file=sys.stderr)
+        return err.exit_code
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    except typer.Abort:
+        return EXIT_INTERRUPTED
+    except typer.Exit as leave:
+        return leave.exit_code
+    except Exception as err:
+        return _usage_error(err)
+    return result if isinstance(result, int) else 0
+
+
+def _usage_error(err: Exception) -> int:
+    """Print what click refused, as a sentence; anything else is a bug and raises."""
+    show, code = getattr(err, "show", None), getattr(err, "exit_code", None)
+    if show is None or code is None:
+        raise err
+    show()
+    return int(code)
+
+
+@pikerd_app.command()
+def pikerd(
+    registry: Annotated[
+        str | None, typer.Option(help="Where to listen, host:port (default 127.0.0.1:6116).")
+    ] = None,
+    log_level: Level = None,
+) -> None:
+    """Run the daemon that starts, watches and restarts all others. Ctrl-C ends it.
+
+    Example: pikerd --log-level info
+    """
+    from piker.cli import daemon
+
+    daemon.run(registry=registry, log_level=log_level)
+
+
+app.command("pikerd")(pikerd)
+
+
+@app.command()
+def demo(
+    headless: Annotated[bool, typer.Option(help="No screen: wait, then print counts.")] = False,
+    seconds: Seconds = None,
+    json: Json = False,
+    symbols: Annotated[int, typer.Option(min=1, max=20, help="How many markets.")] = 3,
+    seed: Annotated[int, typer.Option(help="Seed of the synthetic market.")] = 1,
+) -> None:
+    """Watch live candles now: a loopback venue, the real binance backend, and the monitor.
+
+    Needs no network, no key, no config, and leaves nothing behind.
+
+    Example: piker demo --headless --seconds 20 --json
+    """
+    from piker.cli import demo as command
+
+    command.run(headless=headless, seconds=seconds, as_json=json, symbols=symbols, seed=seed)
+
+
+@app.command()
+def monitor(fqmes: Fqmes, seconds: Seconds = None, log_level: Level = None) -> None:
+    """Show live candles, quotes, rates and the state of the feed in the terminal.
+
+    Example: piker monitor btcusdt.spot.binance ethusdt.spot.binance
+    """
+    from piker.cli import monitor as command
+
+    command.run(fqmes, seconds=seconds, log_level=log_level)
+
+
+@app.command()
+def feed(
+    fqmes: Fqmes,
+    seconds: Seconds = None,
+    json: Json = False,
+    throttle: Annotated[
+        float | None, typer.Option(min=0.01, help="Quotes per second and market at most.")
+    ] = None,
+    log_level: Level = None,
+) -> None:
+    """Print quotes as they come, one line each, until Ctrl-C.
+
+    Example: piker feed btcusdt.spot.binance --seconds 10 --json
+    """
+    from piker.cli import feed as command
+
+    command.run(fqmes, seconds=seconds, as_json=json, throttle=throttle, log_level=log_level)
+
+
+@app.command()
+def search(
+    pattern: Annotated[str, typer.Argument(help="Part of a market's name.")],
+    provider: Annotated[
+        list[str] | None, typer.Option("--provider", "-p", help="Only these providers.")
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, max=500)] = 20,
+    json: Json = False,
+) -> None:
+    """Find markets by name at every provider.
+
+    Example: piker search btcusd
+    """
+    from piker.cli import search as command
+
+    command.run(pattern, providers=provider or [], limit=limit, as_json=json)
+
+
+@app.command()
+def services(
+    stop: Annotated[bool, typer.Option("--stop", help="Stop pikerd and all its services.")] = False,
+    json: Json = False,
+) -> None:
+    """List the running daemons: state, pid, uptime, restarts, memory.
+
+    Example: piker services --json
+    """
+    from piker.cli import services as command
+
+    command.run(stop=stop, as_json=json)
+
+
+@app.command()
+def doctor(
+    offline: Annotated[bool, typer.Option(help="Do not ask the venues.")] = False,
+    json: Json = False,
+) -> None:
+    """Check python, shared memory, clock, venues and leftovers; each line with its remedy.
+
+    Exit code 0 when everything is well, 1 when something needs you.
+    """
+    from piker.cli import doctor as command
+
+    command.run(offline=offline, as_json=json)
+
+
+@app.command()
+def venue(
+    name: Annotated[str, typer.Argument(help="binance or kraken.")],
+    synthetic: Annotated[
+        bool, typer.Option("--synthetic", help="A matching engine with order flow (default).")
+    ] = False,
+    replay: Annotated[
+        Path | None, typer.Option(help="Play a capture (file, or folder of a session).")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the synthetic order flow.")] = 1,
+    speed: Annotated[float, typer.Option(min=0, help="Pace of a replay; 0 is unpaced.")] = 1.0,
+    loop: Annotated[bool, typer.Option(help="Play a capture again and again.")] = False,
+    symbols: Annotated[int, typer.Option(min=1, max=500, help="Synthetic markets per kind.")] = 6,
+    rate: Annotated[float, typer.Option(min=0.01, help="Messages/s per synthetic market.")] = 20.0,
+    faults: Annotated[Path | None, typer.Option(help="A fault plan (TOML or JSON).")] = None,
+    host: Annotated[str, typer.Option(help="A loopback address.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 picks a free one.")] = 0,
+) -> None:
+    """Run a venue on this machine that speaks the real one's wire protocol, until Ctrl-C.
+
+    Prints one JSON line with its URLs when it is ready.
+
+    Example: piker venue binance --synthetic --seed 7
+    """
+    from piker.cli import venue as command
+
+    if synthetic and replay:
+        raise typer.BadParameter("--synthetic and --replay exclude each other")
+    command.run(
+        name, replay=replay, seed=seed, speed=speed, loop=loop, symbols=symbols, rate=rate,
+        faults=faults, host=host, port=port,
+    )  # fmt: skip
+
+
+@app.command()
+def record(
+    fqmes: Fqmes,
+    out: Annotated[Path, typer.Option("--out", "-o", help="The capture to write (JSONL).")],
+    seconds: Seconds = None,
+) -> None:
+    """Write a provider's raw frames to a capture that `piker venue --replay` plays.
+
+    Example: piker record btcusdt.spot.binance -o btc.jsonl --seconds 60
+    """
+    from piker.cli import record as command
+
+    command.run(fqmes, out=out, seconds=seconds)
+
+
+@app.command("check-provider")
+def check_provider(
+    name: Annotated[str, typer.Argument(help="A provider's name, or a dotted module path.")],
+    symbol: Annotated[
+        str | None, typer.Option(help="A market of it, without the provider's name.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Run the conformance kit on a backend and print a table of its rules.
+
+    Exit code 0 when every rule holds, 1 when one is broken.
+
+    Example: piker check-provider my_pkg.my_backend --symbol xyz
+    """
+    from piker.cli import check_provider as command
+
+    command.run(name, symbol=symbol, as_json=json)
+
+
+@app.command()
+def init() -> None:
+    """Write commented configuration templates; never overwrites a file.
+
+    Example: piker init
+    """
+    from piker.cli import init as command
+
+    command.run()
