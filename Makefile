@@ -40,11 +40,11 @@ $(VENV)/.uv:
 
 $(VENV)/.setup: setup.py pyproject.toml | $(VENV)/.uv
 	@echo "Setting piker up (about half a minute, once) ..."
-	@$(BIN)/uv pip install --quiet --python $(VENV) --override tools/uv-overrides.txt -e .
+	@$(BIN)/uv pip install --quiet --python $(VENV) -e .
 	@touch $@
 
 $(VENV)/.setup-dev: setup.py pyproject.toml | $(VENV)/.uv
-	@$(BIN)/uv pip install --quiet --python $(VENV) --override tools/uv-overrides.txt -e '.[dev]'
+	@$(BIN)/uv pip install --quiet --python $(VENV) -e '.[dev]'
 	@touch $@ $(VENV)/.setup
 
 clean: ## Remove the virtual environment and caches
