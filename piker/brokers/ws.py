@@ -252,8 +252,9 @@ class Ws:
         self.attempts += 1
         wait_s = max(self._backoff.wait_s(self.attempts), retry_after or 0.0)
         self.last_error = why
-        level = log.info if self.attempts == 1 else log.warning
-        level("ws.wait", venue=self._options.venue, attempt=self.attempts, wait_s=wait_s, why=why)
+        milestone = self.attempts > 1 and self.attempts.bit_count() == 1  # 2, 4, 8, ...: no flood
+        write = log.warning if milestone else log.info if self.attempts == 1 else log.debug
+        write("ws.wait", venue=self._options.venue, attempt=self.attempts, wait_s=wait_s, why=why)
         await trio.sleep(wait_s)
 
     async def _open(self, nursery: Any) -> Link:

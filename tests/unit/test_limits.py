@@ -8,24 +8,11 @@ from collections.abc import Callable
 import pytest
 import trio
 from trio.testing import MockClock
+from wsserver import EPOCH_NS, TrioClock
 
 from piker import clock
 from piker.brokers.limits import CANCEL, CONNECT, DATA, ORDER, Budget, Limit, Priority, venue_budget
 from piker.errors import Bug, Transient
-
-EPOCH_NS = 1_700_000_000 * clock.NS
-
-
-class TrioClock:
-    """piker's clock on trio's time, so that a MockClock moves both."""
-
-    def wall_ns(self) -> int:
-        """Return a wall time that trio's clock moves."""
-        return EPOCH_NS + round(trio.current_time() * clock.NS)
-
-    def monotonic_ns(self) -> int:
-        """Return trio's time."""
-        return round(trio.current_time() * clock.NS)
 
 
 class Venue:

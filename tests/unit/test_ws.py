@@ -347,6 +347,7 @@ async def test_failed_rotation_leaves_the_old_connection_alone() -> None:
         assert (ws.counters.rotations, ws.counters.losses) == (1, 0)
 
 
+@pytest.mark.slow
 async def test_slow_consumer_holds_up_the_venue_and_loses_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -367,29 +368,6 @@ async def test_slow_consumer_holds_up_the_venue_and_loses_nothing(
         assert ws._pending < 400_000
         assert await read(ws, count) == [b"%064d" % n for n in range(count)]
         assert ws.counters.losses == 0
-
-
-async def test_sending_keeps_the_venue_s_pace_and_order() -> None:
-    """Never more than so many messages in any second, first come first served."""
-    times: list[float] = []
-    texts: list[str] = []
-
-    async def script(peer: Peer) -> None:
-        await peer.handshake()
-        await peer.send(b"up")
-        while True:
-            texts.append(await peer.text())
-            times.append(trio.current_time())
-
-    async with stream_of(script, sends_per_s=10) as (ws, _):
-        await read(ws, 1)
-        async with trio.open_nursery() as nursery:
-            for n in range(25):
-                nursery.start_soon(ws.send, str(n))
-                await trio.testing.wait_all_tasks_blocked()
-        while len(texts) < 25:
-            await trio.sleep(0.01)
-    assert texts == [str(n) for n in range(25)]
 
 
 async def test_send_that_can_not_be_sent_is_transient_and_bounded() -> None:
@@ -416,6 +394,7 @@ async def test_leaving_closes_with_a_close_frame() -> None:
     assert seen == [8]
 
 
+@pytest.mark.slow
 async def test_hundred_connections_leave_no_descriptor_and_no_task() -> None:
     """Losses of several sorts; as many sockets and tasks after as before."""
 
