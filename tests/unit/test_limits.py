@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import random
 from collections.abc import Callable
 
@@ -10,7 +11,7 @@ import trio
 from trio.testing import MockClock
 from wsserver import EPOCH_NS, TrioClock
 
-from piker import clock
+from piker import clock, log
 from piker.brokers.limits import CANCEL, CONNECT, DATA, ORDER, Budget, Limit, Priority, venue_budget
 from piker.errors import Bug, Transient
 
@@ -218,9 +219,7 @@ def test_cancelled_waiter_gives_up_its_place_and_its_watch() -> None:
     run_mocked(main)
 
 
-def test_penalty_holds_everything_but_handshakes(
-    capfd: pytest.CaptureFixture[str],
-) -> None:
+def test_penalty_holds_everything_but_handshakes() -> None:
     """After 418 nothing is sent until the ban ends, and its end is logged as an error."""
 
     async def main() -> None:
@@ -236,8 +235,13 @@ def test_penalty_holds_everything_but_handshakes(
         (await budget.acquire(priority=Priority.CANCEL)).done()
         assert trio.current_time() - start == pytest.approx(30, abs=0.05)
 
-    run_mocked(main)
-    assert "limits.banned" in capfd.readouterr().err
+    written = io.StringIO()
+    log.configure("ERROR", stream=written)
+    try:
+        run_mocked(main)
+    finally:
+        log.configure("WARNING")
+    assert "limits.banned venue=sim wait_s=30 until_s=" in written.getvalue()
 
 
 def test_observed_figure_raises_and_never_lowers() -> None:
