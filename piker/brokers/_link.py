@@ -29,7 +29,7 @@ __all__ = ["CLOSE_S", "Connect", "Link", "LinkOptions", "connect_tcp"]
 
 log = get_logger("ws")
 
-CHUNK = 64 * 1024  # bytes read per wake: some 400 trades; larger reads gained nothing measurable
+CHUNK = 128 * 1024  # bytes read per wake: 6% faster than 64 KiB, 256 is no faster (ws_frames)
 CLOSE_S = 1.0  # a close handshake may take this long, then the socket is cut
 CLOSE_CANCELLED_S = 0.1  # the same when we are being cancelled: the close frame is sent, no more
 SEND_S = 5.0  # one frame must leave the machine in this time, or the connection is given up

@@ -119,9 +119,11 @@ class Ws:
         self._budget = budget
         self._rotate_after_s = rotate_after_s
         self._link: Link | None = None
-        self._early: dict[Link, deque[Frames]] = {}  # of connections that are not yet the one
+        self._early: dict[
+            Link, deque[tuple[Frames, int]]
+        ] = {}  # of connections that are not yet the one
         self._heard: dict[Link, trio.Event] = {}
-        self._items: deque[Item] = deque()
+        self._items: deque[tuple[Item, int]] = deque()  # with what they cost in memory
         self._pending = 0
         self._ready = trio.Event()
         self._space = trio.Event()
@@ -140,7 +142,8 @@ class Ws:
         Raises what ``on_connect`` or the URL's maker raised, unless that was ``Transient``.
         Cancellation loses nothing. Always a checkpoint.
         """
-        await trio.lowlevel.checkpoint()
+        if self._items:
+            await trio.lowlevel.checkpoint()
         while not self._items:
             if self._error is not None:
                 raise self._error
@@ -148,11 +151,10 @@ class Ws:
                 raise StopAsyncIteration
             self._ready = trio.Event()
             await self._ready.wait()
-        item = self._items.popleft()
-        if isinstance(item, Frames):
-            self._pending -= _cost(item)
-            if self._pending < PENDING_BYTES:
-                self._space.set()
+        item, cost = self._items.popleft()
+        self._pending -= cost
+        if self._pending < PENDING_BYTES:
+            self._space.set()
         return item
 
     async def send(self, text: str, *, timeout_s: float = 30.0) -> None:
@@ -178,19 +180,20 @@ class Ws:
     # -- frames ---------------------------------------------------------------------------
     async def _deliver(self, link: Link, messages: list[bytes], recv_ns: int) -> None:
         """Take what one read brought; hold up the reading while the consumer is too far behind."""
-        frames = Frames(messages, recv_ns)
+        frames, size = Frames(messages, recv_ns), sum(map(len, messages))
+        cost = size + FRAME_COST * len(messages)
         self.counters.frames += len(messages)
+        self.counters.bytes += size
         early = self._early.get(link)
         if early is not None:
-            early.append(frames)
+            early.append((frames, cost))
             if self._is_live is None or any(map(self._is_live, messages)):
                 self._heard[link].set()
         elif link is self._link:
-            self._append(frames)
+            self._append(frames, cost)
         else:
             return  # retired: its successor brings these
-        self._pending += _cost(frames)
-        self.counters.bytes += _cost(frames) - FRAME_COST * len(messages)
+        self._pending += cost
         if self._pending >= PENDING_BYTES:
             self.counters.stalls += 1
             link.stalled = True
@@ -200,18 +203,18 @@ class Ws:
                 await self._space.wait()
             link.stalled = False
 
-    def _append(self, item: Item) -> None:
-        self._items.append(item)
+    def _append(self, item: Item, cost: int = 0) -> None:
+        self._items.append((item, cost))
         self._ready.set()
 
     def _switch(self, link: Link, resync: Resync | None) -> None:
         """Make ``link`` the one that is listened to, from a Resync on."""
         if resync is not None:
-            if self._items and isinstance(self._items[-1], Resync):
+            if self._items and isinstance(self._items[-1][0], Resync):
                 self._items.pop()  # nothing came between: one is enough
             self._append(resync)
-        for frames in self._early.pop(link, ()):
-            self._append(frames)
+        for frames, cost in self._early.pop(link, ()):
+            self._append(frames, cost)
         self._link = link
         self.state = "live"
         self.connected_since = link.opened_ns
@@ -294,8 +297,8 @@ class Ws:
             return False
 
     def _forget(self, link: Link) -> None:
-        for frames in self._early.pop(link, ()):
-            self._pending -= _cost(frames)
+        for _, cost in self._early.pop(link, ()):
+            self._pending -= cost
         self._heard.pop(link, None)
         self._space.set()
 
@@ -355,10 +358,6 @@ class Ws:
         link.fail("rotated")
         self.counters.rotations += 1
         return successor
-
-
-def _cost(frames: Frames) -> int:
-    return sum(map(len, frames.frames)) + FRAME_COST * len(frames.frames)
 
 
 @asynccontextmanager
