@@ -7,8 +7,7 @@
             if isinstance(item, Resync):
                 ...  # what was derived from older frames may be wrong: start again
             else:
-                for frame in item.frames:
-                    ...
+                decode(item.frames, item.recv_ns)
 
 The stream never ends and never raises for an outage, however long: it falls silent, and its
 first item after the connection is back is a ``Resync``. Before the venue's 24 h are over a second
@@ -28,6 +27,7 @@ from typing import Any, Literal
 import msgspec
 import trio
 
+from piker.brokers._backoff import Backoff
 from piker.brokers._frames import MAX_MESSAGE
 from piker.brokers._link import Connect, Link, LinkOptions, connect_tcp
 from piker.brokers.limits import CONNECT, Budget, venue_budget
@@ -40,7 +40,7 @@ __all__ = ["PENDING_BYTES", "Backoff", "Counters", "Frames", "Link", "Ws", "open
 log = get_logger("ws")
 
 PENDING_BYTES = 8 * 2**20  # frames read ahead of the consumer; then the venue's TCP is held up
-FRAME_COST = 64  # bytes that a frame costs beside its payload: the object and its place in a list
+FRAME_COST = 64  # bytes a frame costs beside its payload: the object and its place in a list
 SUBSCRIBE_S = 60.0  # on_connect may take this long: 240 messages at Binance's pace
 ROTATE_AFTER_S = 23 * 3600.0  # venues cut a connection at 24 h (venues.md 1.4)
 ROTATE_JITTER = 0.05  # connections opened together are not rotated together
@@ -58,26 +58,6 @@ class Frames(msgspec.Struct, frozen=True):
 
 
 Item = Frames | Resync
-
-
-class Backoff(msgspec.Struct, frozen=True):
-    """How long to wait before connecting again: full jitter, between a floor and a cap.
-
-    The n-th wait in a row is uniform between ``floor_s`` and ``floor_s * 2**n``, at most
-    ``cap_s``. A connection that held for ``healthy_s`` ends the row.
-    """
-
-    floor_s: float = 0.5
-    cap_s: float = 60.0
-    healthy_s: float = 30.0
-
-    def wait_s(self, failures: int) -> float:
-        """Return the wait after so many failures in a row (1 is the first)."""
-        doublings = min(failures, 32)  # beyond that a float would only overflow
-        return random.uniform(self.floor_s, max(self.floor_s, self._ceiling(doublings)))
-
-    def _ceiling(self, doublings: int) -> float:
-        return min(self.cap_s, self.floor_s * 2.0**doublings)
 
 
 class Counters(msgspec.Struct):
@@ -133,7 +113,7 @@ class Ws:
 
     # -- the consumer's side --------------------------------------------------------------
     def __aiter__(self) -> Ws:
-        """Return itself: there is one stream of items."""
+        """Return itself: there is one stream."""
         return self
 
     async def __anext__(self) -> Item:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import ssl
+import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -237,6 +240,33 @@ async def test_tls_failure_is_an_outage() -> None:
             with trio.fail_after(20):
                 while ws.counters.failures < 2:
                     await trio.sleep(0.001)
+
+
+@pytest.mark.slow
+async def test_frames_come_through_tls(tmp_path: Path) -> None:
+    """The same stream over wss://, with a certificate that is trusted."""
+    key, cert = tmp_path / "k.pem", tmp_path / "c.pem"
+    command = "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=127.0.0.1"
+    command += f" -addext subjectAltName=IP:127.0.0.1 -keyout {key} -out {cert}"
+    await trio.run_process(command.split(), stderr=subprocess.DEVNULL)
+    server_side = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    server_side.load_cert_chain(cert, key)
+
+    async def script(peer: Peer) -> None:
+        await peer.handshake()
+        await peer.send(b"x" * 100_000, b"y")
+        if peer.number == 2:
+            await peer.idle()
+
+    async with on_loopback(script, ssl_context=server_side) as venue:
+        trusting = ssl.create_default_context(cafile=str(cert))
+        async with open_ws(
+            venue.url, venue="t", backoff=QUICK, budget=Budget("t"), ssl_context=trusting
+        ) as ws:
+            with trio.fail_after(20):
+                items = await read(ws, 5)
+            assert items[:2] == items[3:] == [b"x" * 100_000, b"y"]
+            assert isinstance(items[2], Resync)
 
 
 async def test_bad_url_is_told_to_the_consumer() -> None:

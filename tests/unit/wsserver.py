@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -185,12 +186,17 @@ async def in_memory(script: Script) -> AsyncIterator[Venue]:
 
 
 @asynccontextmanager
-async def on_loopback(script: Script) -> AsyncIterator[Venue]:
-    """Serve on a real socket."""
+async def on_loopback(
+    script: Script, *, ssl_context: ssl.SSLContext | None = None
+) -> AsyncIterator[Venue]:
+    """Serve on a real socket, with TLS where a context is given."""
     async with trio.open_nursery() as nursery:
         venue = Venue(script)
         listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
         venue.url = f"ws://127.0.0.1:{listeners[0].socket.getsockname()[1]}/ws"
+        if ssl_context is not None:
+            venue.url = venue.url.replace("ws:", "wss:")
+            listeners = [trio.SSLListener(one, ssl_context) for one in listeners]
         nursery.start_soon(trio.serve_listeners, venue.serve, listeners)
         yield venue
         nursery.cancel_scope.cancel()
