@@ -66,6 +66,7 @@ log = get_logger("rest")
 DEADLINE_S = 10.0  # connect, send and read of one attempt; Binance gives up on its side after 10 s
 MAX_BODY = 64 * 2**20  # bytes, after decompression; the largest exchangeInfo recorded is 12 MB
 MAX_CONNECTIONS = 8  # sockets per client; venues queue more than a few per address anyway
+SLOT_S = 60.0  # wait for a free socket; with a deadline, below a permit's life (FLIGHT_MAX_S)
 MAX_ATTEMPTS = 4  # of an idempotent call: three retries span some 3 s, an outage is the caller's
 RETRY_BASE_S, RETRY_CAP_S = 0.25, 5.0  # full jitter up to base * 2^n, at most the cap
 MAX_RETRY_AFTER_S = 60.0  # a longer wish of the venue is handed to the caller at once
@@ -224,12 +225,21 @@ class RestClient:
             call.weight, kind=call.kind, priority=call.priority, max_wait_s=max_wait_s
         )
         try:
-            async with self._slots:
+            await self._slot(call)
+            try:
                 response = await self._send(call)
+            finally:
+                self._slots.release()
         finally:
             permit.done()
         self._judge(call, response)
         return response
+
+    async def _slot(self, call: _Call) -> None:
+        with trio.move_on_after(SLOT_S) as waiting:
+            await self._slots.acquire()
+        if waiting.cancelled_caught:
+            raise Transient(f"{self.venue}: {call.name}: no socket was free for {SLOT_S:g} s")
 
     async def _send(self, call: _Call) -> Response:
         self.calls += 1

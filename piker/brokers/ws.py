@@ -164,8 +164,7 @@ class Ws:
         cost = size + FRAME_COST * len(messages)
         self.counters.frames += len(messages)
         self.counters.bytes += size
-        early = self._early.get(link)
-        if early is not None:
+        if (early := self._early.get(link)) is not None:
             early.append((frames, cost))
             if self._is_live is None or any(map(self._is_live, messages)):
                 self._heard[link].set()

@@ -15,6 +15,7 @@ from urllib.parse import parse_qsl
 import msgspec
 import pytest
 import trio
+import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -174,6 +175,19 @@ async def test_sockets_are_bounded_under_parallel_calls() -> None:
                 nursery.start_soon(client.get, "/x")
         assert len(server.requests) == 50
         assert server.accepted <= 3
+
+
+async def test_wait_for_a_socket_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """When all are busy for too long the call fails, and nothing of it was sent."""
+    monkeypatch.setattr(rest_module, "SLOT_S", 0.01)
+    async with client_of(hang, connections=1) as (client, server):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(client.get, "/x")
+            await trio.testing.wait_all_tasks_blocked()
+            with pytest.raises(Transient, match="no socket"):
+                await client.request("POST", "/order")
+            nursery.cancel_scope.cancel()
+        assert len(server.requests) == 1
 
 
 async def test_post_sends_body_and_headers_as_given() -> None:
