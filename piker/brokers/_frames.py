@@ -17,6 +17,7 @@ MAX_FRAGMENTS = 4096  # frames of one message; nobody sends data that finely
 
 _WHOLE = (0x81, 0x82)  # first byte of a text or binary message in one frame
 _CLOSE = 0x8
+_PADDED = "a length that is not in its shortest form"
 _DATA_OPCODES = (0x0, 0x1, 0x2)
 _CONTROL_OPCODES = (0x8, 0x9, 0xA)
 
@@ -83,7 +84,12 @@ class Splitter:
         while size - position >= 2:
             first, length = data[position], data[position + 1]
             start = position + 2
-            if length >= 126:
+            if length == 126 and size - position >= 4:  # the usual size: no call for it
+                start = position + 4
+                length = data[position + 2] << 8 | data[position + 3]
+                if length < 126:
+                    raise FrameError(_PADDED)
+            elif length >= 126:
                 start, length = self._long(data, position, length)
                 if start == 0:  # the head itself is not complete
                     break
@@ -113,7 +119,7 @@ class Splitter:
             return 0, 0
         extended = int.from_bytes(data[position + 2 : start], "big")
         if extended < (126 if width == 2 else 65536):
-            raise FrameError("a length that is not in its shortest form")
+            raise FrameError(_PADDED)
         if extended >> 63:
             raise FrameError("a 64-bit length with its highest bit set")
         return start, extended
