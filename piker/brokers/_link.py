@@ -29,7 +29,7 @@ __all__ = ["CLOSE_S", "Connect", "Link", "LinkOptions", "connect_tcp"]
 
 log = get_logger("ws")
 
-CHUNK = 128 * 1024  # bytes read per wake: 6% faster than 64 KiB, 256 is no faster (ws_frames)
+CHUNK = 128 * 1024  # bytes read per wake: 9% faster than 64 KiB; 256 gains little more
 CLOSE_S = 1.0  # a close handshake may take this long, then the socket is cut
 CLOSE_CANCELLED_S = 0.1  # the same when we are being cancelled: the close frame is sent, no more
 SEND_S = 5.0  # one frame must leave the machine in this time, or the connection is given up
@@ -96,6 +96,7 @@ class _Tap(trio.abc.Stream):
         self.head = b""  # the handshake's answer, as far as it came
         self.ended = trio.Event()  # no more bytes will be read
         self.on_end: Callable[[str], None] = lambda reason: None
+        self.after_send: Callable[[], None] = lambda: None
         self.last_read = trio.current_time()
         self.bytes = 0
 
@@ -188,6 +189,7 @@ class _Tap(trio.abc.Stream):
         if not whole:
             await trio.aclose_forcefully(self._stream)
             raise trio.BrokenResourceError("sending stuck")
+        self.after_send()
 
     async def wait_send_all_might_not_block(self) -> None:
         """Block until ``send_all`` might not."""
@@ -357,10 +359,14 @@ class Link:
             return
         within_s = CLOSE_CANCELLED_S if cancelled else CLOSE_S
         try:
-            with trio.CancelScope(deadline=trio.current_time() + within_s, shield=cancelled):
+            deadline = trio.current_time() + within_s
+            with trio.CancelScope(deadline=deadline, shield=cancelled) as scope:
+                if cancelled:
+                    self._tap.after_send = scope.cancel  # nobody is left to read the answer
                 if self._connection is not None:
                     await self._connection.aclose(code=1000)
-                    await self._tap.ended.wait()
+                    if not cancelled:
+                        await self._tap.ended.wait()
         finally:
             await trio.aclose_forcefully(self._tap)
 

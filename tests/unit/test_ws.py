@@ -7,11 +7,13 @@ import ssl
 import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
+import trio_websocket
 from wsserver import Peer, Script, Venue, frame, on_loopback
 
 from piker.brokers import ws as ws_module
@@ -267,6 +269,34 @@ async def test_frames_come_through_tls(tmp_path: Path) -> None:
                 items = await read(ws, 5)
             assert items[:2] == items[3:] == [b"x" * 100_000, b"y"]
             assert isinstance(items[2], Resync)
+
+
+async def test_another_implementation_of_the_server_is_understood() -> None:
+    """trio-websocket's own server: fragments, binary, our text, pings both ways, its close."""
+    heard: list[object] = []
+
+    async def handler(request: trio_websocket.WebSocketRequest) -> None:
+        server = await request.accept()
+        await server.send_message("text \u5e01")
+        await server.send_message(b"binary")
+        heard.append(await server.get_message())
+        with trio.fail_after(5):
+            await server.ping(b"are you there")
+        await server.aclose(1001, "shutdown")
+
+    async with trio.open_nursery() as nursery:
+        serve = partial(trio_websocket.serve_websocket, handler, "127.0.0.1", 0, None)
+        server = await nursery.start(serve)
+        url = f"ws://127.0.0.1:{server.port}/x"
+        async with open_ws(url, venue="t", backoff=QUICK, budget=Budget("t")) as ws:
+            with trio.fail_after(20):
+                assert await read(ws, 2) == ["text \u5e01".encode(), b"binary"]
+                await ws.send("from us")
+                assert await read(ws, 1) == [
+                    Resync("reconnect", detail="closed by the venue: 1001 shutdown")
+                ]
+        nursery.cancel_scope.cancel()
+    assert heard == ["from us"]
 
 
 async def test_bad_url_is_told_to_the_consumer() -> None:
