@@ -1,0 +1,181 @@
+"""Who may talk: the user's secret, proved by both ends before anything else is read.
+
+The secret is 32 random bytes in the runtime directory, mode 0600. Each connection begins with a
+challenge and response of fixed size (HMAC-SHA256 over both nonces, another label for each side),
+under a deadline. A loopback peer whose socket belongs to another uid is refused even if it knows
+the secret. Nothing of tractor sees the stream before that.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+import secrets
+import socket
+import stat
+from pathlib import Path
+
+import trio
+
+from piker.config import runtime_dir
+from piker.errors import ConfigError, Refused
+
+__all__ = [
+    "AUTH_S",
+    "ConnectionRefused",
+    "PeerSilent",
+    "load_secret",
+    "peer_uid",
+    "prove_client",
+    "prove_server",
+]
+
+AUTH_S = 2.0  # a local peer needs a millisecond; this is for a machine under load
+MAGIC = b"PIKERRPC"
+VERSION = 1  # of everything said over the wire after the handshake
+_HELLO = len(MAGIC) + 1 + 32
+_PROOF = 32
+_ACCEPTED = b"\x01"
+
+
+class ConnectionRefused(Refused, ConnectionError):
+    """Refused while connecting; also an ``OSError``, as tractor expects of a failed connection."""
+
+
+class PeerSilent(ConnectionRefused):
+    """Somebody accepted the connection and went away or did not answer in time."""
+
+
+def load_secret() -> bytes:
+    """Return the user's secret, made at first use; refuse one that others could read."""
+    path = runtime_dir() / "secret"
+    try:
+        return _read(path)
+    except FileNotFoundError:
+        draft = path.with_name(f".secret.{os.getpid()}.{secrets.token_hex(4)}")
+        fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        try:
+            os.write(fd, secrets.token_bytes(32))
+        finally:
+            os.close(fd)
+        try:
+            os.link(draft, path)  # unlike rename, it does not replace the one of a faster process
+        except FileExistsError:
+            pass
+        finally:
+            draft.unlink()
+        return _read(path)
+
+
+def _read(path: Path) -> bytes:
+    with path.open("rb") as file:
+        info = os.fstat(file.fileno())
+        if info.st_uid != os.getuid() or stat.S_IMODE(info.st_mode) & 0o077:
+            raise ConfigError(
+                f"{path} could be read by another user.", remedy="Remove it; a new one is made."
+            )
+        secret = file.read(33)
+    if len(secret) != 32:
+        raise ConfigError(f"{path} is damaged.", remedy="Stop pikerd, then remove the file.")
+    return secret
+
+
+async def prove_client(stream: trio.SocketStream, secret: bytes) -> None:
+    """Prove us to a server, and it to us; raise ``ConnectionRefused``.
+
+    The caller sets the deadline. The stream is not closed here.
+    """
+    mine = secrets.token_bytes(32)
+    await stream.send_all(MAGIC + bytes([VERSION]) + mine)
+    hello = await _exactly(stream, _HELLO)
+    theirs = _nonce(hello)
+    proof = await _exactly(stream, _PROOF)
+    if not hmac.compare_digest(proof, _hmac(secret, b"server", mine, theirs)):
+        raise ConnectionRefused(
+            "the process at that address does not know your secret.",
+            remedy="Another user's pikerd may hold the port: set [network] registry in conf.toml.",
+        )
+    await stream.send_all(_hmac(secret, b"client", theirs, mine))
+    if await _exactly(stream, 1) != _ACCEPTED:
+        raise ConnectionRefused("the daemon refused us.")
+
+
+async def prove_server(stream: trio.SocketStream, secret: bytes) -> None:
+    """Demand the proof from a client; raise ``ConnectionRefused`` with the reason."""
+    uid = peer_uid(stream.socket)
+    if uid is not None and uid != os.getuid():
+        raise ConnectionRefused(f"a peer of uid {uid} was refused.")
+    hello = await _exactly(stream, _HELLO)
+    theirs = _nonce(hello)
+    mine = secrets.token_bytes(32)
+    await stream.send_all(MAGIC + bytes([VERSION]) + mine + _hmac(secret, b"server", theirs, mine))
+    proof = await _exactly(stream, _PROOF)
+    if not hmac.compare_digest(proof, _hmac(secret, b"client", mine, theirs)):
+        raise ConnectionRefused("a peer without the secret was refused.")
+    await stream.send_all(_ACCEPTED)
+
+
+def peer_uid(sock: trio.socket.SocketType | socket.socket) -> int | None:
+    """Return the uid that owns the other end of a loopback TCP connection, None if unknown.
+
+    Source: the table in /proc/net/tcp, where the peer's own socket is a row of its own.
+    """
+    peer, own = sock.getpeername()[:2], sock.getsockname()[:2]
+    if sock.family == socket.AF_INET6:
+        table, pack = "/proc/net/tcp6", _hex6
+    else:
+        table, pack = "/proc/net/tcp", _hex4
+    wanted = (pack(*peer), pack(*own))
+    try:
+        with open(table, encoding="ascii") as file:
+            for line in file:
+                fields = line.split()
+                if tuple(fields[1:3]) == wanted:
+                    return int(fields[7])
+    except OSError:
+        return None
+    return None
+
+
+def _hex4(host: str, port: int) -> str:
+    raw = socket.inet_pton(socket.AF_INET, host)
+    return f"{raw[::-1].hex().upper()}:{port:04X}"
+
+
+def _hex6(host: str, port: int) -> str:
+    raw = socket.inet_pton(socket.AF_INET6, host)
+    words = b"".join(raw[at : at + 4][::-1] for at in range(0, 16, 4))
+    return f"{words.hex().upper()}:{port:04X}"
+
+
+def _hmac(secret: bytes, label: bytes, first: bytes, second: bytes) -> bytes:
+    return hmac.new(secret, b"piker-rpc-1 " + label + first + second, hashlib.sha256).digest()
+
+
+def _nonce(hello: bytes) -> bytes:
+    if hello[: len(MAGIC)] != MAGIC:
+        raise ConnectionRefused(
+            "the process at that address is not piker.",
+            remedy="Choose another port under [network] registry in conf.toml.",
+        )
+    if hello[len(MAGIC)] != VERSION:
+        raise ConnectionRefused(
+            f"the other side speaks version {hello[len(MAGIC)]}, we speak {VERSION}.",
+            remedy="Stop the old pikerd: piker services --stop.",
+        )
+    return hello[len(MAGIC) + 1 :]
+
+
+async def _exactly(stream: trio.SocketStream, count: int) -> bytes:
+    """Read exactly ``count`` bytes, never more: what follows is tractor's."""
+    parts = b""
+    while len(parts) < count:
+        try:
+            part = await stream.receive_some(count - len(parts))
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            part = b""
+        if not part:
+            raise PeerSilent("the connection was closed during the handshake.")
+        parts += bytes(part)
+    return parts

@@ -1,0 +1,52 @@
+"""A real pikerd in its own process, as a person would start and end it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import trio
+
+from piker import service
+
+__all__ = ["Pikerd"]
+
+HERE = Path(__file__).parent
+PIKERD = """
+import sys, signal, trio
+from piker import log, service
+from piker.cli import daemon
+daemon.SERVICES = {"sample.*": "sample_service:main", **daemon.SERVICES}
+daemon.run(registry="127.0.0.1:0", log_level=None)
+"""
+
+
+class Pikerd:
+    """A pikerd of the test's own, started and ended as a person would."""
+
+    def __init__(self) -> None:
+        self.process = self.start()
+
+    def start(self) -> subprocess.Popen[bytes]:
+        """Start it; it is found through pikerd.json."""
+        path = os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")])
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", PIKERD], env={**os.environ, "PYTHONPATH": path}
+        )
+        return self.process
+
+    async def ready(self) -> service.PikerdInfo:
+        """Wait until it serves."""
+        with trio.fail_after(20):
+            while (info := service.read_pikerd()) is None or info.pid != self.process.pid:
+                assert self.process.poll() is None, "pikerd ended by itself"
+                await trio.sleep(0.01)
+        return info
+
+    def end(self, number: int = signal.SIGTERM) -> int:
+        """Send a signal and wait for the end."""
+        self.process.send_signal(number)
+        return self.process.wait(20)

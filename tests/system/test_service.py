@@ -1,0 +1,157 @@
+"""Services are started on demand, found by name, outlive their clients, and come back."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import sample_service as sample
+import trio
+from daemons import Pikerd
+
+from piker import service
+from piker.errors import Bug, ConfigError, DataUnavailable, PeerLost, ProviderError
+
+pytestmark = pytest.mark.slow
+
+
+async def pid_of(name: str) -> int:
+    """Return the pid of a service, started if need be."""
+    async with service.open_service(name) as peer:
+        return int(await peer.run(sample.whoami))
+
+
+async def gone(pid: int) -> None:
+    """Wait until a process is gone."""
+    with trio.fail_after(10):
+        await service.wait_exit(pid)
+
+
+async def test_service_is_spawned_once_and_outlives_its_clients(pikerd: Pikerd) -> None:
+    """Ten clients at once get one process; it is still there when they are gone."""
+    await pikerd.ready()
+    pids: list[int] = []
+
+    async def ask() -> None:
+        pids.append(await pid_of("sample.a"))
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(10):
+            nursery.start_soon(ask)
+    assert len(set(pids)) == 1
+    assert await pid_of("sample.a") == pids[0]
+    (info,) = await service.list_services()
+    assert (info.name, info.state, info.pid, info.restarts) == ("sample.a", "up", pids[0], 0)
+
+
+async def test_calls_carry_arguments_answers_and_errors(pikerd: Pikerd) -> None:
+    """Typed arguments, a typed answer, the same error type, and a bug that kills nothing."""
+    await pikerd.ready()
+    async with service.open_service("sample.a") as peer:
+        assert await peer.run(sample.add, a=2, b=3) == 5
+        with pytest.raises(ConfigError, match="Expected `int`"):
+            await peer.run(sample.add, a="x", b=3)
+        with pytest.raises(ConfigError, match="no argument 'c'"):
+            await peer.run(sample.add, c=1)
+        with pytest.raises(DataUnavailable, match=r"never had it\. Ask elsewhere\."):
+            await peer.run(sample.refuse)
+        with pytest.raises(Bug, match="a bug"):
+            await peer.run(sample.break_down)
+        assert await peer.run(sample.add, a=2, b=3) == 5
+
+
+async def test_dialog_streams_both_ways_and_is_cancelled_with_its_caller(pikerd: Pikerd) -> None:
+    """A first value, numbers, an echo; many dialogs after another leave the peer usable."""
+    await pikerd.ready()
+    async with service.open_service("sample.a") as peer:
+        for _ in range(20):
+            async with peer.open_dialog(sample.count, upto=5) as (first, stream):
+                assert first == {"upto": 5}
+                assert [await stream.receive() for _ in range(5)] == list(range(5))
+                await stream.send("hello")
+                assert await stream.receive() == "hello"
+        assert await peer.run(sample.add, a=1, b=1) == 2
+
+
+async def test_unexposed_function_is_refused(pikerd: Pikerd) -> None:
+    """Only marked functions of exposed modules can be called."""
+    await pikerd.ready()
+    async with service.open_service("sample.a") as peer:
+        with pytest.raises(Bug, match="not an endpoint"):
+            await peer.run(sample.hidden)
+        assert await peer.run(sample.add, a=1, b=1) == 2
+
+
+async def test_error_of_start_up_reaches_the_asker(pikerd: Pikerd) -> None:
+    """A service that can not start gives its own error, at once, and is not tried again."""
+    await pikerd.ready()
+    with pytest.raises(ProviderError, match="Did you mean 'good'"):
+        await pid_of("sample.bad")
+    with pytest.raises(ConfigError, match="no service 'nonsense'"):
+        await pid_of("nonsense")
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+async def test_client_is_told_and_service_comes_back_when_it_dies(
+    pikerd: Pikerd, number: int
+) -> None:
+    """A dead or frozen service raises PeerLost in its client, and is replaced."""
+    await pikerd.ready()
+    async with service.open_service("sample.a") as peer:
+        async with peer.open_dialog(sample.count, upto=0) as (_, stream):
+            os.kill(peer.pid, number)
+            with trio.fail_after(5):
+                with pytest.raises(PeerLost, match="died or stopped"):
+                    await stream.receive()
+        old = peer.pid
+    with trio.fail_after(30):
+        while await pid_of_or_none("sample.a") in (old, None):
+            await trio.sleep(0.05)
+    await gone(old)
+    (info,) = await service.list_services()
+    assert info.restarts >= 1
+
+
+async def pid_of_or_none(name: str) -> int | None:
+    """Return the service's pid, or None while it is not answering."""
+    try:
+        return await pid_of(name)
+    except PeerLost:
+        return None
+
+
+async def test_nothing_survives_when_pikerd_is_killed(pikerd: Pikerd) -> None:
+    """SIGKILL of pikerd ends every service; a new pikerd starts over."""
+    await pikerd.ready()
+    pid = await pid_of("sample.a")
+    pikerd.process.kill()
+    pikerd.process.wait()
+    await gone(pid)
+    assert service.read_pikerd() is None
+    pikerd.start()
+    await pikerd.ready()
+    assert await pid_of("sample.a") != pid
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+async def test_pikerd_ends_in_order_when_signalled(
+    pikerd: Pikerd, number: int, piker_dirs: Path
+) -> None:
+    """Ctrl-C, SIGTERM and a closed terminal end services and leave no file but lock and secret."""
+    await pikerd.ready()
+    pid = await pid_of("sample.a")
+    assert await trio.to_thread.run_sync(pikerd.end, number) == 0
+    await gone(pid)
+    left = {path.name for path in (piker_dirs / "run").rglob("*") if path.is_file()}
+    assert left <= {"pikerd.lock", "secret"}
+
+
+async def test_second_pikerd_is_refused_with_a_sentence(pikerd: Pikerd) -> None:
+    """One pikerd a runtime directory; the second says where the first is and ends with code 2."""
+    await pikerd.ready()
+    second = Pikerd.__new__(Pikerd)
+    second.start()
+    assert await trio.to_thread.run_sync(second.process.wait) != 0
+    await pid_of("sample.a")
