@@ -150,6 +150,7 @@ class _Tap(trio.abc.Stream):
             messages, control = self._splitter.feed(chunk)
             if messages:
                 await self._deliver(messages, recv_ns)
+                self.last_read = trio.current_time()  # the consumer's delay is not the venue's
             if self._splitter.error is not None:
                 self._bad = True
                 self.on_end(f"bad frame: {self._splitter.error}")
@@ -338,16 +339,17 @@ class Link:
         """Ping in quiet times, and give up when nothing at all comes back."""
         tap, options = self._tap, self.options
         assert tap is not None
+        first_look_s = min(options.ping_every_s, options.idle_timeout_s)
         while True:
-            await trio.sleep(min(options.ping_every_s, options.idle_timeout_s))
-            quiet_s = trio.current_time() - tap.last_read
-            if self.stalled:
+            quiet_s = 0.0 if self.stalled else trio.current_time() - tap.last_read
+            if quiet_s < first_look_s:
+                await trio.sleep(max(first_look_s - quiet_s, 0.001))  # never a rounding error
                 continue
             if quiet_s >= options.idle_timeout_s:
                 self.fail(f"nothing received for {quiet_s:.0f} s")
                 return
             try:
-                with trio.move_on_after(options.idle_timeout_s - quiet_s):
+                with trio.move_on_after(max(options.idle_timeout_s - quiet_s, 0.001)):
                     await self._connection.ping()
             except ConnectionClosed:
                 self.fail("closed while pinging")

@@ -188,26 +188,26 @@ _NEXT, _SEEN = Gap(True), Gap(False)  # the two common answers, made once
 class IdCheck:
     """Trade ids that count up by one: sees holes and repetitions, for one symbol.
 
-    ``step`` 0 takes ids that only have to grow. Late ids (after a reordering) are repetitions to
-    it unless they were missed before: up to ``memory`` missed ids are remembered, and one of them
-    that arrives after all is new and lowers ``missed``.
+    ``dense=False`` takes ids that only have to grow. Late ids (after a reordering) are
+    repetitions to it unless they were missed before: up to ``memory`` missed ids are
+    remembered, and one of them that arrives after all is new and lowers ``missed``.
     """
 
-    def __init__(self, *, step: int = 1, memory: int = 256) -> None:
+    def __init__(self, *, dense: bool = True, memory: int = 256) -> None:
         self.last = -1
         self.missed = 0  # in all, less those that came late
         self.repeated = 0
-        self._step = step
+        self._dense = dense
         self._memory = memory
         self._holes: deque[int] = deque(maxlen=memory)
 
     def check(self, number: int) -> Gap:
         """Judge the id of the next event."""
-        if self.last < 0 or number == self.last + self._step:
+        if number > self.last:
+            if self._dense and number != self.last + 1 and self.last >= 0:
+                return self._ahead(number)
             self.last = number
             return _NEXT
-        if number > self.last:
-            return self._ahead(number)
         if number in self._holes:
             self._holes.remove(number)
             self.missed -= 1
@@ -216,11 +216,9 @@ class IdCheck:
         return _SEEN
 
     def _ahead(self, number: int) -> Gap:
-        missed = (number - self.last) // self._step - 1 if self._step else 0
-        if missed:
-            first = max(self.last + 1, number - self._memory)
-            self._holes.extend(range(first, number, self._step))
-            self.missed += missed
+        missed = number - self.last - 1
+        self._holes.extend(range(max(self.last + 1, number - self._memory), number))
+        self.missed += missed
         self.last = number
         return Gap(True, missed)
 

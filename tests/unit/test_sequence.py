@@ -253,6 +253,13 @@ def test_ids_in_order_are_new_and_repetitions_are_not() -> None:
     assert (check.missed, check.repeated) == (0, 2)
 
 
+def test_ids_that_only_grow_have_no_holes() -> None:
+    """A bookTicker's u skips; standing still or stepping back is a repetition."""
+    check = IdCheck(dense=False)
+    assert [check.check(n).new for n in (5, 90, 90, 7, 91)] == [True, True, False, False, True]
+    assert check.missed == 0
+
+
 def test_hole_is_counted_and_a_late_id_fills_it() -> None:
     """Reordering looks like a loss until the late one comes."""
     check = IdCheck()
