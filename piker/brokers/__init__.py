@@ -1,1 +1,23 @@
-"""."""
+"""The provider contract, the venue toolkit, and one package per venue."""
+
+from piker.errors import (
+    BrokerError,
+    DataQuality,
+    DataUnavailable,
+    NoData,
+    Rejected,
+    SymbolNotFound,
+    Transient,
+    Unknown,
+)
+
+__all__ = [
+    "BrokerError",
+    "DataQuality",
+    "DataUnavailable",
+    "NoData",
+    "Rejected",
+    "SymbolNotFound",
+    "Transient",
+    "Unknown",
+]

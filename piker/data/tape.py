@@ -99,6 +99,13 @@ class Tape:
         for builder in self.builders:
             builder.seed(price, time_s)
 
+    def recover(self) -> None:
+        """Give up what could not be written, and go on from what was."""
+        self.parts.clear()
+        self.touched = False
+        self.count = 0
+        self.next_index = self.ring.last_index
+
     def interrupt(self) -> None:
         """Mark bars incomplete from now on: the upstream is gone."""
         for builder in self.builders:

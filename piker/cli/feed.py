@@ -1,0 +1,71 @@
+"""``piker feed``: quotes as lines, for eyes or for programs."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+import msgspec
+import trio
+
+from piker import config, log
+from piker.data.feed import open_feed
+from piker.ticks import Outage, Quote, Resync
+
+__all__ = ["run"]
+
+
+def run(
+    fqmes: Sequence[str],
+    *,
+    seconds: float | None,
+    as_json: bool,
+    throttle: float | None,
+    log_level: str | None,
+) -> None:
+    """Print until the time is up or Ctrl-C."""
+    log.configure(log_level or config.load_conf().log.level, actor="feed")
+    trio.run(_follow, fqmes, seconds, as_json, throttle)
+
+
+async def _follow(
+    fqmes: Sequence[str], seconds: float | None, as_json: bool, throttle: float | None
+) -> None:
+    deadline = trio.current_time() + seconds if seconds else float("inf")
+    async with open_feed(fqmes, tick_throttle=throttle) as feed:
+        with trio.CancelScope(deadline=deadline):
+            async for item in feed:
+                if isinstance(item, Resync | Outage):
+                    _print_event(item, as_json)
+                else:
+                    for quote in item.values():
+                        _print_quote(quote, as_json)
+                sys.stdout.flush()
+
+
+def _print_event(event: Resync | Outage, as_json: bool) -> None:
+    if as_json:
+        print(msgspec.json.encode(event).decode())
+        return
+    word = "resync" if isinstance(event, Resync) else "outage"
+    missed = (
+        f", {event.missed} ticks missed" if isinstance(event, Resync) and event.missed > 0 else ""
+    )
+    print(f"-- {word}: {event.reason}{missed} {event.symbol}".rstrip())
+
+
+def _print_quote(quote: Quote, as_json: bool) -> None:
+    if as_json:
+        print(msgspec.json.encode(quote).decode())
+        return
+    trades = [tick for tick in quote.ticks if tick.type.label == "trade"]
+    volume = sum(tick.size for tick in trades)
+    print(
+        f"{quote.symbol}  last {_number(quote.last)}  bid {_number(quote.bid)} x "
+        f"{_number(quote.bid_size)}  ask {_number(quote.ask)} x {_number(quote.ask_size)}  "
+        f"{len(trades)} trades, {volume:g}"
+    )
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.10g}"
