@@ -6,10 +6,18 @@ from collections import Counter
 
 from piker.log import get_logger
 
-__all__ = ["QualityLog"]
+__all__ = ["QualityLog", "venue_quality"]
 
 MAX_KINDS = 256  # a bound on the table: kinds are rules of ours, not words of the venue's
 _log = get_logger("quality")
+_logs: dict[str, QualityLog] = {}
+
+
+def venue_quality(provider: str) -> QualityLog:
+    """Return the one log of ``provider`` in this process: backend and data floor count together."""
+    if provider not in _logs:
+        _logs[provider] = QualityLog(provider)
+    return _logs[provider]
 
 
 class QualityLog:

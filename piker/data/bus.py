@@ -15,7 +15,7 @@ from typing import Any
 
 import trio
 
-from piker.brokers.quality import QualityLog
+from piker.brokers.quality import venue_quality
 from piker.brokers.spec import Backend
 from piker.clock import NS, wall_ns
 from piker.config import FeedConf
@@ -73,7 +73,7 @@ class Bus:
     def __init__(self, backend: Backend, conf: FeedConf, nursery: trio.Nursery) -> None:
         self.backend = backend
         self.conf = conf
-        self.quality = QualityLog(backend.name)
+        self.quality = venue_quality(backend.name)
         self.tapes = Tapes(self.quality.count)
         self.markets: dict[str, Market] = {}
         self._nursery = nursery

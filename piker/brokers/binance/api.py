@@ -1,0 +1,218 @@
+"""Binance's public REST interface: markets, prices, bars, time. venues.md sections 1 to 4."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from decimal import Decimal
+from typing import Any
+
+import msgspec
+import trio
+
+from piker.brokers.binance import schema
+from piker.brokers.limits import Limit, venue_budget
+from piker.brokers.rest import RestClient, open_rest
+from piker.clock import monotonic_ns
+from piker.config import load_brokers, nearest
+from piker.errors import PikerError, Rejected, SymbolNotFound, Transient
+from piker.market import Asset, AssetType, MktPair, parse_fqme
+
+__all__ = [
+    "KINDS",
+    "Kind",
+    "get_mkt_info",
+    "get_server_time",
+    "load_markets",
+    "open_client",
+    "search_symbols",
+    "url",
+]
+
+PROVIDER = "binance"
+MARKETS_TTL_NS = 3600 * 10**9  # listings change a few times a day
+_INTERVALS = {"SECOND": 1, "MINUTE": 60, "HOUR": 3600, "DAY": 86_400}
+
+
+class Kind(msgspec.Struct, frozen=True):
+    """One of Binance's three markets: where it is, and its paths."""
+
+    name: str  # "spot", "usdm", "coinm": the prefix of its URL keys
+    venue: str  # the fqme's venue
+    http: str
+    ws: str
+    prefix: str
+    max_klines: int
+    kline_weight: int
+
+
+KINDS = {
+    "spot": Kind("spot", "spot", "https://api.binance.com", "wss://stream.binance.com:9443",
+                 "/api/v3", 1000, 2),
+    "usdtm": Kind("usdm", "usdtm", "https://fapi.binance.com", "wss://fstream.binance.com",
+                  "/fapi/v1", 1500, 10),
+    "coinm": Kind("coinm", "coinm", "https://dapi.binance.com", "wss://dstream.binance.com",
+                  "/dapi/v1", 1500, 10),
+}  # fmt: skip
+
+
+def url(kind: Kind, what: str) -> str:
+    """Return a base URL (``http`` or ``ws``), from brokers.toml where it is replaced there."""
+    table = load_brokers().get(PROVIDER)
+    chosen = table.urls.get(f"{kind.name}_{what}") if table else None
+    return (chosen or str(getattr(kind, what))).rstrip("/")
+
+
+@asynccontextmanager
+async def open_client(kind: Kind) -> AsyncIterator[RestClient]:
+    """Open a REST client of one market; all of them share the process's budget."""
+    async with open_rest(
+        f"{PROVIDER}.{kind.name}", url(kind, "http"), classify=_classify, usage=_usage
+    ) as client:
+        yield client
+
+
+def _classify(status: int, headers: Mapping[str, str], body: bytes) -> PikerError | None:
+    """Map a refused request by the venue's own code (venues.md 2.6)."""
+    if status < 400:
+        return None
+    try:
+        said = msgspec.json.decode(body, type=schema.ErrorBody)
+    except msgspec.DecodeError:
+        return None
+    if said.code == -1121:
+        return SymbolNotFound(f"binance: {said.msg}")
+    if said.code in (-1003, -1008, -1021):
+        return Transient(f"binance: {said.msg} ({said.code})")
+    return (
+        Rejected(f"binance: {said.msg} ({said.code})", code=str(said.code)) if said.code else None
+    )
+
+
+def _usage(headers: Mapping[str, str]) -> Mapping[str, float]:
+    used = headers.get("x-mbx-used-weight-1m", "")
+    return {"REQUEST_WEIGHT": float(used)} if used.isdigit() else {}
+
+
+# -- markets -----------------------------------------------------------------------------------
+_cache: dict[str, tuple[int, dict[str, MktPair]]] = {}
+_locks: dict[str, trio.Lock] = {}
+
+
+async def load_markets(kind: Kind) -> dict[str, MktPair]:
+    """Return a kind's listings by market id, cached for an hour; an outage keeps old ones."""
+    async with _locks.setdefault(kind.name, trio.Lock()):
+        cached = _cache.get(kind.name)
+        if cached and monotonic_ns() - cached[0] < MARKETS_TTL_NS:
+            return cached[1]
+        try:
+            async with open_client(kind) as client:
+                info = await client.get_json(
+                    f"{kind.prefix}/exchangeInfo", type=schema.ExchangeInfo, weight=20
+                )
+        except Transient:
+            if cached:
+                return cached[1]
+            raise
+        _set_limits(kind, info)
+        markets = {m.mktid: m for symbol in info.symbols if (m := market_of(kind, symbol))}
+        _cache[kind.name] = (monotonic_ns(), markets)
+        return markets
+
+
+def market_of(kind: Kind, symbol: schema.Symbol) -> MktPair | None:
+    """Return a listing as a market; None for one that has no address (a pending contract)."""
+    pair, _, suffix = symbol.symbol.lower().partition("_")
+    if kind.venue == "spot":
+        mktid, atype = f"{symbol.symbol.lower()}.spot", AssetType.CRYPTO
+    elif suffix.isdigit() and len(suffix) == 6:
+        mktid, atype = f"{pair}.{kind.venue}.{suffix}", AssetType.FUTURE
+    elif "PERPETUAL" in symbol.contract_type:
+        mktid, atype = f"{pair}.{kind.venue}.perp", AssetType.PERPETUAL
+    else:
+        return None
+    rules = {rule.filter_type: rule for rule in symbol.filters}
+    price, lot = rules.get("PRICE_FILTER"), rules.get("LOT_SIZE")
+    least = rules.get("NOTIONAL") or rules.get("MIN_NOTIONAL")
+    status = symbol.status or symbol.contract_status
+    try:
+        return MktPair(
+            fqme=str(parse_fqme(f"{mktid}.{PROVIDER}")),
+            bs_mktid=symbol.symbol,
+            dst=Asset(symbol.base_asset.lower(), AssetType.CRYPTO),
+            src=Asset(symbol.quote_asset.lower(), AssetType.CRYPTO),
+            price_tick=Decimal(price.tick_size if price else "0"),
+            size_tick=Decimal(lot.step_size if lot else "0"),
+            atype=atype,
+            contract_size=Decimal(str(symbol.contract_size)),
+            inverse=kind.venue == "coinm",
+            min_size=Decimal(lot.min_qty if lot else "0"),
+            min_notional=Decimal(
+                (least.min_notional if least.min_notional != "0" else least.notional)
+                if least
+                else "0"
+            ),
+            status="online" if status == "TRADING" else status.lower(),
+        )
+    except (PikerError, ArithmeticError):
+        return None  # a name outside the grammar: not tradable here rather than fatal for all
+
+
+def _set_limits(kind: Kind, info: schema.ExchangeInfo) -> None:
+    venue_budget(f"{PROVIDER}.{kind.name}").set_limits(
+        Limit(limit.rate_limit_type, limit.limit, _INTERVALS[limit.interval] * limit.interval_num)
+        for limit in info.rate_limits
+        if limit.rate_limit_type == "REQUEST_WEIGHT" and limit.interval in _INTERVALS
+    )
+
+
+async def get_mkt_info(fqme: str) -> MktPair:
+    """Return a market by its address, with or without provider, short or long.
+
+    ``btcusdt`` and ``btcusdt.binance`` mean spot. Raises ``SymbolNotFound`` with the nearest names.
+    """
+    mktid = fqme.lower().removesuffix(f".{PROVIDER}")
+    if "." not in mktid:
+        mktid += ".spot"
+    kind = KINDS.get(mktid.split(".")[1])
+    if kind is None:
+        raise SymbolNotFound(
+            f"binance has no venue {mktid.split('.')[1]!r}.", remedy=nearest(mktid, KINDS)
+        )
+    markets = await load_markets(kind)
+    found = markets.get(mktid)
+    if found is None:
+        raise SymbolNotFound(
+            f"binance has no market {fqme!r}.",
+            remedy=nearest(f"{mktid}.{PROVIDER}", (m.fqme for m in markets.values())),
+        )
+    return found
+
+
+async def search_symbols(pattern: str, limit: int = 20) -> list[MktPair]:
+    """Return markets that match: exact beginnings first, then parts, then near misses."""
+    markets: dict[str, MktPair] = {}
+    for kind in KINDS.values():
+        markets.update(await load_markets(kind))
+    wanted = pattern.lower()
+    scored = sorted(
+        (_score(wanted, mktid), len(mktid), mktid) for mktid in markets if wanted in mktid
+    )
+    names = [mktid for _, _, mktid in scored[:limit]]
+    if not names:
+        names = difflib.get_close_matches(wanted, markets, n=limit, cutoff=0.6)
+    return [markets[name] for name in names]
+
+
+def _score(wanted: str, mktid: str) -> int:
+    if mktid.split(".", maxsplit=1)[0] == wanted:
+        return 0
+    return 1 if mktid.startswith(wanted) else 2
+
+
+async def get_server_time() -> int:
+    """Return the venue's clock in nanoseconds UTC."""
+    async with open_client(KINDS["spot"]) as client:
+        said: Any = await client.get_json("/api/v3/time", type=schema.ServerTime)
+        return int(said.server_time) * 1_000_000
