@@ -98,16 +98,38 @@ class Running:
         self.live = live
         self.receive = receive
 
-    async def items(self, within_s: float) -> AsyncIterator[Item]:
-        """Yield normalised items until ``within_s`` have passed; raise Broken on a bad one."""
-        with trio.move_on_after(within_s):
-            async for sent in self.receive:
+    def items(self, within_s: float) -> Items:
+        """Return an iterator over normalised items that ends after ``within_s``."""
+        return Items(self.receive, trio.current_time() + within_s)
+
+
+class Items:
+    """Normalised items of a stream until a deadline; a bad one is ``Broken``."""
+
+    def __init__(self, receive: trio.MemoryReceiveChannel[Any], deadline: float) -> None:
+        self._receive = receive
+        self._deadline = deadline
+        self._pending: list[Item] = []
+
+    def __aiter__(self) -> Items:
+        """Iterate until the deadline or the end of the stream."""
+        return self
+
+    async def __anext__(self) -> Item:
+        """Return the next item."""
+        while not self._pending:
+            with trio.CancelScope(deadline=self._deadline) as scope:
                 try:
-                    found = normalise(sent, wall_ns())
-                except DataQuality as err:
-                    raise Broken(str(err)) from err
-                for item in found:
-                    yield item
+                    sent = await self._receive.receive()
+                except trio.EndOfChannel:
+                    raise StopAsyncIteration from None
+            if scope.cancelled_caught:
+                raise StopAsyncIteration
+            try:
+                self._pending = normalise(sent, wall_ns())
+            except DataQuality as err:
+                raise Broken(str(err)) from err
+        return self._pending.pop(0)
 
 
 # -- the rules -------------------------------------------------------------------------------

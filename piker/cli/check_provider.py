@@ -1,0 +1,59 @@
+"""``piker check-provider``: run the conformance kit, print a table of its rules."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+import msgspec
+import trio
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from piker import config
+from piker.errors import ConfigError
+from piker.testing.conformance import RuleResult, check_provider
+
+__all__ = ["run"]
+
+#: A market that every day has trades, for the venues we ship.
+DEFAULT_SYMBOLS = {"binance": "btcusdt.spot", "kraken": "xbtusd.spot"}
+
+
+def run(name: str, *, symbol: str | None, as_json: bool) -> None:
+    """Check a provider by name, or a module by dotted path; exit 1 when a rule is broken."""
+    modules = list(config.load_conf().brokers.modules)
+    if "." in name:
+        modules.append(name)
+        name = name.rpartition(".")[2]
+        sys.path.insert(0, ".")
+    chosen = symbol or DEFAULT_SYMBOLS.get(name)
+    if chosen is None:
+        raise ConfigError(
+            f"which market of {name!r} is to be checked?", remedy="Say it with --symbol."
+        )
+    results = trio.run(_check, name, chosen, modules, as_json)
+    if as_json:
+        print(msgspec.json.encode(results).decode())
+    else:
+        _print(name, chosen, results)
+    if any(result.status == "fail" for result in results):
+        sys.exit(1)
+
+
+async def _check(name: str, symbol: str, modules: Sequence[str], quiet: bool) -> list[RuleResult]:
+    results: list[RuleResult] = []
+    async for result in check_provider(name, symbol=symbol, modules=tuple(modules)):
+        results.append(result)
+        if not quiet:
+            print(f"... {result.rule}", file=sys.stderr)
+    return results
+
+
+def _print(name: str, symbol: str, results: Sequence[RuleResult]) -> None:
+    table = Table("rule", "", "what was seen", title=f"{name}, {symbol}", title_justify="left")
+    marks = {"pass": "[green]pass[/]", "fail": "[red]FAIL[/]", "skip": "[yellow]skip[/]"}
+    for result in results:
+        table.add_row(result.rule, marks[result.status], escape(result.detail))
+    Console().print(table)
