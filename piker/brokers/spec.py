@@ -220,8 +220,8 @@ def _check_async(endpoint: Endpoint, value: Any) -> str:
 
 
 def _check_acm(endpoint: Endpoint, value: Any) -> str:
-    wrapped = getattr(value, "__wrapped__", value)
-    if not callable(value) or not inspect.isasyncgenfunction(wrapped):
+    wrapped = getattr(value, "__wrapped__", None)
+    if not callable(value) or inspect.isasyncgenfunction(value) or wrapped is None:
         return f"{_where(endpoint, value)} must be decorated with asynccontextmanager"
     return _check_params(endpoint, wrapped)
 

@@ -6,6 +6,7 @@ Nothing but typer is imported here, and each command imports its module when it 
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -46,6 +47,7 @@ def run_app(cli: typer.Typer, argv: list[str] | None) -> int:
     """Run a typer app; return the exit code. A PikerError prints as one sentence."""
     from piker.errors import PikerError
 
+    _die_with_parent()
     try:
         result = cli(args=argv, standalone_mode=False)
     except PikerError as err:
@@ -60,6 +62,15 @@ def run_app(cli: typer.Typer, argv: list[str] | None) -> int:
     except Exception as err:
         return _usage_error(err)
     return result if isinstance(result, int) else 0
+
+
+def _die_with_parent() -> None:
+    """End with the process that started us for itself (`piker demo`), however that ends."""
+    parent = os.environ.pop("PIKER_DIE_WITH", "")
+    if parent.isdigit():
+        from piker.service.liveness import die_with
+
+        die_with(int(parent))
 
 
 def _usage_error(err: Exception) -> int:

@@ -31,9 +31,8 @@ def run(
 async def _follow(
     fqmes: Sequence[str], seconds: float | None, as_json: bool, throttle: float | None
 ) -> None:
-    deadline = trio.current_time() + seconds if seconds else float("inf")
     async with open_feed(fqmes, tick_throttle=throttle) as feed:
-        with trio.CancelScope(deadline=deadline):
+        with trio.move_on_after(seconds or float("inf")):
             async for item in feed:
                 if isinstance(item, Resync | Outage):
                     _print_event(item, as_json)

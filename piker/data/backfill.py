@@ -1,4 +1,4 @@
-"""History into the live arrays: make a frame regular, and join it to rows that are there. Pure.
+"""History into the live arrays: make a frame regular, and join it to rows that are there.
 
 Live arrays are equidistant: row i and row i+1 are one period apart, so that a reader finds a time
 by arithmetic. A hole in what the venue gave is filled with flat bars whose ``count`` is -1, the
@@ -7,26 +7,20 @@ mark of a bar that is not known to be complete.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
+from piker.data.sampling import REVISABLE, Bar, BarBuilder
+from piker.data.shm import ShmArray
 from piker.errors import DataQuality
 from piker.ohlcv import OHLC_DTYPE
 
-__all__ = ["Join", "join", "regularise"]
+__all__ = ["bars_of", "fill", "regularise"]
 
 MAX_ROWS = 5_000_000  # a frame longer than 9 years of minutes is a fault of the backend
 
 Rows = np.ndarray[Any, np.dtype[Any]]
-
-
-class Join(NamedTuple):
-    """What to do with an array: drop its rows or not, rows to overwrite, rows to append."""
-
-    reset: bool
-    overwrite: Rows
-    append: Rows
 
 
 def regularise(frame: Rows, period_s: int, *, now_s: int) -> Rows:
@@ -81,16 +75,37 @@ def _fill(rows: Rows, period_s: int) -> Rows:
     return full
 
 
-def join(last_time: int | None, frame: Rows, period_s: int) -> Join:
-    """Join a regular frame to an array whose newest row is at ``last_time`` (None when empty).
+def fill(array: ShmArray, builder: BarBuilder, frame: Rows) -> None:
+    """Join a regular frame to an array that its builder may already be writing. Synchronous.
 
-    A frame that starts after a hole replaces the rows: equidistance is kept, and what was dropped
-    comes back from the store or the venue when it is asked for.
+    Into an empty array the frame goes whole and the builder continues it. Otherwise older rows
+    go below the first, when they reach up to it, and rows of ours that are not known to be
+    complete take the venue's values; what we made trade by trade stays.
     """
-    none = frame[:0]
-    if last_time is None or len(frame) == 0:
-        return Join(False, none, frame)
-    if frame["time"][0] > last_time + period_s:
-        return Join(True, none, frame)
-    newer = frame["time"] > last_time
-    return Join(False, frame[~newer], frame[newer])
+    if len(frame) == 0:
+        return
+    if len(array) == 0:
+        array.push(frame)
+        builder.resume(bars_of(frame[-REVISABLE:]))
+        return
+    first = int(array.array["time"][0])
+    older = frame[frame["time"] < first]
+    if len(older) and int(older["time"][-1]) == first - builder.period_s:
+        array.push(older, prepend=True)
+    kept_from = builder.time - (REVISABLE - 1) * builder.period_s
+    for bar in bars_of(frame[frame["time"] >= first]):
+        if bar.time >= kept_from:
+            builder.absorb(bar)
+        elif _incomplete_at(array, bar.time):
+            array.revise_bar(bar)
+
+
+def bars_of(rows: Rows) -> list[Bar]:
+    """Return array rows as bars."""
+    return [Bar(*row[1:]) for row in rows.tolist()]
+
+
+def _incomplete_at(array: ShmArray, time_s: int) -> bool:
+    rows = array.array
+    at = (time_s - int(rows["time"][0])) // array.period_s
+    return 0 <= at < len(rows) and int(rows["count"][at]) < 0

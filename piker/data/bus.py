@@ -20,11 +20,11 @@ from piker.brokers.spec import Backend
 from piker.clock import NS, wall_ns
 from piker.config import FeedConf
 from piker.data._segment import State
-from piker.data.backfill import join, regularise
+from piker.data.backfill import bars_of, fill, regularise
 from piker.data.messages import FeedEvent, FeedStats, FlumeInfo
 from piker.data.normalise import Item, normalise, quote_rows, split_started
 from piker.data.quotes import QuoteMaker
-from piker.data.sampling import REVISABLE, Bar
+from piker.data.sampling import REVISABLE
 from piker.data.shm import ShmArray, TickRing
 from piker.data.tape import Tape, Tapes
 from piker.data.wake import WakeSender, wake_dir
@@ -63,6 +63,7 @@ class Market:
         self.mkt = mkt
         self.tape = tape
         self.users = 0
+        self.live = False
         self.ready = trio.Event()  # first quote and history are in
         self.error: PikerError | None = None
 
@@ -197,7 +198,10 @@ class Bus:
         minutes, _ = ShmArray.open_writer(name, mktid, period_s=60, rows=conf.rows_1m)
         for segment in (ring, seconds, minutes):
             segment.set_state(State.RECONNECTING)
-        return Tape(mktid, ring, (seconds, minutes))
+        tape = Tape(mktid, ring, (seconds, minutes))
+        for builder, array in zip(tape.builders, tape.bars, strict=True):
+            builder.resume(bars_of(array.read()[-REVISABLE:]))  # of a writer that died, if any
+        return tape
 
     def _info(self, asked: str, market: Market) -> FlumeInfo:
         tape = market.tape
@@ -353,34 +357,22 @@ class Bus:
         for builder, array in zip(tape.builders, tape.bars, strict=True):
             try:
                 with trio.fail_after(HISTORY_S):
-                    await self._load_array(market.mkt.mktid, builder, array)
+                    frame = await self._fetch(market.mkt.mktid, array.period_s)
             except (DataUnavailable, NoData):
-                self._resume(builder, array)
+                continue
             except (BrokerError, trio.TooSlowError) as err:
                 _log.warning("history.failed", market=market.mkt.mktid, error=str(err))
-                self._resume(builder, array)
+                continue
+            self._guarded(fill, array, builder, frame)
+            if market.live:
+                builder.restore()
+            self._guarded(tape.write_bars)
 
-    async def _load_array(self, mktid: str, builder: Any, array: ShmArray) -> None:
+    async def _fetch(self, mktid: str, period_s: int) -> Any:
         async with self.backend.open_history_client(mktid) as opened:
             get_ohlc = opened[0] if isinstance(opened, tuple) else opened
-            frame, _, _ = await get_ohlc(float(array.period_s))
-        rows = regularise(frame, array.period_s, now_s=wall_ns() // NS)
-        existing = array.read()
-        plan = join(int(existing["time"][-1]) if len(existing) else None, rows, array.period_s)
-        if plan.reset:
-            array.reset()
-        for row in plan.overwrite.tolist():
-            array.revise_bar(Bar(*row[1:]))
-        if len(plan.append):
-            array.push(plan.append)
-        self._resume(builder, array)
-
-    @staticmethod
-    def _resume(builder: Any, array: ShmArray) -> None:
-        """Let a builder that knows nothing continue the newest rows of its array."""
-        if builder.time < 0 and len(array):
-            builder.resume([Bar(*row[1:]) for row in array.read()[-REVISABLE:].tolist()])
-            builder.restore()
+            frame, _, _ = await get_ohlc(float(period_s))
+        return regularise(frame, period_s, now_s=wall_ns() // NS)
 
     # -- telling -----------------------------------------------------------------------------
     def _told_lost(self, group: list[Market], why: str) -> None:
@@ -406,6 +398,7 @@ class Bus:
     def _set_state(self, names: Sequence[str], state: int) -> None:
         for market in self.markets.values():
             if not names or market.mkt.mktid in names:
+                market.live = state == State.LIVE
                 for segment in (market.tape.ring, *market.tape.bars):
                     segment.set_state(state)
         self._wake.notify()

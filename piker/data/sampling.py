@@ -195,6 +195,27 @@ class BarBuilder:
         self.corrections += ours.complete
         return ours.complete
 
+    def absorb(self, bar: Bar) -> None:
+        """Take what a snapshot of the venue says of the bar in progress or of a closed one.
+
+        A closed bar of ours that is complete is left alone: it was made trade by trade. The bar
+        in progress takes the snapshot's volume, which holds what was traded before we listened.
+        """
+        if bar.time == self.time:
+            self._open = bar.open
+            self._high, self._low = max(self._high, bar.high), min(self._low, bar.low)
+            if not self._count:
+                self._close = bar.close
+            self._volume, self._notional = bar.volume, bar.bar_wap * bar.volume
+            self._count = max(self._count, bar.trades)
+            return
+        position = self._position_of(bar.time)
+        if position is None or self._closed[position].complete or bar.time <= self._final_time:
+            return
+        before = self._closed[position].close
+        self._revise(position, bar)
+        self._carry_close(position, before, bar.close)
+
     # -- output ------------------------------------------------------------------------------
     def take(self) -> BarWrite | None:
         """Return what must be written since the last call, or None before the first bar."""

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from piker.data.backfill import join, regularise
+from piker.data.backfill import fill, regularise
+from piker.data.sampling import BarBuilder
+from piker.data.shm import ShmArray
 from piker.errors import DataQuality
 from piker.ohlcv import OHLC_DTYPE
 
@@ -58,16 +62,57 @@ def test_frame_is_refused_with_its_kind_when_a_bar_is_impossible(
     assert caught.value.kind == kind
 
 
-def test_frame_appends_and_overwrites_when_it_overlaps_the_array() -> None:
-    """Rows up to the array's newest are overwritten, newer ones appended."""
-    plan = join(T0 + 120, frame_of([1, 2, 3, 4]), 60)
-    assert not plan.reset
-    assert plan.overwrite["time"].tolist() == [T0 + 60, T0 + 120]
-    assert plan.append["time"].tolist() == [T0 + 180, T0 + 240]
+@pytest.fixture
+def array(tmp_path: Path) -> ShmArray:
+    """Return an empty array of minutes."""
+    return ShmArray.open_writer("t", "x", period_s=60, rows=1024, path=tmp_path / "m.seg")[0]
 
 
-def test_frame_replaces_the_array_when_there_is_a_hole_between() -> None:
-    """An array is never left with a jump in its times."""
-    assert join(T0, frame_of([5, 6]), 60).reset
-    assert not join(T0, frame_of([1, 2]), 60).reset
-    assert join(None, frame_of([1, 2]), 60).append["time"].tolist() == [T0 + 60, T0 + 120]
+def write(array: ShmArray, builder: BarBuilder) -> None:
+    """Write what the builder changed."""
+    change = builder.take()
+    assert change is not None
+    array.write_bars(change.rows, replaces_last=change.replaces_last)
+    for bar in change.revised:
+        array.revise_bar(bar)
+
+
+def test_builder_continues_the_frame_when_the_array_was_empty(array: ShmArray) -> None:
+    """The frame's last row is the open bar; a live trade goes into it, not after it."""
+    builder = BarBuilder(60)
+    fill(array, builder, frame_of([1, 2, 3]))
+    builder.fold(T0 + 190, 9.0, 9.0, 9.0, 9.0, 1.0, 9.0, 1)
+    write(array, builder)
+    rows = array.read()
+    assert rows["time"].tolist() == [T0 + 60, T0 + 120, T0 + 180]
+    assert rows["high"].tolist() == [2, 3, 9]
+
+
+def test_frame_goes_below_live_rows_when_it_comes_late(array: ShmArray) -> None:
+    """History that arrives after the first trades is put under them, and completes the open bar."""
+    builder = BarBuilder(60)
+    builder.fold(T0 + 185, 9.0, 9.0, 9.0, 9.0, 1.0, 9.0, 1)
+    write(array, builder)
+    fill(array, builder, frame_of([1, 2, 3]))
+    write(array, builder)
+    rows = array.read()
+    assert rows["time"].tolist() == [T0 + 60, T0 + 120, T0 + 180]
+    assert rows[-1][["open", "high", "low", "close", "volume"]].item() == (4, 9, 4, 9, 1)
+
+
+def test_incomplete_rows_take_the_venues_values_and_complete_ones_stay(array: ShmArray) -> None:
+    """After an outage the frame fills what was missed, and nothing that was made trade by trade."""
+    builder = BarBuilder(60)
+    for minute in (1, 2):
+        price = 50.0 + minute
+        builder.fold(T0 + minute * 60, price, price, price, price, 1.0, price, 1)
+    builder.advance(T0 + 180)
+    builder.interrupt()
+    builder.advance(T0 + 300)
+    builder.restore()
+    write(array, builder)
+    fill(array, builder, frame_of([1, 2, 3, 4, 5]))
+    write(array, builder)
+    rows = array.read()
+    assert rows["close"].tolist() == [2, 52, 4, 5, 6]
+    assert (rows["count"][:4] >= 0).all()

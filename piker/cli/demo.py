@@ -1,0 +1,249 @@
+"""``piker demo``: a loopback venue, the real ``binance`` backend, and the monitor. Leaves nothing.
+
+Three processes of its own beside this one: the venue, pikerd, and datad under it. Any of them may
+be killed: pikerd brings datad back, and this command brings back the venue and pikerd.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import trio
+from rich.console import Console
+
+from piker import config, service
+from piker.cli.monitor import Tally, follow
+from piker.data.feed import Feed, open_feed
+from piker.data.messages import FeedStats
+from piker.errors import PeerLost, Transient
+
+__all__ = ["DemoReport", "run"]
+
+SYMBOLS = ("btcusdt", "ethusdt", "solusdt", "bnbusdt", "xrpusdt", "adausdt", "dogeusdt")
+BOOT_S = 30.0  # the venue imports numpy and seeds its books
+STOP_S = 10.0  # every process gets its grace at the same time
+RESTART_S = 0.2  # a killed helper process is started again after this
+
+
+class DemoReport(msgspec.Struct, frozen=True):
+    """The one line of ``--headless --json``."""
+
+    seconds: float
+    symbols: list[str]
+    quotes: dict[str, int]
+    ticks: dict[str, int]
+    bars_1s: dict[str, int]
+    bars_incomplete: dict[str, int]
+    reconnects: int
+    resyncs: int
+    data_quality: dict[str, int]
+    corrections: int
+
+
+def run(*, headless: bool, seconds: float | None, as_json: bool, symbols: int, seed: int) -> None:
+    """Run the demo; headless needs no terminal and ends with a report."""
+    names = [f"{symbol}.spot.binance" for symbol in SYMBOLS[:symbols]]
+    with _own_directories() as folder:
+        try:
+            report = trio.run(_demo, folder, names, headless, seconds, seed)
+        except KeyboardInterrupt:
+            report = None
+    if report is None:
+        return
+    if as_json:
+        print(msgspec.json.encode(report).decode())
+    else:
+        _print(report)
+
+
+@contextmanager
+def _own_directories() -> Iterator[Path]:
+    """Give the demo directories of its own: it meets no pikerd, file or setting of yours."""
+    folder = Path(tempfile.mkdtemp(prefix="piker-demo-", dir=_roomy()))
+    before = {name: os.environ.get(name) for name in (*config.DIRECTORY_VARS, "PIKER_REGISTRY")}
+    try:
+        for variable, name in config.DIRECTORY_VARS.items():
+            (folder / name).mkdir(mode=0o700)
+            os.environ[variable] = str(folder / name)
+        os.environ["PIKER_REGISTRY"] = "127.0.0.1:0"
+        yield folder
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _roomy() -> str | None:
+    """Return a memory file system where there is one: segments are mapped files."""
+    return "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+
+
+async def _demo(
+    folder: Path, names: list[str], headless: bool, seconds: float | None, seed: int
+) -> DemoReport:
+    console = Console()
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGHUP) as signals:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_end_on, signals, nursery.cancel_scope)
+            try:
+                if not headless:
+                    console.print("Starting a loopback venue and pikerd ...")
+                await nursery.start(_keep_venue, folder, len(names), seed)
+                await nursery.start(_keep_pikerd)
+                async with open_feed(names, tick_throttle=10, start_pikerd=False) as feed:
+                    began = trio.current_time()
+                    tally = await _watch(feed, seconds, headless, console)
+                    report = await _report(feed, tally, trio.current_time() - began)
+            finally:
+                nursery.cancel_scope.cancel()
+    return report
+
+
+async def _end_on(signals: Any, scope: trio.CancelScope) -> None:
+    async for _ in signals:
+        scope.cancel()
+
+
+async def _watch(feed: Feed, seconds: float | None, headless: bool, console: Console) -> Tally:
+    if not headless:
+        return await follow(feed, seconds, console)
+    tally = Tally()
+    with trio.move_on_after(seconds or float("inf")):
+        async for item in feed:
+            tally.take(item)
+    return tally
+
+
+async def _report(feed: Feed, tally: Tally, seconds: float) -> DemoReport:
+    try:
+        stats = await feed.stats()
+    except (PeerLost, Transient):
+        stats = FeedStats()
+    rows = {fqme: flume.bars_1s.read() for fqme, flume in feed.flumes.items()}
+    return DemoReport(
+        seconds=round(seconds, 1),
+        symbols=list(feed.flumes),
+        quotes=dict(tally.quotes),
+        ticks=dict(tally.ticks),
+        bars_1s={fqme: len(bars) for fqme, bars in rows.items()},
+        bars_incomplete={fqme: int((bars["count"] < 0).sum()) for fqme, bars in rows.items()},
+        reconnects=stats.reconnects,
+        resyncs=tally.resyncs,
+        data_quality=stats.data_quality,
+        corrections=stats.corrections,
+    )
+
+
+def _print(report: DemoReport) -> None:
+    print(f"{report.seconds:g} s of live data:")
+    for fqme in report.symbols:
+        print(
+            f"  {fqme}: {report.quotes.get(fqme, 0):,} quotes, "
+            f"{report.ticks.get(fqme, 0):,} ticks, {report.bars_1s[fqme]:,} 1 s bars"
+        )
+    print(
+        f"  {report.reconnects} reconnects, {sum(report.data_quality.values())} pieces of bad "
+        f"data, {report.corrections} bars corrected by the venue's own"
+    )
+
+
+# -- the processes -----------------------------------------------------------------------------
+async def _keep_venue(
+    folder: Path, symbols: int, seed: int, *, task_status: Any = trio.TASK_STATUS_IGNORED
+) -> None:
+    """Run the venue, and again on the same port when somebody kills it."""
+    port = 0
+    started = False
+    while True:
+        process = _spawn(
+            ["venue", "binance", "--synthetic", "--seed", str(seed), "--symbols", str(symbols),
+             "--port", str(port)]
+        )  # fmt: skip
+        try:
+            urls = await _first_line(process)
+            port = int(urls["port"])
+            _point_backend_at(folder, urls)
+            if not started:
+                started = True
+                task_status.started()
+            await service.wait_exit(process.pid)
+        finally:
+            await _end(process)
+        await trio.sleep(RESTART_S)
+
+
+async def _keep_pikerd(*, task_status: Any = trio.TASK_STATUS_IGNORED) -> None:
+    """Run pikerd, and again when somebody kills it, as its systemd unit would."""
+    started = False
+    while True:
+        process = _spawn(["pikerd"])
+        try:
+            with trio.move_on_after(BOOT_S) as patience:
+                while service.read_pikerd() is None:
+                    if process.poll() is not None:
+                        break
+                    await trio.sleep(0.02)
+            if patience.cancelled_caught:
+                raise Transient("pikerd did not start.")
+            if not started and process.poll() is None:
+                started = True
+                task_status.started()
+            await service.wait_exit(process.pid)
+        finally:
+            await _end(process)
+        await trio.sleep(RESTART_S)
+
+
+def _spawn(arguments: Sequence[str]) -> subprocess.Popen[bytes]:
+    """Start one of our own commands; it ends with us, however we end."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "piker.cli", *arguments],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        start_new_session=True,
+        env={**os.environ, "PIKER_DIE_WITH": str(os.getpid())},
+    )
+
+
+async def _first_line(process: subprocess.Popen[bytes]) -> dict[str, Any]:
+    assert process.stdout is not None
+    with trio.move_on_after(BOOT_S):
+        line = await trio.to_thread.run_sync(process.stdout.readline, abandon_on_cancel=True)
+        if line:
+            return dict(json.loads(line))
+    raise Transient("the loopback venue did not start.", remedy="Run: piker venue binance")
+
+
+def _point_backend_at(folder: Path, urls: dict[str, Any]) -> None:
+    lines = ["[binance.urls]"]
+    for kind in ("spot", "usdm", "coinm"):
+        lines += [f'{kind}_http = "{urls["http"]}"', f'{kind}_ws = "{urls["ws"]}"']
+    (folder / "config" / "brokers.toml").write_text("\n".join(lines) + "\n")
+
+
+async def _end(process: subprocess.Popen[bytes]) -> None:
+    with trio.CancelScope(shield=True):
+        if process.poll() is None:
+            process.terminate()
+            with trio.move_on_after(STOP_S):
+                while process.poll() is None:
+                    await trio.sleep(0.02)
+        if process.poll() is None:
+            process.kill()
+        process.wait()
+        if process.stdout is not None:
+            process.stdout.close()
