@@ -16,13 +16,13 @@ from trio_typing import TaskStatus
 
 from piker.brokers.binance import schema
 from piker.brokers.binance.api import KINDS, Kind, get_mkt_info, open_client, url
-from piker.brokers.binance.decode import Decoder
+from piker.brokers.binance.decode import Decoder, MissedTrades
 from piker.brokers.quality import venue_quality
 from piker.brokers.ws import Frames, Link, Ws, open_ws
 from piker.errors import DataUnavailable, NoData
 from piker.market import MktPair
 from piker.ohlcv import OHLC_DTYPE
-from piker.ticks import Outage, TickBatch
+from piker.ticks import Outage, Resync, TickBatch
 
 __all__ = ["open_history_client", "stream_quotes"]
 
@@ -119,7 +119,10 @@ async def _run_connection(
                     await send_chan.send(TickBatch(rows, item.recv_ns))
                     feed_is_live.set()
                 for other in decoder.take_outband():
-                    await send_chan.send(other)
+                    if isinstance(other, MissedTrades):
+                        await send_chan.send(Resync("sequence-gap", other.symbol, other.count))
+                    else:
+                        await send_chan.send(other)
                 if decoder.shutdown:
                     decoder.shutdown = False
                     ws.rotate("serverShutdown")

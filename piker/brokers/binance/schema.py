@@ -7,6 +7,8 @@ recorded sessions that the tests replay.
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import msgspec
 
 __all__ = [
@@ -25,6 +27,11 @@ __all__ = [
     "TickerBook",
     "TickerPrice",
 ]
+
+#: An id: it must fit the tick ring's signed 64 bits.
+Id = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+#: Milliseconds UTC; a time beyond the year 2286 would not fit as nanoseconds.
+Ms = Annotated[int, msgspec.Meta(ge=0, le=9_223_372_036_853)]
 
 
 # {"code":-1121,"msg":"Invalid symbol."}
@@ -127,10 +134,10 @@ class AggTrade(msgspec.Struct, frozen=True):
     """Trades of one taker order at one price; ``m``: the buyer was the maker."""
 
     s: str
-    a: int
+    a: Id
     p: float
     q: float
-    T: int
+    T: Ms
     m: bool
 
 
@@ -145,12 +152,12 @@ class BookTicker(msgspec.Struct, frozen=True):
     """Best bid and ask; ``T`` and ``E`` on futures only."""
 
     s: str
-    u: int
+    u: Id
     b: float
     B: float
     a: float
     A: float
-    T: int = 0
+    T: Ms = 0
 
 
 class BookTickerFrame(msgspec.Struct, frozen=True):
@@ -165,14 +172,14 @@ class BookTickerFrame(msgspec.Struct, frozen=True):
 class KlineBar(msgspec.Struct, frozen=True):
     """A bar in progress; ``x`` once, when it has closed."""
 
-    t: int
+    t: Ms
     i: str
     o: float
     c: float
     h: float
     l: float  # noqa: E741 - the venue's key
     v: float
-    n: int
+    n: Id
     x: bool
     q: float = 0.0
 
@@ -195,12 +202,12 @@ class KlineFrame(msgspec.Struct, frozen=True):
 class MarkPrice(msgspec.Struct, frozen=True):
     """Mark and index price and the funding rate, which is empty for dated futures."""
 
-    E: int
+    E: Ms
     s: str
     p: float
     i: float = 0.0
     r: str = ""
-    T: int = 0
+    T: Ms = 0
 
 
 class MarkPriceFrame(msgspec.Struct, frozen=True):
