@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import sys
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -198,19 +197,13 @@ def doctor(
 
 @app.command()
 def venue(
-    name: Annotated[str, typer.Argument(help="binance or kraken.")],
+    name: Annotated[str, typer.Argument(help="binance.")],
     synthetic: Annotated[
-        bool, typer.Option("--synthetic", help="A matching engine with order flow (default).")
-    ] = False,
-    replay: Annotated[
-        Path | None, typer.Option(help="Play a capture (file, or folder of a session).")
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the synthetic order flow.")] = 1,
-    speed: Annotated[float, typer.Option(min=0, help="Pace of a replay; 0 is unpaced.")] = 1.0,
-    loop: Annotated[bool, typer.Option(help="Play a capture again and again.")] = False,
-    symbols: Annotated[int, typer.Option(min=1, max=500, help="Synthetic markets per kind.")] = 6,
-    rate: Annotated[float, typer.Option(min=0.01, help="Messages/s per synthetic market.")] = 20.0,
-    faults: Annotated[Path | None, typer.Option(help="A fault plan (TOML or JSON).")] = None,
+        bool, typer.Option("--synthetic", help="A matching engine with order flow (the default).")
+    ] = True,
+    seed: Annotated[int, typer.Option(help="Seed of the order flow.")] = 1,
+    symbols: Annotated[int, typer.Option(min=1, max=500, help="Markets of each kind.")] = 6,
+    rate: Annotated[float, typer.Option(min=0.01, help="Steps of order flow a second.")] = 20.0,
     host: Annotated[str, typer.Option(help="A loopback address.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 picks a free one.")] = 0,
 ) -> None:
@@ -222,27 +215,7 @@ def venue(
     """
     from piker.cli import venue as command
 
-    if synthetic and replay:
-        raise typer.BadParameter("--synthetic and --replay exclude each other")
-    command.run(
-        name, replay=replay, seed=seed, speed=speed, loop=loop, symbols=symbols, rate=rate,
-        faults=faults, host=host, port=port,
-    )  # fmt: skip
-
-
-@app.command()
-def record(
-    fqmes: Fqmes,
-    out: Annotated[Path, typer.Option("--out", "-o", help="The capture to write (JSONL).")],
-    seconds: Seconds = None,
-) -> None:
-    """Write a provider's raw frames to a capture that `piker venue --replay` plays.
-
-    Example: piker record btcusdt.spot.binance -o btc.jsonl --seconds 60
-    """
-    from piker.cli import record as command
-
-    command.run(fqmes, out=out, seconds=seconds)
+    command.run(name, seed=seed, symbols=symbols, rate=rate, host=host, port=port)
 
 
 @app.command("check-provider")

@@ -222,7 +222,7 @@ def _spawn(arguments: Sequence[str]) -> subprocess.Popen[bytes]:
 async def _first_line(process: subprocess.Popen[bytes]) -> dict[str, Any]:
     assert process.stdout is not None
     with trio.move_on_after(BOOT_S):
-        line = await trio.to_thread.run_sync(process.stdout.readline, abandon_on_cancel=True)
+        line = await trio.to_thread.run_sync(process.stdout.readline, cancellable=True)
         if line:
             return dict(json.loads(line))
     raise Transient("the loopback venue did not start.", remedy="Run: piker venue binance")
@@ -231,7 +231,8 @@ async def _first_line(process: subprocess.Popen[bytes]) -> dict[str, Any]:
 def _point_backend_at(folder: Path, urls: dict[str, Any]) -> None:
     lines = ["[binance.urls]"]
     for kind in ("spot", "usdm", "coinm"):
-        lines += [f'{kind}_http = "{urls["http"]}"', f'{kind}_ws = "{urls["ws"]}"']
+        path = "/coinm" if kind == "coinm" else ""
+        lines += [f'{kind}_http = "{urls["http"]}"', f'{kind}_ws = "{urls["ws"]}{path}"']
     (folder / "config" / "brokers.toml").write_text("\n".join(lines) + "\n")
 
 

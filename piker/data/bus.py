@@ -64,6 +64,7 @@ class Market:
         self.tape = tape
         self.users = 0
         self.live = False
+        self.was_live = False  # it has been live before: coming back is a Resync
         self.ready = trio.Event()  # first quote and history are in
         self.error: PikerError | None = None
 
@@ -298,7 +299,7 @@ class Bus:
 
     async def _mark_live(self, group: list[Market], live: trio.Event) -> None:
         await live.wait()
-        again = [market for market in group if market.ready.is_set()]
+        again = any(market.was_live for market in group)
         self._told_back(Resync("reconnect", detail="stream restarted") if again else None, group)
 
     async def _consume(self, receive: trio.MemoryReceiveChannel[Any]) -> None:
@@ -399,6 +400,7 @@ class Bus:
         for market in self.markets.values():
             if not names or market.mkt.mktid in names:
                 market.live = state == State.LIVE
+                market.was_live |= market.live
                 for segment in (market.tape.ring, *market.tape.bars):
                     segment.set_state(state)
         self._wake.notify()

@@ -1,0 +1,52 @@
+"""``piker venue``: a loopback venue in the foreground."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+
+import trio
+
+from piker.config import nearest
+from piker.errors import ConfigError
+from piker.testing.binance import BinanceVenue
+
+__all__ = ["run"]
+
+VENUES = ("binance",)
+
+
+def run(
+    name: str,
+    *,
+    seed: int,
+    symbols: int,
+    rate: float,
+    host: str,
+    port: int,
+) -> None:
+    """Serve until a signal; print one JSON line with the URLs when ready."""
+    if name not in VENUES:
+        raise ConfigError(f"there is no loopback venue {name!r}.", remedy=nearest(name, VENUES))
+    if not host.startswith("127.") and host != "localhost":
+        raise ConfigError(f"{host!r} is not this machine alone.", remedy="Use --host 127.0.0.1.")
+    try:
+        trio.run(_serve, BinanceVenue(symbols=symbols, rate=rate, seed=seed), name, host, port)
+    except OSError as err:
+        raise ConfigError(
+            f"can not listen at {host}:{port}: {err.strerror}.", remedy="Use --port 0."
+        ) from err
+
+
+async def _serve(venue: BinanceVenue, name: str, host: str, port: int) -> None:
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGHUP) as signals:
+        async with trio.open_nursery() as nursery:
+            bound = await nursery.start(venue.run, host, port)
+            base = f"{host}:{bound}"
+            line = {"venue": name, "port": bound, "http": f"http://{base}", "ws": f"ws://{base}"}
+            print(json.dumps(line))
+            sys.stdout.flush()
+            async for _ in signals:
+                nursery.cancel_scope.cancel()
+                return

@@ -1,0 +1,232 @@
+"""Synthetic markets: seeded order flow through a real matching engine, and a past to go with it.
+
+Live trades, book and bars all come from one engine, so they agree exactly. The past is a function
+of seed and time: any range can be asked for, nothing is stored, and it ends at the price at which
+the engine began. Bars up to an hour are built from seconds, longer ones from minutes.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from piker.ohlcv import OHLC_DTYPE, Timeframe
+from piker.testing.engine import BUY, SELL, Fill, MatchingEngine
+
+__all__ = ["MarketSpec", "SyntheticMarket", "Trade"]
+
+LEVELS = 60  # price levels a side that the flow keeps filled
+MAX_ORDERS = 800  # resting orders; the oldest leave first
+MAX_LIVE_S = 2 * 86_400  # seconds of live bars kept: as long as a loopback venue reasonably runs
+_CYCLES = ((86_400 * 9, 0.06), (86_400, 0.02), (7200, 0.006), (900, 0.002), (97, 0.0005))
+
+
+class MarketSpec(NamedTuple):
+    """A market's constants: prices are ``tick`` wide, sizes ``lot`` wide."""
+
+    symbol: str
+    base: str
+    quote: str
+    price: float
+    tick: float
+    lot: float
+
+
+class Trade(NamedTuple):
+    """A trade in the market's units, with its consecutive id."""
+
+    number: int
+    time_ms: int
+    price: float
+    size: float
+    side: int
+    maker_id: int
+    taker_id: int
+
+
+class SyntheticMarket:
+    """One market with its order flow. ``step`` moves it; everything else reads it."""
+
+    def __init__(self, spec: MarketSpec, seed: int, start_s: int) -> None:
+        self.spec = spec
+        self.engine = MatchingEngine()
+        self.start_s = start_s
+        self.update_id = 1_000_000
+        self.trades: list[Trade] = []  # the newest thousand
+        self._random = random.Random(f"{seed}:{spec.symbol}")
+        self._phases = [self._random.random() * math.tau for _ in _CYCLES]
+        self._next_trade = 1
+        self._seconds: dict[int, list[float]] = {}
+        self._bars_from = start_s
+        self._anchor = max(2, round(self._path(np.array([start_s]))[0] / spec.tick))
+        self.last = self._anchor * spec.tick
+        self._unit = max(1, round(self._anchor * 1e-5))  # ticks between the levels of the flow
+        self._fill_book()
+
+    # -- live ----------------------------------------------------------------------------------
+    def step(self, time_ms: int) -> list[Trade]:
+        """Do one thing that a trader might: rest, take or leave; return the trades it made."""
+        roll = self._random.random()
+        if roll < 0.55:
+            fills = self._rest_one()
+        elif roll < 0.80:
+            fills = self._take_one(time_ms)
+        else:
+            fills = []
+            self._leave_one()
+        self.update_id += 1
+        made = [self._record(fill, time_ms) for fill in fills]
+        self._refill()
+        return made
+
+    def _rest_one(self) -> list[Fill]:
+        top = self.engine.top()
+        side = self._random.choice((BUY, SELL))
+        distance = int(self._random.expovariate(1 / 6) * self._unit)
+        best = top.ask if side == BUY else top.bid
+        price = max(1, (best or self._anchor) - side * (1 + distance))
+        return self.engine.limit(side, price, self._size())[1]
+
+    def _take_one(self, time_ms: int) -> list[Fill]:
+        # Traders lean back towards the path, so that live prices stay believable.
+        target = float(self._path(np.array([time_ms / 1000]))[0])
+        pull = (target - self.last) / self.last * 400
+        side = BUY if self._random.random() < 0.5 + max(-0.35, min(0.35, pull)) else SELL
+        return self.engine.market(side, self._size() * 2)
+
+    def _leave_one(self) -> None:
+        orders = self.engine.orders()
+        if len(orders) > 2 * LEVELS:
+            self.engine.cancel(orders[self._random.randrange(len(orders))])
+
+    def _size(self) -> int:
+        return max(1, int(self._random.lognormvariate(4, 1)))
+
+    def _fill_book(self) -> None:
+        for distance in range(1, LEVELS + 1):
+            for side in (BUY, SELL):
+                price = self._anchor - side * distance * self._unit
+                if price > 0:
+                    self.engine.limit(side, price, self._size() * 3)
+        self.engine.changed = {BUY: set(), SELL: set()}
+
+    def _refill(self) -> None:
+        """Keep both sides alive: a market maker that never sleeps."""
+        for side in (BUY, SELL):
+            levels = self.engine.depth(side, 5)
+            if len(levels) < 5:
+                other = self.engine.depth(-side, 1)
+                edge = levels[-1][0] if levels else (other[0][0] if other else self._anchor)
+                for distance in range(1, 11):
+                    price = edge - side * distance * self._unit
+                    if price > 0:
+                        self.engine.limit(side, price, self._size() * 3)
+        orders = self.engine.orders()
+        for number in orders[: max(0, len(orders) - MAX_ORDERS)]:
+            self.engine.cancel(number)
+
+    def _record(self, fill: Fill, time_ms: int) -> Trade:
+        price, size = fill.price * self.spec.tick, fill.size * self.spec.lot
+        trade = Trade(
+            self._next_trade, time_ms, price, size, fill.side, fill.maker_id, fill.taker_id
+        )
+        self._next_trade += 1
+        self.last = price
+        self.trades.append(trade)
+        del self.trades[:-1000]
+        self._add_to_bar(trade)
+        return trade
+
+    def _add_to_bar(self, trade: Trade) -> None:
+        second = trade.time_ms // 1000
+        bar = self._seconds.get(second)
+        if bar is None:
+            self._seconds[second] = [
+                trade.price, trade.price, trade.price, trade.price,
+                trade.size, 1, trade.price * trade.size,
+            ]  # fmt: skip
+            if len(self._seconds) > MAX_LIVE_S:
+                oldest = next(iter(self._seconds))
+                del self._seconds[oldest]
+            return
+        bar[1] = max(bar[1], trade.price)
+        bar[2] = min(bar[2], trade.price)
+        bar[3] = trade.price
+        bar[4] += trade.size
+        bar[5] += 1
+        bar[6] += trade.price * trade.size
+
+    # -- bars ----------------------------------------------------------------------------------
+    def bars(self, timeframe: Timeframe, start_s: int, stop_s: int, now_s: int) -> Any:
+        """Return bars with open time in [start_s, stop_s) up to the one in progress.
+
+        ``OHLC_DTYPE``; ``bar_wap`` holds turnover / volume.
+        """
+        opens: list[int] = []
+        time_s = timeframe.floor(start_s)
+        time_s = time_s if time_s >= start_s else timeframe.next(start_s)
+        while time_s < min(stop_s, now_s + 1):
+            opens.append(time_s)
+            time_s = timeframe.next(time_s)
+        rows = np.zeros(len(opens), OHLC_DTYPE)
+        if not opens:
+            return rows
+        step = 1 if timeframe.seconds <= 3600 else 60
+        grid = np.arange(opens[0], min(time_s, now_s + 1), step, dtype=np.int64)
+        seconds = self._second_bars(grid, step)
+        edges = np.searchsorted(grid, np.array(opens))
+        rows["time"] = opens
+        rows["open"] = seconds["open"][edges]
+        ends = np.append(edges[1:], len(grid)) - 1
+        rows["close"] = seconds["close"][ends]
+        rows["high"] = np.maximum.reduceat(seconds["high"], edges)
+        rows["low"] = np.minimum.reduceat(seconds["low"], edges)
+        rows["volume"] = np.add.reduceat(seconds["volume"], edges)
+        rows["count"] = np.add.reduceat(seconds["count"], edges)
+        turnover = np.add.reduceat(seconds["turnover"], edges)
+        traded = rows["volume"] > 0
+        rows["bar_wap"][traded] = turnover[traded] / rows["volume"][traded]
+        return rows
+
+    def _second_bars(self, grid: Any, step: int) -> dict[str, Any]:
+        """Return one bar for each grid point: the past by formula, the rest as it was traded."""
+        tick = self.spec.tick
+        opens = np.round(self._path(grid) / tick) * tick
+        closes = np.round(self._path(np.minimum(grid + step, self.start_s)) / tick) * tick
+        noise = ((grid * 2654435761) % 1000) / 1000
+        volume = np.round((0.2 + noise) * step * 20) * self.spec.lot
+        out: dict[str, Any] = {
+            "open": opens, "close": closes, "high": np.maximum(opens, closes),
+            "low": np.minimum(opens, closes), "volume": volume,
+            "count": (1 + (grid % 5)) * step, "turnover": volume * (opens + closes) / 2,
+        }  # fmt: skip
+        live = np.searchsorted(grid, self._bars_from)
+        last = float(closes[live - 1]) if live else self._anchor * tick
+        for at in range(int(live), len(grid)):
+            values = self._live_values(int(grid[at]), step, last)
+            for name, value in zip(_FIELDS, values, strict=True):
+                out[name][at] = value
+            last = values[3]
+        return out
+
+    def _live_values(self, begin: int, step: int, last: float) -> tuple[float, ...]:
+        bars = [self._seconds[s] for s in range(begin, begin + step) if s in self._seconds]
+        if not bars:
+            return (last, last, last, last, 0.0, 0, 0.0)
+        return (
+            bars[0][0], max(b[1] for b in bars), min(b[2] for b in bars), bars[-1][3],
+            sum(b[4] for b in bars), sum(b[5] for b in bars), sum(b[6] for b in bars),
+        )  # fmt: skip
+
+    def _path(self, times: Any) -> Any:
+        total = np.zeros(len(times))
+        for (period, weight), phase in zip(_CYCLES, self._phases, strict=True):
+            total += weight * np.sin(times * (math.tau / period) + phase)
+        jitter = ((times * 40503) % 997) / 997 - 0.5
+        return self.spec.price * np.exp(total + jitter * 0.0002)
+
+
+_FIELDS = ("open", "high", "low", "close", "volume", "count", "turnover")

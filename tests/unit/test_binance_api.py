@@ -1,0 +1,129 @@
+"""Listings of the recorded exchangeInfo, and what the venue's answers mean."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from pathlib import Path
+
+import binance_captures as captures
+import msgspec
+import pytest
+
+from piker.brokers.binance import api, schema
+from piker.errors import Rejected, SymbolNotFound, Transient
+from piker.market import AssetType, parse_fqme
+
+
+@pytest.mark.parametrize("venue", ["spot", "coinm"])
+def test_every_listing_has_an_address_when_the_venue_lists_it(shared: Path, venue: str) -> None:
+    """Addresses are unique, canonical, and only pending contracts have none."""
+    info = msgspec.json.decode(captures.exchange_info(shared, venue), type=schema.ExchangeInfo)
+    markets = captures.markets(shared, venue)
+    assert len({market.fqme for market in markets.values()}) == len(markets)
+    assert all(str(parse_fqme(market.fqme)) == market.fqme for market in markets.values())
+    left = [s for s in info.symbols if s.symbol not in markets]
+    assert all("PERPETUAL" not in s.contract_type and "_" not in s.symbol for s in left)
+    if venue == "spot":
+        assert not left
+
+
+def test_a_spot_market_has_its_rules_when_it_is_read_from_a_recording(shared: Path) -> None:
+    """Ticks, lots and least order are the filters' own digits."""
+    market = captures.markets(shared, "spot")["NKNUSDT"]
+    assert (market.fqme, market.mktid) == ("nknusdt.spot.binance", "nknusdt.spot")
+    assert market.price_tick == Decimal("0.0001")
+    assert market.price_digits == 4
+    assert market.size_tick == Decimal(1)
+    assert market.min_notional == Decimal(10)
+    assert (market.dst.name, market.src.name) == ("nkn", "usdt")
+    assert market.status == "online"
+
+
+def test_an_inverse_market_has_its_contract_when_it_is_read_from_a_recording(shared: Path) -> None:
+    """COIN-M: perpetual and dated, in contracts of dollars."""
+    markets = captures.markets(shared, "coinm")
+    perp, dated = markets["BTCUSD_PERP"], markets["BTCUSD_211231"]
+    assert perp.fqme == "btcusd.coinm.perp.binance"
+    assert dated.fqme == "btcusd.coinm.211231.binance"
+    assert perp.inverse
+    assert perp.contract_size == Decimal(100)
+    assert (perp.atype, dated.atype) == (AssetType.PERPETUAL, AssetType.FUTURE)
+
+
+def listing(symbol: str, contract_type: str, **more: object) -> schema.Symbol:
+    """Return a USD-M listing as exchangeInfo has it."""
+    body = {
+        "symbol": symbol, "contractType": contract_type, "baseAsset": "BTC", "quoteAsset": "USDT",
+        "status": "TRADING", "permissionSets": [["A"]], "maxMoveOrderLimit": 10000, **more,
+    }  # fmt: skip
+    return msgspec.convert(body, schema.Symbol)
+
+
+@pytest.mark.parametrize(
+    ("symbol", "contract_type", "mktid"),
+    [
+        ("BTCUSDT", "PERPETUAL", "btcusdt.usdtm.perp"),
+        ("TSLAUSDT", "TRADIFI_PERPETUAL", "tslausdt.usdtm.perp"),
+        ("BTCUSDT_240329", "CURRENT_QUARTER", "btcusdt.usdtm.240329"),
+        ("BTCUSDT_240329", "", "btcusdt.usdtm.240329"),
+    ],
+)
+def test_a_linear_future_has_an_address_when_its_type_is_known(
+    symbol: str, contract_type: str, mktid: str
+) -> None:
+    """USD-M: perpetuals of either type, and dated contracts."""
+    market = api.market_of(api.KINDS["usdtm"], listing(symbol, contract_type))
+    assert market is not None
+    assert market.mktid == mktid
+    assert not market.inverse
+
+
+def test_a_listing_is_left_out_when_it_can_not_be_addressed() -> None:
+    """Pending contracts, and names that the grammar of addresses does not hold."""
+    usdtm = api.KINDS["usdtm"]
+    assert api.market_of(usdtm, listing("BTCUSDT", "")) is None
+    assert api.market_of(usdtm, listing("币安人生USDT", "PERPETUAL")) is None
+
+
+@pytest.mark.parametrize(
+    ("filters", "least"),
+    [
+        ([{"filterType": "MIN_NOTIONAL", "minNotional": "10.0"}], Decimal("10.0")),
+        ([{"filterType": "MIN_NOTIONAL", "notional": "5"}], Decimal(5)),
+        (
+            [{"filterType": "NOTIONAL", "minNotional": "7", "applyMinToMarket": True}],
+            Decimal(7),
+        ),
+    ],
+)
+def test_the_least_order_is_read_when_filters_are_old_or_new(
+    filters: list[dict[str, object]], least: Decimal
+) -> None:
+    """MIN_NOTIONAL of spot and of futures, and its successor NOTIONAL."""
+    market = api.market_of(api.KINDS["usdtm"], listing("BTCUSDT", "PERPETUAL", filters=filters))
+    assert market is not None
+    assert market.min_notional == least
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "error"),
+    [
+        (400, b'{"code":-1121,"msg":"Invalid symbol."}', SymbolNotFound),
+        (400, b'{"code":-1021,"msg":"Timestamp outside"}', Transient),
+        (503, b'{"code":-1008,"msg":"Server overloaded"}', Transient),
+        (400, b'{"code":-1100,"msg":"Illegal characters"}', Rejected),
+        (403, b"<html>WAF</html>", type(None)),
+        (200, b'{"code":-1121}', type(None)),
+    ],
+)
+def test_an_answer_is_an_error_when_the_venue_codes_it(
+    status: int, body: bytes, error: type
+) -> None:
+    """The venue's own codes decide; what has none is left to the toolkit."""
+    assert type(api._classify(status, {}, body)) is error
+
+
+def test_the_used_weight_is_read_when_the_venue_tells_it() -> None:
+    """The header of one minute is REQUEST_WEIGHT."""
+    assert api._usage({"x-mbx-used-weight-1m": "120"}) == {"REQUEST_WEIGHT": 120.0}
+    assert api._usage({"x-mbx-used-weight-1m": "lots"}) == {}
