@@ -8,6 +8,7 @@ only itself. The order of the frames is kept.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
@@ -23,6 +24,7 @@ __all__ = ["Decoder", "MissedTrades", "time_ns"]
 MAX_UNKNOWN = 64  # kinds of unknown messages that are counted apart
 MAX_SECONDS = 4096  # parsed seconds that are remembered: over an hour of them
 MAX_STALE = 1000  # repeated trade ids in a row before the venue is believed to count anew
+MAX_GAP = 10_000_000  # trades: Kraken's busiest market makes fewer in three months
 MIN_NS, MAX_NS = 946_684_800 * 10**9, 4_102_444_800 * 10**9  # 2000 to 2100: Kraken's are between
 _BAR_S = 60  # the ohlc channel is subscribed with interval 1
 
@@ -125,7 +127,7 @@ class Decoder:
             body = msgspec.json.decode(frame)
         except (msgspec.DecodeError, UnicodeDecodeError):
             body = None
-        if not isinstance(body, dict) or body.get("channel") in _CHANNELS:
+        if not isinstance(body, dict) or str(body.get("channel")) in _CHANNELS:
             self.quality.count("malformed", f"{err}: {frame[:80].decode(errors='replace')}")
             return
         if body.get("success") is False or "error" in body:
@@ -159,7 +161,7 @@ class Decoder:
     def _trades(self, frame: schema.TradeFrame, rows: list[TickRow]) -> None:
         """Take new trades. The first snapshot only says where the ids stand: it is the past."""
         markets, last = self.markets, self._last
-        fresh = {t.symbol for t in frame.data} - last.keys() if frame.type == "snapshot" else ()
+        fresh = _fresh(frame, last)
         for trade in frame.data:
             wire = trade.symbol
             symbol = markets.get(wire)
@@ -173,9 +175,10 @@ class Decoder:
                 continue
             number = trade.trade_id
             known = last.get(wire)
-            if known is not None and number != known[0] + 1:
-                if not self._is_new(wire, symbol, number, known):
-                    continue
+            if known is None or number == known[0] + 1:
+                self._stale.pop(wire, None)
+            elif not self._is_new(wire, symbol, number, known):
+                continue
             last[wire] = (number, at)
             if wire in fresh:
                 continue
@@ -184,6 +187,9 @@ class Decoder:
 
     def _is_new(self, wire: str, symbol: str, number: int, known: tuple[int, int]) -> bool:
         """Count a repetition, or note a gap; return whether the trade is new."""
+        if number > known[0] + MAX_GAP:
+            self.quality.count("bad-id", f"{symbol}: {known[0]} then {number}")
+            return False
         if number > known[0]:
             self._stale.pop(wire, None)
             self.outband.append(MissedTrades(symbol, known[0] + 1, number - 1, known[1]))
@@ -203,7 +209,9 @@ class Decoder:
         Of a first snapshot only the newest counts; one after an outage also closes what closed
         meanwhile.
         """
-        fresh = {b.symbol for b in frame.data} - self._bars.keys() if frame.type == "snapshot" else ()
+        fresh = (
+            {b.symbol for b in frame.data} - self._bars.keys() if frame.type == "snapshot" else ()
+        )
         for bar in frame.data:
             symbol = self.markets.get(bar.symbol)
             if symbol is None or bar.interval * 60 != _BAR_S:
@@ -214,7 +222,7 @@ class Decoder:
             except (ValueError, IndexError) as err:
                 self.quality.count("bad-time", str(err))
                 continue
-            if begin % _BAR_S or not bar.low <= min(bar.open, bar.close) <= bar.high:
+            if begin % _BAR_S or not _is_bar(bar):
                 self.quality.count("bad-bar", f"{bar.symbol} {bar.interval_begin}")
                 continue
             pending = self._bars.get(bar.symbol)
@@ -223,6 +231,19 @@ class Decoder:
             self._bars[bar.symbol] = (begin, bar)
             if pending is not None and begin > pending[0] and bar.symbol not in fresh:
                 self.outband.append(_closed(symbol, *pending))
+
+
+def _is_bar(bar: schema.Ohlc) -> bool:
+    return bar.low <= min(bar.open, bar.close) and max(bar.open, bar.close) <= bar.high
+
+
+def _fresh(
+    frame: schema.TradeFrame | schema.OhlcFrame, known: Mapping[str, object]
+) -> frozenset[str]:
+    """Return the symbols of a snapshot of which nothing was known before it."""
+    if frame.type != "snapshot":
+        return frozenset()
+    return frozenset(item.symbol for item in frame.data if item.symbol not in known)
 
 
 def _closed(symbol: str, begin: int, bar: schema.Ohlc) -> ClosedBar:

@@ -20,7 +20,6 @@ __all__ = [
     "Heartbeat",
     "Instruments",
     "Ohlc",
-    "OhlcAnswer",
     "OhlcFrame",
     "OhlcRow",
     "Pair",
@@ -33,7 +32,6 @@ __all__ = [
     "TickerFrame",
     "Trade",
     "TradeFrame",
-    "TradesAnswer",
 ]
 
 T = TypeVar("T")
@@ -96,10 +94,6 @@ class RestTicker(msgspec.Struct, frozen=True):
 OhlcRow = tuple[int, float, float, float, float, float, float, int]
 #: [price, volume, time s, "b"|"s", "l"|"m", misc, trade_id]
 RestTrade = tuple[Price, Size, float, str, str, str, Count]
-#: {"XXBTZUSD":[row, ...],"last":1591517580}: the open time of the last bar that is final
-OhlcAnswer = dict[str, list[OhlcRow] | int]
-#: {"XXBTZUSD":[row, ...],"last":"1541439421200678657"}
-TradesAnswer = dict[str, list[RestTrade] | str]
 
 
 # -- websocket v2 --------------------------------------------------------------------------------
