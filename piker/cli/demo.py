@@ -59,6 +59,9 @@ def run(*, headless: bool, seconds: float | None, as_json: bool, symbols: int, s
             report = trio.run(_demo, folder, names, headless, seconds, seed)
         except KeyboardInterrupt:
             report = None
+        except BaseException:
+            sys.stderr.write((config.data_dir() / "demo.log").read_text(errors="replace")[-4000:])
+            raise
     if report is None:
         return
     if as_json:
@@ -209,20 +212,28 @@ async def _keep_pikerd(*, task_status: Any = trio.TASK_STATUS_IGNORED) -> None:
 
 
 def _spawn(arguments: Sequence[str]) -> subprocess.Popen[bytes]:
-    """Start one of our own commands; it ends with us, however we end."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "piker.cli", *arguments],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        start_new_session=True,
-        env={**os.environ, "PIKER_DIE_WITH": str(os.getpid())},
-    )
+    """Start one of our own commands; it ends with us, however we end.
+
+    Its log goes to a file of the demo: the screen is the monitor's.
+    """
+    with (config.data_dir() / "demo.log").open("ab") as log:
+        return subprocess.Popen(
+            [sys.executable, "-m", "piker.cli", *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            start_new_session=True,
+            env={**os.environ, "PIKER_DIE_WITH": str(os.getpid())},
+        )
 
 
 async def _first_line(process: subprocess.Popen[bytes]) -> dict[str, Any]:
     assert process.stdout is not None
     with trio.move_on_after(BOOT_S):
-        line = await trio.to_thread.run_sync(process.stdout.readline, cancellable=True)
+        line = b""
+        async with trio.lowlevel.FdStream(os.dup(process.stdout.fileno())) as stream:
+            while not line.endswith(b"\n") and (part := await stream.receive_some(4096)):
+                line += part
         if line:
             return dict(json.loads(line))
     raise Transient("the loopback venue did not start.", remedy="Run: piker venue binance")

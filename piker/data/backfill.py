@@ -93,9 +93,10 @@ def fill(array: ShmArray, builder: BarBuilder, frame: Rows) -> None:
     if len(older) and int(older["time"][-1]) == first - builder.period_s:
         array.push(older, prepend=True)
     kept_from = builder.time - (REVISABLE - 1) * builder.period_s
+    newest = int(frame["time"][-1])
     for bar in bars_of(frame[frame["time"] >= first]):
         if bar.time >= kept_from:
-            builder.absorb(bar)
+            builder.absorb(bar, closed=bar.time < newest)
         elif _incomplete_at(array, bar.time):
             array.revise_bar(bar)
 

@@ -364,6 +364,9 @@ class Bus:
             except (BrokerError, trio.TooSlowError) as err:
                 _log.warning("history.failed", market=market.mkt.mktid, error=str(err))
                 continue
+            except Exception as err:  # a backend's bug in history must not end its stream
+                self.quality.count("history-failed", f"{type(err).__name__}: {err}")
+                continue
             self._guarded(fill, array, builder, frame)
             if market.live:
                 builder.restore()

@@ -27,7 +27,7 @@ from piker.data.messages import FeedEvent, FeedStats, FlumeInfo
 from piker.data.quotes import QuoteMaker
 from piker.data.shm import Cursor, ShmArray, TickRing, attach_token
 from piker.data.wake import WakeReceiver, wake_dir
-from piker.errors import ConfigError, PeerLost, ShmError, Transient
+from piker.errors import ConfigError, PeerLost, PikerError
 from piker.market import MktPair, parse_fqme
 from piker.ticks import Outage, Quote, Resync
 
@@ -206,8 +206,8 @@ class Feed:
                         async for event in dialog:
                             self._push(self._addressed(event, provider))
                         raise PeerLost(f"datad.{provider} ended.")
-            except (PeerLost, Transient, ShmError) as err:
-                if first:
+            except PikerError as err:
+                if first:  # the opener's to see; later anything may pass
                     raise
                 if self._peers.pop(provider, None) is not None:
                     self._push(Outage(str(err)))

@@ -195,19 +195,23 @@ class BarBuilder:
         self.corrections += ours.complete
         return ours.complete
 
-    def absorb(self, bar: Bar) -> None:
-        """Take what a snapshot of the venue says of the bar in progress or of a closed one.
+    def absorb(self, bar: Bar, *, closed: bool) -> None:
+        """Take what a snapshot of the venue says of a bar, in time order; ``closed`` if it ended.
 
         A closed bar of ours that is complete is left alone: it was made trade by trade. The bar
         in progress takes the snapshot's volume, which holds what was traded before we listened.
         """
+        if bar.time > self.time:
+            self._roll_to(bar.time, self._close)
         if bar.time == self.time:
+            seen = self._count
             self._open = bar.open
             self._high, self._low = max(self._high, bar.high), min(self._low, bar.low)
-            if not self._count:
-                self._close = bar.close
+            if not seen:
+                self._high, self._low, self._close = bar.high, bar.low, bar.close
             self._volume, self._notional = bar.volume, bar.bar_wap * bar.volume
-            self._count = max(self._count, bar.trades)
+            self._count = max(seen, bar.trades)
+            self._complete = closed and bar.complete
             return
         position = self._position_of(bar.time)
         if position is None or self._closed[position].complete or bar.time <= self._final_time:
@@ -273,7 +277,7 @@ class BarBuilder:
         if not self._closed:
             return None
         position = len(self._closed) - 1 - (self._closed[-1].time - time_s) // self.period_s
-        if position < 0 or self._closed[position].time != time_s:
+        if not 0 <= position < len(self._closed) or self._closed[position].time != time_s:
             return None
         return position
 

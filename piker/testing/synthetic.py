@@ -21,7 +21,15 @@ __all__ = ["MarketSpec", "SyntheticMarket", "Trade"]
 LEVELS = 60  # price levels a side that the flow keeps filled
 MAX_ORDERS = 800  # resting orders; the oldest leave first
 MAX_LIVE_S = 2 * 86_400  # seconds of live bars kept: as long as a loopback venue reasonably runs
-_CYCLES = ((86_400 * 9, 0.06), (86_400, 0.02), (7200, 0.006), (900, 0.002), (97, 0.0005))
+_CYCLES = (
+    (86_400 * 9, 0.06),
+    (86_400, 0.02),
+    (7200, 0.006),
+    (900, 0.002),
+    (211, 0.0006),
+    (97, 0.0005),
+    (23, 0.0002),
+)
 
 
 class MarketSpec(NamedTuple):
@@ -225,8 +233,10 @@ class SyntheticMarket:
         total = np.zeros(len(times))
         for (period, weight), phase in zip(_CYCLES, self._phases, strict=True):
             total += weight * np.sin(times * (math.tau / period) + phase)
-        jitter = ((times * 40503) % 997) / 997 - 0.5
-        return self.spec.price * np.exp(total + jitter * 0.0002)
+        jitter = (
+            (times.astype("u8") * np.uint64(2654435761) >> np.uint64(7)) % np.uint64(997)
+        ) / 997 - 0.5
+        return self.spec.price * np.exp(total + jitter * 0.0003)
 
 
 _FIELDS = ("open", "high", "low", "close", "volume", "count", "turnover")

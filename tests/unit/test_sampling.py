@@ -212,3 +212,22 @@ def test_thirty_days_of_seconds_have_no_drift_when_only_the_clock_moves() -> Non
             assert bar.time == last + 1
             last, count = bar.time, count + 1
     assert count == days + 1
+
+
+def test_snapshot_fills_the_gap_when_it_is_newer_than_the_open_bar() -> None:
+    """After a restart the venue's bars run on from the old open bar to the one in progress."""
+    builder, rows = BarBuilder(1), Rows()
+    fold_one(builder, T0, 10.0, 1.0)
+    rows.apply(builder)
+    life = BarBuilder(1)
+    life.resume(list(rows))
+    for second in range(5):
+        price = 20.0 + second
+        bar = Bar(T0 + second, price, price, price, price, 2.0, 3, price)
+        life.absorb(bar, closed=second < 4)
+    life.restore()
+    life.advance(T0 + 6)
+    rows.apply(life)
+    assert [bar.time for bar in rows] == list(range(T0, T0 + 7))
+    assert [bar.complete for bar in rows] == [True, True, True, True, False, True, True]
+    assert rows[3].close == 23.0
