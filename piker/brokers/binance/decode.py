@@ -23,11 +23,10 @@ from piker.brokers.sequence import IdCheck
 from piker.ohlcv import ClosedBar
 from piker.ticks import QUOTE, TRADE, TickRow, TickType
 
-__all__ = ["MAX_REPAIR", "Decoder", "MissedTrades", "Outband"]
+__all__ = ["Decoder", "MissedTrades", "Outband", "is_trade"]
 
 MAX_UNKNOWN = 64  # kinds of unknown messages that are counted apart
 MAX_VALUE = 1e15  # a price or size of more is no market's; the data floor has the same limit
-MAX_REPAIR = 2000  # missed trades that are asked for again: two REST calls (venues.md 2.3)
 MAX_BACK = 100_000  # ids: a repetition is seconds old; further back the venue has started anew
 MAX_AHEAD = 1_000_000_000  # ids: no market prints that many trades during an outage
 MAX_RETIRED = 10_000  # wire symbols that were once asked for; Binance lists some 3,000
@@ -38,7 +37,11 @@ _MARK, _INDEX, _FUNDING = int(TickType.MARK), int(TickType.INDEX), int(TickType.
 
 
 class MissedTrades(msgspec.Struct, frozen=True, tag="missed"):
-    """Trades whose ids were jumped over: ``count`` of them from ``first_id`` on."""
+    """Trades whose ids were jumped over: ``count`` of them from ``first_id`` on.
+
+    They count as seen: should one of them come late over the stream it is dropped, because
+    whoever is told of a gap fetches it, and nothing may be delivered twice.
+    """
 
     symbol: str
     first_id: int
@@ -234,7 +237,7 @@ class Decoder:
 
     def _is_new(self, symbol: str, number: int) -> bool:
         """Judge an id that does not follow the one before: a first, a repetition or a gap."""
-        ids = self._ids.setdefault(symbol, IdCheck(memory=MAX_REPAIR))
+        ids = self._ids.setdefault(symbol, IdCheck(memory=0))
         before = ids.last
         if before >= 0 and number > before + MAX_AHEAD:
             self.quality.count("bad-id", f"{symbol} trade {number} after {before}")
@@ -246,20 +249,6 @@ class Decoder:
         if gap.missed:
             self.outband.append(MissedTrades(symbol, before + 1, gap.missed))
         return gap.new
-
-    def late(self, symbol: str, trades: Iterable[Any]) -> list[TickRow]:
-        """Return rows of trades that were fetched after all, but for those that came meanwhile."""
-        ids = self._ids.get(symbol)
-        rows: list[TickRow] = []
-        for data in trades:
-            if not (0.0 < data.p < MAX_VALUE and 0.0 < data.q < MAX_VALUE and data.T > 0):
-                self._bad_trade(data)
-            elif ids is None or ids.check(data.a).new:
-                side = -1 if data.m else 1
-                rows.append(
-                    (symbol, TRADE, data.T * 1_000_000, data.p, data.q, 0.0, 0.0, side, data.a)
-                )
-        return rows
 
     def _klines(self, found: Iterable[Any]) -> None:
         for frame in found:
@@ -336,6 +325,11 @@ class Decoder:
         elif kind in self.unknown or len(self.unknown) < MAX_UNKNOWN:
             self.unknown[kind] += 1
         return "", b""
+
+
+def is_trade(data: Any) -> bool:
+    """Tell whether a trade's price, size and time are possible."""
+    return bool(0.0 < data.p < MAX_VALUE and 0.0 < data.q < MAX_VALUE and data.T > 0)
 
 
 def _is_bar(bar: Any, period: int) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import Any
@@ -15,20 +15,20 @@ import trio
 from trio_typing import TaskStatus
 
 from piker.brokers.binance import schema
-from piker.brokers.binance.api import KINDS, Kind, get_mkt_info, open_client, url
-from piker.brokers.binance.decode import Decoder, MissedTrades
+from piker.brokers.binance.api import KINDS, Kind, get_mkt_info, open_client
+from piker.brokers.binance.decode import MissedTrades
+from piker.brokers.binance.repair import repair_for_ever
+from piker.brokers.binance.streams import StreamSource, sources
+from piker.brokers.hub import open_hub_feed
 from piker.brokers.quality import venue_quality
-from piker.brokers.ws import Frames, Link, Ws, open_ws
 from piker.errors import DataUnavailable, NoData
 from piker.market import MktPair
 from piker.ohlcv import OHLC_DTYPE
-from piker.ticks import Outage, Resync, TickBatch
+from piker.ticks import Resync, TickBatch
 
 __all__ = ["open_history_client", "stream_quotes"]
 
-STREAMS_PER_MESSAGE = 150  # a SUBSCRIBE of this many names stays well under 8 KB
-STREAMS_PER_CONNECTION = 1000  # of 1024 that the venue allows (venues.md 1.4)
-LOSS_S = 0.1  # how often a connection's state is looked at, so that a loss is told within a second
+MAX_GAPS = 1000  # gaps that wait to be filled; an outage makes one for each symbol
 _INTERVALS = {
     1: "1s", 60: "1m", 180: "3m", 300: "5m", 900: "15m", 1800: "30m", 3600: "1h", 7200: "2h",
     14_400: "4h", 21_600: "6h", 28_800: "8h", 43_200: "12h", 86_400: "1d", 604_800: "1w",
@@ -50,108 +50,45 @@ async def stream_quotes(
 
     Runs until cancelled; survives outages of any length.
     """
-    markets = [await get_mkt_info(symbol) for symbol in symbols]
-    groups: dict[str, dict[str, str]] = defaultdict(dict)
-    for market, symbol in zip(markets, symbols, strict=True):
-        groups[market.address.venue][market.bs_mktid] = symbol
+    found = [await get_mkt_info(symbol) for symbol in symbols]
+    markets = dict(zip(symbols, found, strict=True))
+    groups: dict[str, list[str]] = defaultdict(list)
+    for symbol, market in markets.items():
+        groups[market.address.venue].append(symbol)
     first: dict[str, Any] = {}
-    for venue, names in groups.items():
+    for venue, group in groups.items():
+        names = {markets[symbol].bs_mktid: symbol for symbol in group}
         first.update(await _first_quotes(KINDS[venue], names))
-    init = {s: {"mkt_info": market} for s, market in zip(symbols, markets, strict=True)}
-    task_status.started((init, first))
+    task_status.started(({s: {"mkt_info": market} for s, market in markets.items()}, first))
+    gaps, to_repair = trio.open_memory_channel[MissedTrades](MAX_GAPS)
     async with trio.open_nursery() as nursery:
-        for venue, names in groups.items():
-            for path, streams in _plan(KINDS[venue], names):
-                decoder = Decoder(names, quality)
-                nursery.start_soon(
-                    _run_connection, KINDS[venue], path, streams, decoder, send_chan, feed_is_live
-                )
+        nursery.start_soon(repair_for_ever, to_repair, markets, send_chan)
+        for venue, group in groups.items():
+            for source in sources(KINDS[venue]):
+                source.markets.update({symbol: markets[symbol] for symbol in group})
+                nursery.start_soon(_pump, source, group, send_chan, feed_is_live, gaps)
 
 
-def _plan(kind: Kind, names: dict[str, str]) -> list[tuple[str, list[str]]]:
-    """Return (path, streams) for each connection: USD-M routes kinds of streams apart."""
-    public = [f"{name.lower()}@bookTicker" for name in names]
-    market = [f"{name.lower()}@{what}" for name in names for what in ("aggTrade", "kline_1m")]
-    if kind.venue == "spot":
-        market += [f"{name.lower()}@kline_1s" for name in names]
-    else:
-        market += [f"{name.lower()}@markPrice@1s" for name in names]
-    if kind.venue == "usdtm":
-        parts = [("/public/stream", public), ("/market/stream", market)]
-    else:
-        parts = [("/stream", public + market)]
-    cap = STREAMS_PER_CONNECTION
-    return [
-        (path, streams[at : at + cap])
-        for path, streams in parts
-        for at in range(0, len(streams), cap)
-    ]
-
-
-async def _run_connection(
-    kind: Kind,
-    path: str,
-    streams: list[str],
-    decoder: Decoder,
+async def _pump(
+    source: StreamSource,
+    symbols: list[str],
     send_chan: trio.abc.SendChannel[Any],
     feed_is_live: trio.Event,
+    gaps: trio.MemorySendChannel[MissedTrades],
 ) -> None:
-    async def subscribe(link: Link) -> None:
-        for at in range(0, len(streams), STREAMS_PER_MESSAGE):
-            names = streams[at : at + STREAMS_PER_MESSAGE]
-            await link.send(_command("SUBSCRIBE", names, at + 1))
-
-    async with open_ws(
-        url(kind, "ws") + path,
-        venue=f"binance.{kind.name}",
-        on_connect=subscribe,
-        is_live=_is_data,
-    ) as ws:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(_tell_losses, ws, decoder, send_chan)
-            async for item in ws:
-                if not isinstance(item, Frames):
-                    for symbol in decoder.markets.values():
-                        await send_chan.send(_for_symbol(item, symbol))
-                    continue
-                rows = decoder.decode(item.frames, item.recv_ns)
-                if rows:
-                    await send_chan.send(TickBatch(rows, item.recv_ns))
-                    feed_is_live.set()
-                for other in decoder.take_outband():
-                    if isinstance(other, MissedTrades):
-                        await send_chan.send(Resync("sequence-gap", other.symbol, other.count))
-                    else:
-                        await send_chan.send(other)
-                if decoder.shutdown:
-                    decoder.shutdown = False
-                    ws.rotate("serverShutdown")
-            nursery.cancel_scope.cancel()
-
-
-def _for_symbol(resync: Any, symbol: str) -> Any:
-    return msgspec.structs.replace(resync, symbol=symbol)
-
-
-async def _tell_losses(ws: Ws, decoder: Decoder, send_chan: trio.abc.SendChannel[Any]) -> None:
-    """Say so when a connection that was live is gone."""
-    was_live = False
-    while True:
-        live = ws.state == "live"
-        if was_live and not live:
-            for symbol in decoder.markets.values():
-                await send_chan.send(Outage(ws.last_error or "connection lost", symbol))
-        was_live = live
-        await trio.sleep(LOSS_S)
-
-
-def _is_data(frame: bytes) -> bool:
-    return frame.startswith(b'{"stream"')
-
-
-def _command(method: str, streams: Sequence[str], number: int) -> str:
-    body = {"method": method, "params": list(streams), "id": number}
-    return msgspec.json.encode(body).decode()
+    """Pass on what one source brings."""
+    async with open_hub_feed(source, symbols) as feed:
+        async for item in feed:
+            if isinstance(item, MissedTrades):
+                await send_chan.send(Resync("sequence-gap", item.symbol, item.count))
+                try:
+                    gaps.send_nowait(item)
+                except trio.WouldBlock:
+                    quality.count("gap-not-filled", f"{item}: too many at once")
+                continue
+            await send_chan.send(item)
+            if type(item) is TickBatch:
+                feed_is_live.set()
 
 
 async def _first_quotes(kind: Kind, names: dict[str, str]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import msgspec
 
 __all__ = [
     "AggTradeFrame",
+    "AggTradeRow",
     "BookTickerFrame",
     "DepthFrame",
     "ErrorBody",
@@ -134,6 +135,17 @@ class AggTrade(msgspec.Struct, frozen=True):
     """Trades of one taker order at one price; ``m``: the buyer was the maker."""
 
     s: str
+    a: Id
+    p: float
+    q: float
+    T: Ms
+    m: bool
+
+
+# [{"a":26129,"p":"0.01633102","q":"4.70443515","f":27781,"l":27781,"T":1498793709153,"m":true}]
+class AggTradeRow(msgspec.Struct, frozen=True):
+    """One item of aggTrades."""
+
     a: Id
     p: float
     q: float
