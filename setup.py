@@ -3,6 +3,8 @@
 Tool settings and the uv override that tractor 0.1.0a5 needs are in pyproject.toml.
 """
 
+from pathlib import Path
+
 from setuptools import find_packages, setup
 
 RUNTIME = [
@@ -33,7 +35,7 @@ setup(
     name="piker",
     version="0.1.0",
     description="A self-hosted trading stack on trio and tractor",
-    long_description=open("README.md", encoding="utf-8").read(),
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="AGPL-3.0-or-later",
     python_requires=">=3.11,<3.13",

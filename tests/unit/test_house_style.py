@@ -16,7 +16,7 @@ MODULE_LINES = 600
 FUNCTION_LINES = 70
 # A room may import its own floor's nouns and every floor below it, never one above or beside it.
 FLOORS = {
-    "cli": 5, "ui": 5, "web": 5, "testing": 5, "dsm": 4,
+    "cli": 5, "ui": 5, "web": 5, "testing": 4, "dsm": 4,
     "fsp": 4, "clearing": 4, "accounting": 4,
     "data": 3, "brokers": 2, "service": 1,
 }  # fmt: skip
@@ -24,6 +24,7 @@ FLOORS = {
 CLOCK_CALLS = {"time.time", "time.time_ns", "time.monotonic", "time.monotonic_ns",
                "time.perf_counter", "datetime.now", "datetime.utcnow", "pendulum.now",
                "datetime.datetime.now"}  # fmt: skip
+NOUNS = 0  # the flat modules at the root: they may use each other
 SLOW_IMPORTS = ("PySide6", "pandas", "numba", "polars", "numpy", "trio", "tractor", "asks", "rich")
 
 
@@ -67,7 +68,7 @@ def test_imports_point_down_when_a_room_uses_another(path: Path) -> None:
     mine, room = floor_of(dotted)
     for target in imports_of(path):
         theirs, other = floor_of(target)
-        assert theirs < mine or other == room or not other, f"{dotted} imports {target}"
+        assert theirs < mine or other == room or theirs == NOUNS, f"{dotted} imports {target}"
 
 
 @pytest.mark.parametrize("path", modules(), ids=name_of)
