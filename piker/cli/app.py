@@ -224,6 +224,9 @@ def check_provider(
     symbol: Annotated[
         str | None, typer.Option(help="A market of it, without the provider's name.")
     ] = None,
+    loopback: Annotated[
+        bool, typer.Option("--loopback", help="Against its loopback venue, not the real one.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Run the conformance kit on a backend and print a table of its rules.
@@ -234,7 +237,7 @@ def check_provider(
     """
     from piker.cli import check_provider as command
 
-    command.run(name, symbol=symbol, as_json=json)
+    command.run(name, symbol=symbol, loopback=loopback, as_json=json)
 
 
 @app.command()

@@ -12,8 +12,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from piker import config
+from piker.cli.demo import own_directories
 from piker.errors import ConfigError
-from piker.testing.conformance import RuleResult, check_provider
+from piker.testing.conformance import BreakHook, RuleResult, check_provider
+from piker.testing.loopback import open_loopback, point_backend_at
 
 __all__ = ["run"]
 
@@ -21,7 +23,7 @@ __all__ = ["run"]
 DEFAULT_SYMBOLS = {"binance": "btcusdt.spot", "kraken": "xbtusd.spot"}
 
 
-def run(name: str, *, symbol: str | None, as_json: bool) -> None:
+def run(name: str, *, symbol: str | None, loopback: bool, as_json: bool) -> None:
     """Check a provider by name, or a module by dotted path; exit 1 when a rule is broken."""
     modules = list(config.load_conf().brokers.modules)
     if "." in name:
@@ -33,7 +35,11 @@ def run(name: str, *, symbol: str | None, as_json: bool) -> None:
         raise ConfigError(
             f"which market of {name!r} is to be checked?", remedy="Say it with --symbol."
         )
-    results = trio.run(_check, name, chosen, modules, as_json)
+    if loopback:
+        with own_directories():
+            results = trio.run(_check_on_loopback, name, chosen, as_json)
+    else:
+        results = trio.run(_check, name, chosen, modules, as_json, None)
     if as_json:
         print(msgspec.json.encode(results).decode())
     else:
@@ -42,9 +48,23 @@ def run(name: str, *, symbol: str | None, as_json: bool) -> None:
         sys.exit(1)
 
 
-async def _check(name: str, symbol: str, modules: Sequence[str], quiet: bool) -> list[RuleResult]:
+async def _check_on_loopback(name: str, symbol: str, quiet: bool) -> list[RuleResult]:
+    """Check a shipped backend against its loopback venue, whose connections we may break."""
+    async with open_loopback(name) as (venue, port):
+        point_backend_at(name, port)
+
+        async def break_connections() -> None:
+            venue.cut(refuse_s=0.5)
+
+        return await _check(name, symbol, (), quiet, break_connections)
+
+
+async def _check(
+    name: str, symbol: str, modules: Sequence[str], quiet: bool, break_hook: BreakHook | None
+) -> list[RuleResult]:
     results: list[RuleResult] = []
-    async for result in check_provider(name, symbol=symbol, modules=tuple(modules)):
+    checks = check_provider(name, symbol=symbol, modules=tuple(modules), break_hook=break_hook)
+    async for result in checks:
         results.append(result)
         if not quiet:
             print(f"... {result.rule}", file=sys.stderr)

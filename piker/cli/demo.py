@@ -27,8 +27,9 @@ from piker.cli.monitor import Tally, follow
 from piker.data.feed import Feed, open_feed
 from piker.data.messages import FeedStats
 from piker.errors import PeerLost, Transient
+from piker.testing.loopback import point_backend_at
 
-__all__ = ["DemoReport", "run"]
+__all__ = ["DemoReport", "own_directories", "run"]
 
 SYMBOLS = ("btcusdt", "ethusdt", "solusdt", "bnbusdt", "xrpusdt", "adausdt", "dogeusdt")
 BOOT_S = 30.0  # the venue imports numpy and seeds its books
@@ -54,9 +55,9 @@ class DemoReport(msgspec.Struct, frozen=True):
 def run(*, headless: bool, seconds: float | None, as_json: bool, symbols: int, seed: int) -> None:
     """Run the demo; headless needs no terminal and ends with a report."""
     names = [f"{symbol}.spot.binance" for symbol in SYMBOLS[:symbols]]
-    with _own_directories() as folder:
+    with own_directories():
         try:
-            report = trio.run(_demo, folder, names, headless, seconds, seed)
+            report = trio.run(_demo, names, headless, seconds, seed)
         except KeyboardInterrupt:
             report = None
         except BaseException:
@@ -71,8 +72,8 @@ def run(*, headless: bool, seconds: float | None, as_json: bool, symbols: int, s
 
 
 @contextmanager
-def _own_directories() -> Iterator[Path]:
-    """Give the demo directories of its own: it meets no pikerd, file or setting of yours."""
+def own_directories() -> Iterator[Path]:
+    """Use directories of our own for the block: it meets no pikerd, file or setting of yours."""
     folder = Path(tempfile.mkdtemp(prefix="piker-demo-", dir=_roomy()))
     before = {name: os.environ.get(name) for name in (*config.DIRECTORY_VARS, "PIKER_REGISTRY")}
     try:
@@ -95,9 +96,7 @@ def _roomy() -> str | None:
     return "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 
 
-async def _demo(
-    folder: Path, names: list[str], headless: bool, seconds: float | None, seed: int
-) -> DemoReport:
+async def _demo(names: list[str], headless: bool, seconds: float | None, seed: int) -> DemoReport:
     console = Console()
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGHUP) as signals:
         async with trio.open_nursery() as nursery:
@@ -105,7 +104,7 @@ async def _demo(
             try:
                 if not headless:
                     console.print("Starting a loopback venue and pikerd ...")
-                await nursery.start(_keep_venue, folder, len(names), seed)
+                await nursery.start(_keep_venue, len(names), seed)
                 await nursery.start(_keep_pikerd)
                 async with open_feed(names, tick_throttle=10, start_pikerd=False) as feed:
                     began = trio.current_time()
@@ -166,7 +165,7 @@ def _print(report: DemoReport) -> None:
 
 # -- the processes -----------------------------------------------------------------------------
 async def _keep_venue(
-    folder: Path, symbols: int, seed: int, *, task_status: Any = trio.TASK_STATUS_IGNORED
+    symbols: int, seed: int, *, task_status: Any = trio.TASK_STATUS_IGNORED
 ) -> None:
     """Run the venue, and again on the same port when somebody kills it."""
     port = 0
@@ -179,7 +178,7 @@ async def _keep_venue(
         try:
             urls = await _first_line(process)
             port = int(urls["port"])
-            _point_backend_at(folder, urls)
+            point_backend_at("binance", port)
             if not started:
                 started = True
                 task_status.started()
@@ -237,14 +236,6 @@ async def _first_line(process: subprocess.Popen[bytes]) -> dict[str, Any]:
         if line:
             return dict(json.loads(line))
     raise Transient("the loopback venue did not start.", remedy="Run: piker venue binance")
-
-
-def _point_backend_at(folder: Path, urls: dict[str, Any]) -> None:
-    lines = ["[binance.urls]"]
-    for kind in ("spot", "usdm", "coinm"):
-        path = "/coinm" if kind == "coinm" else ""
-        lines += [f'{kind}_http = "{urls["http"]}"', f'{kind}_ws = "{urls["ws"]}{path}"']
-    (folder / "config" / "brokers.toml").write_text("\n".join(lines) + "\n")
 
 
 async def _end(process: subprocess.Popen[bytes]) -> None:

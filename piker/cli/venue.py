@@ -8,13 +8,11 @@ import sys
 
 import trio
 
-from piker.config import nearest
 from piker.errors import ConfigError
 from piker.testing.binance import BinanceVenue
+from piker.testing.loopback import make_venue
 
 __all__ = ["run"]
-
-VENUES = ("binance",)
 
 
 def run(
@@ -27,12 +25,11 @@ def run(
     port: int,
 ) -> None:
     """Serve until a signal; print one JSON line with the URLs when ready."""
-    if name not in VENUES:
-        raise ConfigError(f"there is no loopback venue {name!r}.", remedy=nearest(name, VENUES))
+    venue = make_venue(name, symbols=symbols, rate=rate, seed=seed)
     if not host.startswith("127.") and host != "localhost":
         raise ConfigError(f"{host!r} is not this machine alone.", remedy="Use --host 127.0.0.1.")
     try:
-        trio.run(_serve, BinanceVenue(symbols=symbols, rate=rate, seed=seed), name, host, port)
+        trio.run(_serve, venue, name, host, port)
     except OSError as err:
         raise ConfigError(
             f"can not listen at {host}:{port}: {err.strerror}.", remedy="Use --port 0."

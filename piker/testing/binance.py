@@ -80,6 +80,12 @@ class BinanceVenue:
             nursery.start_soon(self._tick)
             task_status.started(bound)
 
+    def cut(self, *, refuse_s: float = 0.0) -> None:
+        """Cut every websocket without a word, and refuse new ones for a while."""
+        self.refuse_until = trio.current_time() + refuse_s
+        for client in list(self.clients):
+            client.cut()
+
     # -- the market's life ---------------------------------------------------------------------
     async def _trade(self) -> None:
         """Step every market at its rate, and publish what came of it."""
@@ -328,9 +334,7 @@ class BinanceVenue:
         ask = msgspec.json.decode(request.body) if request.body else {}
         if request.path == "/_piker/faults" and isinstance(ask, dict):
             if ask.get("what") in ("close", "refuse"):
-                self.refuse_until = trio.current_time() + float(ask.get("for_s", 0))
-                for client in list(self.clients):
-                    client.cut()
+                self.cut(refuse_s=float(ask.get("for_s", 0)))
             return Reply()
         stats = {"clients": len(self.clients), "sent": sum(c.sent for c in self.clients)}
         return Reply(body=_encode(stats))

@@ -27,7 +27,7 @@ from piker.errors import DataQuality, DataUnavailable, NoData, PikerError, Symbo
 from piker.market import MktPair, parse_fqme
 from piker.ticks import Outage, Resync, TickBatch
 
-__all__ = ["RULES", "Broken", "Kit", "RuleResult", "Skipped", "check_provider"]
+__all__ = ["RULES", "BreakHook", "Broken", "Kit", "RuleResult", "Skipped", "check_provider"]
 
 START_S = 30.0  # a venue that needs longer for a first quote keeps every client waiting
 LIVE_S = 30.0  # an illiquid market may take a while to print or quote

@@ -1,0 +1,49 @@
+"""Open a loopback venue inside this process, and point its backend at it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import trio
+
+from piker.config import config_dir, nearest
+from piker.errors import ConfigError
+from piker.testing.binance import BinanceVenue
+
+__all__ = ["LOOPBACKS", "brokers_toml", "make_venue", "open_loopback", "point_backend_at"]
+
+LOOPBACKS = ("binance",)
+
+
+def make_venue(name: str, *, symbols: int, rate: float, seed: int) -> BinanceVenue:
+    """Return the venue of that name, not yet serving; raise ``ConfigError`` if there is none."""
+    if name not in LOOPBACKS:
+        raise ConfigError(f"there is no loopback venue {name!r}.", remedy=nearest(name, LOOPBACKS))
+    return BinanceVenue(symbols=symbols, rate=rate, seed=seed)
+
+
+@asynccontextmanager
+async def open_loopback(
+    name: str, *, symbols: int = 3, rate: float = 50.0, seed: int = 1, port: int = 0
+) -> AsyncIterator[tuple[BinanceVenue, int]]:
+    """Serve a venue on 127.0.0.1 for the block; yield (venue, port)."""
+    venue = make_venue(name, symbols=symbols, rate=rate, seed=seed)
+    async with trio.open_nursery() as nursery:
+        bound: int = await nursery.start(venue.run, "127.0.0.1", port)
+        yield venue, bound
+        nursery.cancel_scope.cancel()
+
+
+def brokers_toml(name: str, port: int) -> str:
+    """Return the ``brokers.toml`` that points the backend at a loopback venue."""
+    http, ws = f"http://127.0.0.1:{port}", f"ws://127.0.0.1:{port}"
+    lines = [f"[{name}.urls]"]
+    for kind, path in (("spot", ""), ("usdm", ""), ("coinm", "/coinm")):
+        lines += [f'{kind}_http = "{http}"', f'{kind}_ws = "{ws}{path}"']
+    return "\n".join(lines) + "\n"
+
+
+def point_backend_at(name: str, port: int) -> None:
+    """Write ``brokers.toml`` into the configuration directory in use; meant for a private one."""
+    (config_dir() / "brokers.toml").write_text(brokers_toml(name, port))
