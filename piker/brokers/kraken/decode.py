@@ -8,7 +8,7 @@ only itself. The order of the frames is kept.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any
 
@@ -22,6 +22,7 @@ from piker.ticks import QUOTE, TRADE, Resync, TickRow
 __all__ = ["Decoder", "MissedTrades", "time_ns"]
 
 MAX_UNKNOWN = 64  # kinds of unknown messages that are counted apart
+MAX_RETIRED = 4096  # wire symbols no longer wanted whose late frames are no fault
 MAX_SECONDS = 4096  # parsed seconds that are remembered: over an hour of them
 MAX_STALE = 1000  # repeated trade ids in a row before the venue is believed to count anew
 MAX_GAP = 10_000_000  # trades: Kraken's busiest market makes fewer in three months
@@ -42,9 +43,14 @@ class MissedTrades(msgspec.Struct, frozen=True):
     after_ns: int
 
     @property
+    def count(self) -> int:
+        """Return how many trades are missing."""
+        return self.last - self.first + 1
+
+    @property
     def resync(self) -> Resync:
         """Return what consumers are told."""
-        return Resync("sequence-gap", self.symbol, self.last - self.first + 1)
+        return Resync("sequence-gap", self.symbol, self.count)
 
 
 Outband = ClosedBar | MissedTrades
@@ -79,9 +85,10 @@ class Decoder:
         self.duplicates = 0
         self.system = ""  # what the venue last said of its state
         self.refusals: list[str] = []  # answers to requests that failed
-        self._last: dict[str, tuple[int, int]] = {}  # symbol -> (id, time) of its last trade
+        self._last: dict[str, tuple[int, int]] = {}  # wire symbol -> (id, time) of its last trade
         self._stale: Counter[str] = Counter()
-        self._bars: dict[str, tuple[int, schema.Ohlc]] = {}  # symbol -> the bar that is not final
+        self._bars: dict[str, tuple[int, schema.Ohlc]] = {}  # wire symbol -> its newest bar
+        self._retired: set[str] = set()
 
     def decode(self, frames: list[bytes], recv_ns: int) -> list[TickRow]:
         """Return the tick rows of frames, in order; what is bad is counted and left out."""
@@ -102,6 +109,14 @@ class Decoder:
         """Return and forget the closed bars and gaps found so far."""
         taken, self.outband = self.outband, []
         return taken
+
+    def remove(self, names: Iterable[str]) -> None:
+        """Forget wire symbols; frames of them that are still under way are no fault."""
+        for name in names:
+            for table in (self.markets, self._last, self._stale, self._bars):
+                table.pop(name, None)
+            if len(self._retired) < MAX_RETIRED:
+                self._retired.add(name)
 
     # -- frames --------------------------------------------------------------------------------
     def _typed(self, frames: list[bytes]) -> list[Any]:
@@ -140,12 +155,16 @@ class Decoder:
         if kind in self.unknown or len(self.unknown) < MAX_UNKNOWN:
             self.unknown[kind] += 1
 
+    def _stranger(self, name: str) -> None:
+        if name not in self._retired:
+            self.quality.count("wrong-symbol", name)
+
     # -- ticks ---------------------------------------------------------------------------------
     def _quotes(self, data: list[schema.Ticker], recv_ns: int, rows: list[TickRow]) -> None:
         for top in data:
             symbol = self.markets.get(top.symbol)
             if symbol is None:
-                self.quality.count("wrong-symbol", top.symbol)
+                self._stranger(top.symbol)
                 continue
             bid, ask = top.bid, top.ask
             if bid >= ask:
@@ -166,7 +185,7 @@ class Decoder:
             wire = trade.symbol
             symbol = markets.get(wire)
             if symbol is None:
-                self.quality.count("wrong-symbol", wire)
+                self._stranger(wire)
                 continue
             try:
                 at = time_ns(trade.timestamp)
@@ -215,7 +234,7 @@ class Decoder:
         for bar in frame.data:
             symbol = self.markets.get(bar.symbol)
             if symbol is None or bar.interval * 60 != _BAR_S:
-                self.quality.count("wrong-symbol", f"{bar.symbol} {bar.interval}")
+                self._stranger(bar.symbol)
                 continue
             try:
                 begin = time_ns(bar.interval_begin) // 1_000_000_000
