@@ -345,10 +345,14 @@ def _is_bar(bar: Any, period: int) -> bool:
 
 
 def _closed(symbol: str, period: int, bar: Any, contract: float) -> ClosedBar:
-    """Return a kline as a bar; an inverse market's ``v`` is contracts and its ``q`` coins."""
+    """Return a kline as a bar; an inverse market's ``v`` is contracts and its ``q`` coins.
+
+    The venue rounds ``q``: the mean price of a tiny volume is held between low and high.
+    """
     wap = 0.0
     if bar.v > 0 and bar.q > 0:
-        wap = bar.v * contract / bar.q if contract else bar.q / bar.v
+        mean = bar.v * contract / bar.q if contract else bar.q / bar.v
+        wap = min(max(mean, bar.l), bar.h)
     return ClosedBar(symbol, period, bar.t // 1000, bar.o, bar.h, bar.l, bar.c, bar.v, bar.n, wap)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
@@ -21,6 +21,7 @@ from piker.brokers.binance.repair import repair_for_ever
 from piker.brokers.binance.streams import StreamSource, sources
 from piker.brokers.hub import open_hub_feed
 from piker.brokers.quality import venue_quality
+from piker.clock import wall_ns
 from piker.errors import DataUnavailable, NoData
 from piker.market import MktPair
 from piker.ohlcv import OHLC_DTYPE
@@ -29,6 +30,7 @@ from piker.ticks import Resync, TickBatch
 __all__ = ["open_history_client", "stream_quotes"]
 
 MAX_GAPS = 1000  # gaps that wait to be filled; an outage makes one for each symbol
+COINM_WINDOW_MS = 200 * 86_400_000  # from startTime to endTime (venues.md 4)
 _INTERVALS = {
     1: "1s", 60: "1m", 180: "3m", 300: "5m", 900: "15m", 1800: "30m", 3600: "1h", 7200: "2h",
     14_400: "4h", 21_600: "6h", 28_800: "8h", 43_200: "12h", 86_400: "1d", 604_800: "1w",
@@ -134,7 +136,11 @@ async def open_history_client(symbol: str) -> AsyncIterator[tuple[Any, dict[str,
         async def get_ohlc(
             timeframe: float, end_dt: datetime | None = None, start_dt: datetime | None = None
         ) -> tuple[np.ndarray[Any, Any], pendulum.DateTime, pendulum.DateTime]:
-            """Return bars with open time in [start_dt, end_dt), ascending; None = the newest."""
+            """Return bars with open time in [start_dt, end_dt), ascending; None = the newest.
+
+            A range of more bars than one request brings gives its newest part. The bar that is
+            still open is the last row when ``end_dt`` is None, and left out otherwise.
+            """
             period = int(timeframe)
             interval = _INTERVALS.get(period) if period == timeframe else None
             if interval is None or (period == 1 and kind.venue != "spot"):
@@ -142,20 +148,47 @@ async def open_history_client(symbol: str) -> AsyncIterator[tuple[Any, dict[str,
             params: dict[str, Any] = {
                 "symbol": market.bs_mktid, "interval": interval, "limit": kind.max_klines
             }  # fmt: skip
-            if start_dt is not None:
-                params["startTime"] = int(start_dt.timestamp() * 1000)
-            if end_dt is not None:
-                params["endTime"] = int(end_dt.timestamp() * 1000) - 1
+            params.update(_range(kind, period, start_dt, end_dt))
             found = await client.get_json(
                 f"{kind.prefix}/klines", params, type=list[schema.KlineRow],
                 weight=kind.kline_weight, strict=False,
             )  # fmt: skip
+            if end_dt is not None:
+                now_ms = wall_ns() // 1_000_000
+                found = [row for row in found if row[6] < now_ms]  # closed ones only
             if not found:
                 raise NoData(f"{symbol}: no bars there.", frame_size=kind.max_klines)
             rows = bars_of(found, market)
             return rows, _moment(rows["time"][0]), _moment(rows["time"][-1])
 
         yield get_ohlc, {"erlangs": 3, "rate": 3}
+
+
+def _range(
+    kind: Kind, period: int, start_dt: datetime | None, end_dt: datetime | None
+) -> dict[str, int]:
+    """Return startTime and endTime (inclusive, on open time) for a half-open range.
+
+    With a startTime the venue counts from the oldest bar on: a range that is longer than one
+    answer is shortened at its beginning, so that it ends where it was asked to.
+    """
+    limits: dict[str, int] = {}
+    end_ms = wall_ns() // 1_000_000
+    if end_dt is not None:
+        end_ms = limits["endTime"] = _ms(end_dt) - 1
+    if start_dt is not None:
+        span_ms = kind.max_klines * period * 1000
+        if kind.venue == "coinm":
+            span_ms = min(span_ms, COINM_WINDOW_MS)
+        limits["startTime"] = max(_ms(start_dt), end_ms - span_ms + 1)
+    return limits
+
+
+def _ms(moment: datetime) -> int:
+    """Return milliseconds UTC; a time without a zone is UTC."""
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=UTC)
+    return int(moment.timestamp() * 1000)
 
 
 def bars_of(found: list[schema.KlineRow], market: MktPair) -> np.ndarray[Any, Any]:
