@@ -96,14 +96,15 @@ def _usage(headers: Mapping[str, str]) -> Mapping[str, float]:
 
 
 # -- markets -----------------------------------------------------------------------------------
-_cache: dict[str, tuple[int, dict[str, MktPair]]] = {}
+_cache: dict[str, tuple[int, dict[str, MktPair]]] = {}  # by URL: a test moves the venue
 _locks: dict[str, trio.Lock] = {}
 
 
 async def load_markets(kind: Kind) -> dict[str, MktPair]:
     """Return a kind's listings by market id, cached for an hour; an outage keeps old ones."""
-    async with _locks.setdefault(kind.name, trio.Lock()):
-        cached = _cache.get(kind.name)
+    place = url(kind, "http") + kind.prefix
+    async with _locks.setdefault(place, trio.Lock()):
+        cached = _cache.get(place)
         if cached and monotonic_ns() - cached[0] < MARKETS_TTL_NS:
             return cached[1]
         try:
@@ -117,7 +118,7 @@ async def load_markets(kind: Kind) -> dict[str, MktPair]:
             raise
         _set_limits(kind, info)
         markets = {m.mktid: m for symbol in info.symbols if (m := market_of(kind, symbol))}
-        _cache[kind.name] = (monotonic_ns(), markets)
+        _cache[place] = (monotonic_ns(), markets)
         return markets
 
 

@@ -30,6 +30,7 @@ from piker.ticks import Resync, TickBatch
 __all__ = ["open_history_client", "stream_quotes"]
 
 MAX_GAPS = 1000  # gaps that wait to be filled; an outage makes one for each symbol
+MAX_MS = 2**53  # later than any time that is asked for
 COINM_WINDOW_MS = 200 * 86_400_000  # from startTime to endTime (venues.md 4)
 _INTERVALS = {
     1: "1s", 60: "1m", 180: "3m", 300: "5m", 900: "15m", 1800: "30m", 3600: "1h", 7200: "2h",
@@ -149,13 +150,15 @@ async def open_history_client(symbol: str) -> AsyncIterator[tuple[Any, dict[str,
                 "symbol": market.bs_mktid, "interval": interval, "limit": kind.max_klines
             }  # fmt: skip
             params.update(_range(kind, period, start_dt, end_dt))
+            if params.get("startTime", 0) > params.get("endTime", MAX_MS):
+                raise NoData(f"{symbol}: the range is empty.", frame_size=kind.max_klines)
             found = await client.get_json(
                 f"{kind.prefix}/klines", params, type=list[schema.KlineRow],
                 weight=kind.kline_weight, strict=False,
             )  # fmt: skip
             if end_dt is not None:
                 now_ms = wall_ns() // 1_000_000
-                found = [row for row in found if row[6] < now_ms]  # closed ones only
+                found = [row for row in found if row.close_ms < now_ms]  # closed ones only
             if not found:
                 raise NoData(f"{symbol}: no bars there.", frame_size=kind.max_klines)
             rows = bars_of(found, market)
@@ -194,18 +197,18 @@ def _ms(moment: datetime) -> int:
 def bars_of(found: list[schema.KlineRow], market: MktPair) -> np.ndarray[Any, Any]:
     """Return kline rows as bars. COIN-M volume is in contracts, its column 7 in coins."""
     rows = np.zeros(len(found), OHLC_DTYPE)
-    columns = list(zip(*found, strict=True))
-    rows["time"] = np.array(columns[0], "i8") // 1000
-    for at, name in enumerate(("open", "high", "low", "close", "volume"), start=1):
-        rows[name] = columns[at]
-    rows["count"] = columns[8]
-    turnover = np.array(columns[7], "f8")
+    rows["time"] = [row.open_ms // 1000 for row in found]
+    for name in ("open", "high", "low", "close", "volume"):
+        rows[name] = [getattr(row, name) for row in found]
+    rows["count"] = [row.trades for row in found]
+    turnover = np.array([row.turnover for row in found], "f8")
     with np.errstate(divide="ignore", invalid="ignore"):
         if market.inverse:
             wap = rows["volume"] * float(market.contract_size) / turnover
         else:
             wap = turnover / rows["volume"]
-    rows["bar_wap"] = np.where(rows["volume"] > 0, wap, 0.0)
+    held = np.clip(wap, rows["low"], rows["high"])  # the venue rounds its turnover
+    rows["bar_wap"] = np.where((rows["volume"] > 0) & (turnover > 0), held, 0.0)
     return rows
 
 

@@ -125,8 +125,20 @@ class Snapshot(msgspec.Struct, frozen=True, rename="camel"):
     asks: list[tuple[str, str]]
 
 
-#: [openTime, o, h, l, c, volume, closeTime, quoteVolume, trades, takerBase, takerQuote, "0"]
-KlineRow = tuple[int, float, float, float, float, float, int, float, int, float, float, str]
+# [1499040000000,"0.01634790","0.80000000","0.01575800","0.01577100","148976.11427815",
+#  1499644799999,"2434.19055334",308,"1756.87402397","28.46694368","17928899.62484339"]
+class KlineRow(msgspec.Struct, frozen=True, array_like=True):
+    """One row of klines; what stands after the trades is not read."""
+
+    open_ms: Ms
+    open: float
+    high: float
+    low: float
+    close: float
+    volume: float
+    close_ms: Ms
+    turnover: float
+    trades: Id
 
 
 # {"e":"aggTrade","E":1672515782136,"s":"BNBBTC","a":12345,"p":"0.001","q":"100","f":100,"l":105,
