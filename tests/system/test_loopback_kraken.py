@@ -1,0 +1,276 @@
+"""The Kraken backend against the loopback Kraken, over real sockets."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from piker.brokers.kraken import api, open_book, open_history_client, stream_quotes
+from piker.brokers.limits import Limit, venue_budget
+from piker.clock import NS, wall_ns
+from piker.errors import DataUnavailable, NoData, Rejected, SymbolNotFound
+from piker.market import MktPair
+from piker.ohlcv import ClosedBar
+from piker.testing import conformance
+from piker.testing.kraken import KrakenVenue
+from piker.ticks import QUOTE, TRADE, Outage, Resync, TickBatch, TickRow
+
+SYMBOL = "xbtusd.spot"
+SOON_S = 20  # nothing here takes longer unless it is broken
+
+
+@asynccontextmanager
+async def venue_of(
+    dirs: Path, *, symbols: int = 3, rate: float = 100, within_s: float = SOON_S
+) -> AsyncIterator[KrakenVenue]:
+    """Serve the venue, and point the backend at it."""
+    venue = KrakenVenue(symbols=symbols, rate=rate, seed=1)
+    async with trio.open_nursery() as nursery:
+        port = await nursery.start(venue.run, "127.0.0.1", 0)
+        (dirs / "config" / "brokers.toml").write_text(
+            f'[kraken.urls]\nspot_http = "http://127.0.0.1:{port}"\n'
+            f'spot_ws = "ws://127.0.0.1:{port}"\n'
+        )
+        with trio.fail_after(within_s):
+            yield venue
+        nursery.cancel_scope.cancel()
+
+
+@pytest.fixture
+def dirs(piker_dirs: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return private directories; the venue's listings and limits are nobody else's."""
+    monkeypatch.setattr(api, "_cache", {})
+    monkeypatch.setattr(api, "_lock", trio.Lock())
+    monkeypatch.setattr(api, "LIMITS", (Limit("public", 1e6, 1),))
+    venue_budget("kraken").set_limits([Limit("public", 1e6, 1)])
+    return piker_dirs
+
+
+class Stream:
+    """A running ``stream_quotes``."""
+
+    def __init__(self, started: Any, live: trio.Event, items: Any) -> None:
+        self.init, self.first = started
+        self.live = live
+        self.items = items
+        self.rows: list[TickRow] = []
+        self.others: list[Any] = []
+
+    async def until(self, done: Any) -> None:
+        """Take items until ``done()``."""
+        while not done():
+            item = await self.items.receive()
+            if isinstance(item, TickBatch):
+                self.rows += item.rows
+            else:
+                self.others.append(item)
+
+    def ids(self, symbol: str = SYMBOL) -> list[int]:
+        """Return the trade ids that came, as they came."""
+        return [row[8] for row in self.rows if row[1] == TRADE and row[0] == symbol]
+
+
+@asynccontextmanager
+async def stream_of(*symbols: str) -> AsyncIterator[Stream]:
+    """Run ``stream_quotes`` for the block."""
+    send, receive = trio.open_memory_channel[Any](1000)
+    live = trio.Event()
+    async with trio.open_nursery() as nursery:
+        started = await nursery.start(stream_quotes, send, list(symbols), None, live)
+        yield Stream(started, live, receive)
+        nursery.cancel_scope.cancel()
+
+
+async def test_stream_starts_with_quotes_and_goes_live(dirs: Path) -> None:
+    """Markets and first quotes at once, then trades and tops of each symbol asked for."""
+    async with venue_of(dirs):
+        async with stream_of(SYMBOL, "ethusd.spot") as stream:
+            market = stream.init[SYMBOL]["mkt_info"]
+            assert isinstance(market, MktPair)
+            assert market.fqme == "xbtusd.spot.kraken"
+            assert stream.first[SYMBOL]["last"] > 0
+            assert [t["type"] for t in stream.first[SYMBOL]["ticks"]] == ["last", "bid", "ask"]
+            await stream.until(
+                lambda: (
+                    {(row[0], row[1]) for row in stream.rows}
+                    >= {(s, kind) for s in (SYMBOL, "ethusd.spot") for kind in (TRADE, QUOTE)}
+                )
+            )
+            assert stream.live.is_set()
+            assert {row[0] for row in stream.rows} == {SYMBOL, "ethusd.spot"}
+            assert all(abs(row[2] - wall_ns()) < 60 * NS for row in stream.rows)
+
+
+@pytest.mark.slow
+async def test_every_trade_comes_through_a_cut_once_and_in_order(dirs: Path) -> None:
+    """The snapshot after the reconnect brings what was missed; the loss is told first."""
+    async with venue_of(dirs) as venue, stream_of(SYMBOL) as stream:
+        await stream.until(lambda: len(stream.ids()) >= 5)
+        venue.cut(refuse_s=0.2)
+        await stream.until(lambda: any(isinstance(x, Resync) for x in stream.others))
+        seen = len(stream.ids())
+        await stream.until(lambda: len(stream.ids()) >= seen + 20)
+        assert any(isinstance(x, Outage) and x.symbol == SYMBOL for x in stream.others)
+        ids = stream.ids()
+        assert sorted(ids) == list(range(ids[0], ids[0] + len(ids)))
+
+
+async def test_lost_trade_frames_are_fetched_again(dirs: Path) -> None:
+    """A hole in the ids is told, then filled over REST with the venue's times."""
+    async with venue_of(dirs) as venue, stream_of(SYMBOL) as stream:
+        await stream.until(lambda: len(stream.ids()) >= 5)
+        venue.lose("trade", 3)
+        await stream.until(lambda: any(isinstance(x, Resync) for x in stream.others))
+        (gap,) = (x for x in stream.others if isinstance(x, Resync))
+        assert (gap.reason, gap.symbol) == ("sequence-gap", SYMBOL)
+        assert gap.missed >= 3
+        await stream.until(lambda: _whole(stream.ids()))
+        late = {row[8]: row for row in stream.rows if row[1] == TRADE}
+        listing = venue.listings[0]
+        for trade in listing.market.trades:
+            if trade.number in late:
+                row = late[trade.number]
+                assert (row[3], row[7]) == (float(listing.price(trade.price)), trade.side)
+                assert abs(row[2] // 1_000_000 - trade.time_ms) <= 1
+
+
+def _whole(ids: list[int]) -> bool:
+    return max(ids) - min(ids) + 1 == len(ids)
+
+
+@pytest.mark.slow
+async def test_feeds_of_the_same_venue_share_a_connection(dirs: Path) -> None:
+    """The second feed brings its own symbols over the first one's socket."""
+    async with venue_of(dirs) as venue, stream_of(SYMBOL) as one:
+        await one.until(lambda: one.rows)
+        async with stream_of("ethusd.spot") as two:
+            await two.until(lambda: two.rows)
+            assert {row[0] for row in two.rows} == {"ethusd.spot"}
+        await one.until(lambda: len(one.rows) > 50)
+        assert {row[0] for row in one.rows} == {SYMBOL}
+        assert venue.connects == 1
+
+
+@pytest.mark.slow
+async def test_book_is_the_venues_at_every_step_and_heals(dirs: Path) -> None:
+    """Checksums hold while the market moves; a lost update costs a new snapshot, not the truth."""
+    async with venue_of(dirs) as venue, open_book(SYMBOL) as live:
+        while live.checked < 30:
+            await live.wait_update()
+            bid, ask = live.book.bids.best_price, live.book.asks.best_price
+            assert bid is not None
+            assert ask is not None
+            assert bid < ask
+        assert live.resyncs == 0
+        venue.lose("book", 1)
+        while live.resyncs == 0:
+            await live.wait_update()
+        lost_at = live.checked
+        while live.checked < lost_at + 10:
+            await live.wait_update()
+        assert live.synced
+        assert venue.connects == 1
+        venue.cut()
+        while live.resyncs == 1:
+            await live.wait_update()
+        while not live.synced:
+            await live.wait_update()
+
+
+@pytest.mark.parametrize(("seconds", "count"), [(60, 720), (3600, 720), (86_400, 720)])
+@pytest.mark.slow
+async def test_history_is_the_newest_bars(dirs: Path, seconds: int, count: int) -> None:
+    """720 of them, equidistant, the last one in progress; an average lies within its bar."""
+    async with venue_of(dirs, symbols=1, rate=5), open_history_client(SYMBOL) as (get_ohlc, config):
+        rows, start, end = await get_ohlc(float(seconds))
+        assert config == {"erlangs": 3, "rate": 3}
+        assert len(rows) == count
+        assert (rows["time"][1:] - rows["time"][:-1] == seconds).all()
+        assert rows["time"][-1] == wall_ns() // NS // seconds * seconds
+        assert (int(start.timestamp()), int(end.timestamp())) == (rows["time"][0], rows["time"][-1])
+        traded = rows[rows["volume"] > 0]
+        assert len(traded)
+        tick = 0.1  # the venue cuts the average, which may put it a tick below the low
+        assert (traded["bar_wap"] >= traded["low"] - tick).all()
+        assert (traded["bar_wap"] <= traded["high"]).all()
+
+
+async def test_history_in_a_range(dirs: Path) -> None:
+    """Half open, without the unfinished bar; before the newest 720 there is nothing, ever."""
+    async with venue_of(dirs, symbols=1, rate=5), open_history_client(SYMBOL) as (get_ohlc, _):
+        newest, start, end = await get_ohlc(60.0)
+        part, first, last = await get_ohlc(60.0, end_dt=end, start_dt=start.add(minutes=700))
+        assert (first, last) == (start.add(minutes=700), end.subtract(minutes=1))
+        assert len(part) == 19
+        future, _, _ = await get_ohlc(60.0, end_dt=end.add(days=1))
+        assert future["time"][-1] < newest["time"][-1] + 60
+        with pytest.raises(DataUnavailable):
+            await get_ohlc(60.0, end_dt=start)
+        with pytest.raises(NoData):
+            await get_ohlc(60.0, start_dt=end.add(days=1))
+        for seconds in (1.0, 7.0, 604_800.0):
+            with pytest.raises(DataUnavailable):
+                await get_ohlc(seconds)
+
+
+async def test_markets_by_any_of_their_names(dirs: Path) -> None:
+    """Short or long, old name or new, any case; near names are offered."""
+    async with venue_of(dirs, symbols=4):
+        for name in ("xbtusd", "XBTUSD.spot", "btcusd.spot", "btcusd", "xbtusd.spot.kraken"):
+            assert (await api.get_mkt_info(name)).fqme == "xbtusd.spot.kraken"
+        assert (await api.get_mkt_info("dogeusd.kraken")).fqme == "xdgusd.spot.kraken"
+        with pytest.raises(SymbolNotFound, match="ethusd"):
+            await api.get_mkt_info("ethusdd.spot")
+        assert [m.mktid for m in await api.search_symbols("btc")] == ["xbtusd.spot"]
+        assert [m.mktid for m in await api.search_symbols("xbt")] == ["xbtusd.spot"]
+        assert len(await api.search_symbols("usd", 3)) == 3
+        assert next(m.mktid for m in await api.search_symbols("etusd")) == "ethusd.spot"
+        assert abs(await api.get_server_time() - wall_ns()) < 2 * NS
+
+
+async def test_errors_of_the_venue_are_typed(dirs: Path) -> None:
+    """A refused argument is Rejected with the venue's code."""
+    async with venue_of(dirs, symbols=1), api.open_client() as client:
+        listing = await api.find_listing("xbtusd")
+        with pytest.raises(Rejected) as caught:
+            await api.fetch_ohlc(client, listing, 7)
+        assert caught.value.code == "EGeneral:Invalid arguments"
+
+
+@pytest.mark.full
+async def test_closed_bars_are_the_venues(dirs: Path) -> None:
+    """A minute passes; the bar that closed is the one REST serves."""
+    async with venue_of(dirs, symbols=1, rate=20, within_s=150):
+        async with stream_of(SYMBOL) as stream:
+            await stream.until(lambda: sum(isinstance(x, ClosedBar) for x in stream.others) >= 2)
+        bar = next(x for x in reversed(stream.others) if isinstance(x, ClosedBar))
+        async with open_history_client(SYMBOL) as (get_ohlc, _):
+            rows, _, _ = await get_ohlc(60.0)
+        (row,) = rows[rows["time"] == bar.time_s]
+        assert (bar.open, bar.high, bar.low) == (row["open"], row["high"], row["low"])
+        assert (bar.close, bar.count) == (row["close"], row["count"])
+        assert bar.bar_wap == row["bar_wap"]
+
+
+@pytest.mark.slow
+async def test_kraken_passes_every_rule_on_its_loopback_venue(
+    dirs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The conformance kit finds nothing to say."""
+    monkeypatch.setattr(conformance, "WATCH_S", 0.5)
+    monkeypatch.setattr(conformance, "STALL_S", 0.5)
+    async with venue_of(dirs) as venue:
+
+        async def cut() -> None:
+            venue.cut(refuse_s=0.3)
+
+        found = [
+            result
+            async for result in conformance.check_provider("kraken", symbol=SYMBOL, break_hook=cut)
+        ]
+    assert [result for result in found if result.status != "pass"] == []
