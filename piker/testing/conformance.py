@@ -291,12 +291,13 @@ async def cancellation(kit: Kit) -> str:
     """Cancelling ends the stream soon, and no socket stays open."""
     gc.collect()
     before = _open_sockets()
-    with trio.move_on_after(CANCEL_S + START_S + LIVE_S) as deadline:
-        async with kit.stream() as running:
-            await _first_tick(running)
-            deadline.deadline = trio.current_time() + CANCEL_S
-    if deadline.cancelled_caught:
-        raise Broken(f"the stream did not end within {CANCEL_S:.0f} s of its cancellation")
+    cancelled_at = 0.0
+    async with kit.stream() as running:
+        await _first_tick(running)
+        cancelled_at = trio.current_time()
+    took_s = trio.current_time() - cancelled_at
+    if took_s > CANCEL_S:
+        raise Broken(f"the stream took {took_s:.1f} s to end after its cancellation")
     gc.collect()
     left = _open_sockets() - before
     if left > 0:
