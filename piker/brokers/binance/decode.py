@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
+from itertools import groupby
 from typing import Any
 
 import msgspec
@@ -81,36 +82,39 @@ class Decoder:
     def decode(self, frames: list[bytes], recv_ns: int) -> list[TickRow]:
         """Return the tick rows of frames, in order; what is bad is counted and left out."""
         kinds: list[str] = []
-        groups: dict[str, list[bytes]] = {}
-        for frame in frames:
+        kept = frames
+        for number, frame in enumerate(frames):
             kind = _kind_of(frame)
             if kind not in _ONE:
+                if kept is frames:
+                    kept = frames[:number]
                 kind, frame = self._control(kind, frame)
                 if not kind:
                     continue
+            if kept is not frames:
+                kept.append(frame)
             kinds.append(kind)
-            group = groups.get(kind)
-            if group is None:
-                groups[kind] = [frame]
-            else:
-                group.append(frame)
         rows: list[TickRow] = []
-        if len(groups) == 1:
-            (kind,) = groups
-            self._rows(kind, self._typed(kind, groups[kind]), recv_ns, rows)
+        if not kinds:
             return rows
-        typed = {kind: iter(self._typed(kind, group)) for kind, group in groups.items()}
-        run: list[Any] = []
-        previous = ""
-        for kind in kinds:
-            if kind != previous and run:
-                self._rows(previous, run, recv_ns, rows)
-                run = []
-            run.append(next(typed[kind]))
-            previous = kind
-        if run:
-            self._rows(previous, run, recv_ns, rows)
+        first = kinds[0]
+        if kinds.count(first) == len(kinds):
+            self._rows(first, self._typed(first, kept), recv_ns, rows)
+        else:
+            self._mixed(kinds, kept, recv_ns, rows)
         return rows
+
+    def _mixed(
+        self, kinds: list[str], frames: list[bytes], recv_ns: int, rows: list[TickRow]
+    ) -> None:
+        """Decode each kind at once, then make rows in the frames' order."""
+        groups: dict[str, list[bytes]] = {kind: [] for kind in set(kinds)}
+        for kind, frame in zip(kinds, frames, strict=True):
+            groups[kind].append(frame)
+        typed = {kind: iter(self._typed(kind, group)) for kind, group in groups.items()}
+        for kind, run in groupby(kinds):
+            found = typed[kind]
+            self._rows(kind, [next(found) for _ in run], recv_ns, rows)
 
     def take_outband(self) -> list[Outband]:
         """Return and forget the closed bars and gaps found so far."""
@@ -138,6 +142,8 @@ class Decoder:
     # -- inside --------------------------------------------------------------------------------
     def _typed(self, kind: str, group: list[bytes]) -> list[Any]:
         """Decode a group at once, or one by one with None for each bad frame."""
+        if len(group) == 1:
+            return [self._one(kind, group[0])]
         try:
             found: list[Any] = _MANY[kind].decode(b"[" + b",".join(group) + b"]")
         except (msgspec.DecodeError, UnicodeDecodeError):
@@ -364,7 +370,8 @@ def _kind_of(frame: bytes) -> str:
     if not frame.startswith(_PREFIX):
         return ""
     end = frame.find(b'"', _AT)
-    name = frame[_AT:end].partition(b"@")[2] or frame[_AT:end]
+    at = frame.find(b"@", _AT, end)
+    name = frame[at + 1 : end] if at >= 0 else frame[_AT:end]
     return _KINDS.get(name) or name.partition(b"@")[0].partition(b"_")[0].decode(errors="replace")
 
 
