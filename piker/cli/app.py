@@ -197,7 +197,7 @@ def doctor(
 
 @app.command()
 def venue(
-    name: Annotated[str, typer.Argument(help="binance.")],
+    name: Annotated[str, typer.Argument(help="binance or kraken.")],
     synthetic: Annotated[
         bool, typer.Option("--synthetic", help="A matching engine with order flow (the default).")
     ] = True,

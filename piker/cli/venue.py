@@ -9,8 +9,7 @@ import sys
 import trio
 
 from piker.errors import ConfigError
-from piker.testing.binance import BinanceVenue
-from piker.testing.loopback import make_venue
+from piker.testing.loopback import Venue, make_venue
 
 __all__ = ["run"]
 
@@ -36,7 +35,7 @@ def run(
         ) from err
 
 
-async def _serve(venue: BinanceVenue, name: str, host: str, port: int) -> None:
+async def _serve(venue: Venue, name: str, host: str, port: int) -> None:
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGHUP) as signals:
         async with trio.open_nursery() as nursery:
             bound = await nursery.start(venue.run, host, port)

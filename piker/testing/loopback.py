@@ -10,23 +10,31 @@ import trio
 from piker.config import config_dir, nearest
 from piker.errors import ConfigError
 from piker.testing.binance import BinanceVenue
+from piker.testing.kraken import KrakenVenue
 
-__all__ = ["LOOPBACKS", "brokers_toml", "make_venue", "open_loopback", "point_backend_at"]
+__all__ = ["LOOPBACKS", "Venue", "brokers_toml", "make_venue", "open_loopback", "point_backend_at"]
 
-LOOPBACKS = ("binance",)
+#: What a loopback venue is: something that serves itself and can be cut off.
+Venue = BinanceVenue | KrakenVenue
+LOOPBACKS: dict[str, type[BinanceVenue] | type[KrakenVenue]] = {
+    "binance": BinanceVenue,
+    "kraken": KrakenVenue,
+}
+#: The URL keys of each backend, and the path that leads to that market on the shared port.
+_PATHS = {"binance": {"spot": "", "usdm": "", "coinm": "/coinm"}, "kraken": {"spot": ""}}
 
 
-def make_venue(name: str, *, symbols: int, rate: float, seed: int) -> BinanceVenue:
+def make_venue(name: str, *, symbols: int, rate: float, seed: int) -> Venue:
     """Return the venue of that name, not yet serving; raise ``ConfigError`` if there is none."""
     if name not in LOOPBACKS:
         raise ConfigError(f"there is no loopback venue {name!r}.", remedy=nearest(name, LOOPBACKS))
-    return BinanceVenue(symbols=symbols, rate=rate, seed=seed)
+    return LOOPBACKS[name](symbols=symbols, rate=rate, seed=seed)
 
 
 @asynccontextmanager
 async def open_loopback(
     name: str, *, symbols: int = 3, rate: float = 50.0, seed: int = 1, port: int = 0
-) -> AsyncIterator[tuple[BinanceVenue, int]]:
+) -> AsyncIterator[tuple[Venue, int]]:
     """Serve a venue on 127.0.0.1 for the block; yield (venue, port)."""
     venue = make_venue(name, symbols=symbols, rate=rate, seed=seed)
     async with trio.open_nursery() as nursery:
@@ -39,7 +47,7 @@ def brokers_toml(name: str, port: int) -> str:
     """Return the ``brokers.toml`` that points the backend at a loopback venue."""
     http, ws = f"http://127.0.0.1:{port}", f"ws://127.0.0.1:{port}"
     lines = [f"[{name}.urls]"]
-    for kind, path in (("spot", ""), ("usdm", ""), ("coinm", "/coinm")):
+    for kind, path in _PATHS[name].items():
         lines += [f'{kind}_http = "{http}"', f'{kind}_ws = "{ws}{path}"']
     return "\n".join(lines) + "\n"
 
