@@ -49,7 +49,7 @@ def exchange_info(shared: Path, venue: str) -> bytes:
 def markets(shared: Path, venue: str) -> dict[str, MktPair]:
     """Return every recorded listing by its wire symbol."""
     info = msgspec.json.decode(exchange_info(shared, venue), type=schema.ExchangeInfo)
-    made = (api.market_of(api.KINDS[venue], symbol) for symbol in info.symbols)
+    made = (api.market_of(api.KINDS[venue], symbol) for symbol in api.listings(info))
     return {market.bs_mktid: market for market in made if market is not None}
 
 

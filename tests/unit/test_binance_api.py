@@ -10,6 +10,7 @@ import msgspec
 import pytest
 
 from piker.brokers.binance import api, schema
+from piker.brokers.quality import venue_quality
 from piker.errors import Rejected, SymbolNotFound, Transient
 from piker.market import AssetType, parse_fqme
 
@@ -21,7 +22,7 @@ def test_every_listing_has_an_address_when_the_venue_lists_it(shared: Path, venu
     markets = captures.markets(shared, venue)
     assert len({market.fqme for market in markets.values()}) == len(markets)
     assert all(str(parse_fqme(market.fqme)) == market.fqme for market in markets.values())
-    left = [s for s in info.symbols if s.symbol not in markets]
+    left = [s for s in api.listings(info) if s.symbol not in markets]
     assert all("PERPETUAL" not in s.contract_type and "_" not in s.symbol for s in left)
     if venue == "spot":
         assert not left
@@ -127,3 +128,35 @@ def test_the_used_weight_is_read_when_the_venue_tells_it() -> None:
     """The header of one minute is REQUEST_WEIGHT."""
     assert api._usage({"x-mbx-used-weight-1m": "120"}) == {"REQUEST_WEIGHT": 120.0}
     assert api._usage({"x-mbx-used-weight-1m": "lots"}) == {}
+
+
+def test_a_bad_listing_costs_only_itself_when_the_others_are_sound() -> None:
+    """Its neighbours are there; it is counted."""
+    body = (
+        b'{"symbols":[{"symbol":"AB","baseAsset":"A","quoteAsset":"B"},{"symbol":5},"x",'
+        b'{"symbol":"CD","baseAsset":"C","quoteAsset":"D","filters":[{"filterType":"NEW","z":[]}]}]}'
+    )
+    before = venue_quality("binance").counts["bad-listing"]
+    found = api.listings(msgspec.json.decode(body, type=schema.ExchangeInfo))
+    assert [symbol.symbol for symbol in found] == ["AB", "CD"]
+    assert venue_quality("binance").counts["bad-listing"] == before + 2
+
+
+@pytest.mark.parametrize(
+    ("wanted", "mktid", "rank"),
+    [
+        ("btcusdt", "btcusdt.usdtm.perp", 0),
+        ("btcusdt.spot", "btcusdt.spot", 0),
+        ("btc", "btcusdt.spot", 1),
+        ("usdt", "btcusdt.spot", 2),
+        ("btc perp", "btcusdt.usdtm.perp", 3),
+        ("btc/usdt", "btcusdt.spot", 3),
+        ("bcut", "btcusdt.spot", 4),
+        ("xyz", "btcusdt.spot", 5),
+    ],
+)
+def test_a_market_ranks_by_how_it_matches_when_it_is_searched(
+    wanted: str, mktid: str, rank: int
+) -> None:
+    """Exact, beginning, part, words, letters in order, not at all."""
+    assert api.rank(wanted, mktid) == rank

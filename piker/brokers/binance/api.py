@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from decimal import Decimal
@@ -12,11 +13,12 @@ import msgspec
 import trio
 
 from piker.brokers.binance import schema
-from piker.brokers.limits import Limit, venue_budget
+from piker.brokers.limits import CONNECT, Limit, venue_budget
+from piker.brokers.quality import venue_quality
 from piker.brokers.rest import RestClient, open_rest
 from piker.clock import monotonic_ns
 from piker.config import load_brokers, nearest
-from piker.errors import PikerError, Rejected, SymbolNotFound, Transient
+from piker.errors import BrokerError, PikerError, Rejected, SymbolNotFound, Transient
 from piker.market import Asset, AssetType, MktPair, parse_fqme
 
 __all__ = [
@@ -31,7 +33,11 @@ __all__ = [
 ]
 
 PROVIDER = "binance"
+#: Connection attempts per address (venues.md 1.4; stated for spot, taken for all).
+HANDSHAKES = Limit("handshakes", 300, 300, "rolling", "requests", (CONNECT,))
 MARKETS_TTL_NS = 3600 * 10**9  # listings change a few times a day
+_NO_MATCH = 5
+_listing = msgspec.json.Decoder(schema.Symbol)
 _INTERVALS = {"SECOND": 1, "MINUTE": 60, "HOUR": 3600, "DAY": 86_400}
 
 
@@ -117,9 +123,20 @@ async def load_markets(kind: Kind) -> dict[str, MktPair]:
                 return cached[1]
             raise
         _set_limits(kind, info)
-        markets = {m.mktid: m for symbol in info.symbols if (m := market_of(kind, symbol))}
+        markets = {m.mktid: m for symbol in listings(info) if (m := market_of(kind, symbol))}
         _cache[place] = (monotonic_ns(), markets)
         return markets
+
+
+def listings(info: schema.ExchangeInfo) -> list[schema.Symbol]:
+    """Return the listings that can be read; the others are counted as bad data."""
+    found = []
+    for raw in info.symbols:
+        try:
+            found.append(_listing.decode(raw))
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            venue_quality(PROVIDER).count("bad-listing", f"{error}: {bytes(raw)[:80]!r}")
+    return found
 
 
 def market_of(kind: Kind, symbol: schema.Symbol) -> MktPair | None:
@@ -161,11 +178,17 @@ def market_of(kind: Kind, symbol: schema.Symbol) -> MktPair | None:
 
 
 def _set_limits(kind: Kind, info: schema.ExchangeInfo) -> None:
-    venue_budget(f"{PROVIDER}.{kind.name}").set_limits(
-        Limit(limit.rate_limit_type, limit.limit, _INTERVALS[limit.interval] * limit.interval_num)
-        for limit in info.rate_limits
-        if limit.rate_limit_type == "REQUEST_WEIGHT" and limit.interval in _INTERVALS
-    )
+    """Keep what the venue says, and its bound on handshakes, which it does not list."""
+    limits = [HANDSHAKES]
+    for said in info.rate_limits:
+        window_s = _INTERVALS.get(said.interval, 0) * said.interval_num
+        if window_s <= 0 or said.limit <= 0:
+            continue
+        if said.rate_limit_type == "REQUEST_WEIGHT":
+            limits.append(Limit("REQUEST_WEIGHT", said.limit, window_s))
+        elif said.rate_limit_type == "RAW_REQUESTS":
+            limits.append(Limit("RAW_REQUESTS", said.limit, window_s, counts="requests"))
+    venue_budget(f"{PROVIDER}.{kind.name}").set_limits(limits)
 
 
 async def get_mkt_info(fqme: str) -> MktPair:
@@ -192,24 +215,50 @@ async def get_mkt_info(fqme: str) -> MktPair:
 
 
 async def search_symbols(pattern: str, limit: int = 20) -> list[MktPair]:
-    """Return markets that match: exact beginnings first, then parts, then near misses."""
+    """Return the markets that match best: exact, beginning, part, all words, letters in order.
+
+    Where none does, those with near names. A market kind that can not be reached is left out,
+    unless none can.
+    """
     markets: dict[str, MktPair] = {}
-    for kind in KINDS.values():
-        markets.update(await load_markets(kind))
-    wanted = pattern.lower()
-    scored = sorted(
-        (_score(wanted, mktid), len(mktid), mktid) for mktid in markets if wanted in mktid
-    )
-    names = [mktid for _, _, mktid in scored[:limit]]
+    errors: list[BrokerError] = []
+
+    async def load(kind: Kind) -> None:
+        try:
+            markets.update(await load_markets(kind))
+        except BrokerError as error:
+            errors.append(error)
+
+    async with trio.open_nursery() as nursery:
+        for kind in KINDS.values():
+            nursery.start_soon(load, kind)
+    if errors and not markets:
+        raise errors[0]
+    wanted = pattern.lower().strip().removesuffix(f".{PROVIDER}")
+    ranked = ((rank(wanted, mktid), len(mktid), mktid) for mktid in markets)
+    names = [name for _, _, name in sorted(entry for entry in ranked if entry[0] < _NO_MATCH)]
     if not names:
-        names = difflib.get_close_matches(wanted, markets, n=limit, cutoff=0.6)
-    return [markets[name] for name in names]
+        pairs = {mktid: mktid.partition(".")[0] for mktid in markets}
+        near = difflib.get_close_matches(wanted, set(pairs.values()), n=limit, cutoff=0.6)
+        names = sorted((m for m in markets if pairs[m] in near), key=lambda m: near.index(pairs[m]))
+    return [markets[name] for name in names[:limit]]
 
 
-def _score(wanted: str, mktid: str) -> int:
-    if mktid.split(".", maxsplit=1)[0] == wanted:
+def rank(wanted: str, mktid: str) -> int:
+    """Return how well a market id fits what was typed: 0 best, ``_NO_MATCH`` not at all. Pure."""
+    if wanted in (mktid, mktid.partition(".")[0]):
         return 0
-    return 1 if mktid.startswith(wanted) else 2
+    if mktid.startswith(wanted):
+        return 1
+    if wanted in mktid:
+        return 2
+    words = re.split(r"[\s./_-]+", wanted)
+    if all(word in mktid for word in words):
+        return 3
+    rest = iter(mktid)
+    if len(wanted) > 2 and all(letter in rest for letter in "".join(words)):
+        return 4
+    return _NO_MATCH
 
 
 async def get_server_time() -> int:

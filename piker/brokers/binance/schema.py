@@ -84,9 +84,9 @@ class RateLimit(msgspec.Struct, frozen=True, rename="camel"):
 
 
 class ExchangeInfo(msgspec.Struct, frozen=True, rename="camel"):
-    """Body of exchangeInfo."""
+    """Body of exchangeInfo. Listings are decoded one by one: a bad one costs only itself."""
 
-    symbols: list[Symbol]
+    symbols: list[msgspec.Raw]
     rate_limits: list[RateLimit] = []
 
 
