@@ -83,9 +83,9 @@ class Tape:
         if self.parts:
             self.ring.extend_packed(b"".join(self.parts))
             self.parts.clear()
-        if self.count:
+        if self.count:  # quotes alone change no bar
             self.fold()
-        self.write_bars()
+            self.write_bars()
 
     def write_bars(self) -> None:
         """Write what the builders changed."""
@@ -183,6 +183,14 @@ class Tapes:
                     tape.second = second
                     tape.first = tape.high = tape.low = tape.last = price
                     tape.volume, tape.notional, tape.count = size, price * size, 1
+            elif (
+                kind == QUOTE
+                and 0.0 < price <= price2 < top
+                and 0.0 <= size < top
+                and 0.0 <= size2 < top
+                and 0 < time_ns < horizon
+            ):
+                pass  # the usual quote, checked without a call
             elif why := why_refused(kind, time_ns, price, size, price2, size2, recv_ns):
                 reject(why, symbol)
                 continue
