@@ -107,17 +107,17 @@ async def test_stream_starts_with_quotes_and_goes_live(dirs: Path) -> None:
 
 
 @pytest.mark.slow
-async def test_every_trade_comes_through_a_cut_once_and_in_order(dirs: Path) -> None:
+async def test_every_trade_comes_through_a_cut_once(dirs: Path) -> None:
     """The snapshot after the reconnect brings what was missed; the loss is told first."""
     async with venue_of(dirs) as venue, stream_of(SYMBOL) as stream:
         await stream.until(lambda: len(stream.ids()) >= 5)
         venue.cut(refuse_s=0.2)
         await stream.until(lambda: any(isinstance(x, Resync) for x in stream.others))
         seen = len(stream.ids())
-        await stream.until(lambda: len(stream.ids()) >= seen + 20)
+        # More than the snapshot's 50 may have been missed: then the rest comes over REST, later.
+        await stream.until(lambda: len(stream.ids()) >= seen + 20 and _whole(stream.ids()))
         assert any(isinstance(x, Outage) and x.symbol == SYMBOL for x in stream.others)
-        ids = stream.ids()
-        assert sorted(ids) == list(range(ids[0], ids[0] + len(ids)))
+        assert len(set(stream.ids())) == len(stream.ids())
 
 
 async def test_lost_trade_frames_are_fetched_again(dirs: Path) -> None:
@@ -167,8 +167,8 @@ async def test_book_is_the_venues_at_every_step_and_heals(dirs: Path) -> None:
             assert ask is not None
             assert bid < ask
         assert live.resyncs == 0
-        venue.lose("book", 1)
         while live.resyncs == 0:
+            venue.lose("book", 1)  # one may not matter: the next may change the same level again
             await live.wait_update()
         lost_at = live.checked
         while live.checked < lost_at + 10:
