@@ -276,14 +276,26 @@ class KrakenVenue:
         stats = {"clients": len(self.clients), "sent": sum(c.sent for c in self.clients)}
         return Reply(body=_encode(stats))
 
-    def _asked(self, params: dict[str, str]) -> list[Listing]:
-        """Return the listings of ``pair``, by any of their names; all where it is absent."""
-        names = {name: x for x in self.listings for name in (x.pair_id, x.altname, x.wsname)}
-        asked = params.get("pair")
-        return [names[name] for name in asked.split(",")] if asked else self.listings
+    def _asked(self, params: dict[str, str]) -> dict[str, Listing]:
+        """Return the listings of ``pair`` by the keys of the answer; all where it is absent.
 
-    def _one(self, params: dict[str, str]) -> Listing:
-        return self._asked({"pair": params["pair"]})[0]
+        The key is the pair's id, but a websocket v2 name (BTC/USD) is answered under itself.
+        """
+        asked = params.get("pair")
+        if not asked:
+            return {x.pair_id: x for x in self.listings}
+        names = {name: x for x in self.listings for name in (x.pair_id, x.altname, x.wsname)}
+        wires = {x.wire: x for x in self.listings}
+        found: dict[str, Listing] = {}
+        for name in asked.split(","):
+            if name in wires:
+                found[name] = wires[name]
+            else:
+                found[names[name].pair_id] = names[name]
+        return found
+
+    def _one(self, params: dict[str, str]) -> tuple[str, Listing]:
+        return next(iter(self._asked({"pair": params["pair"]}).items()))
 
     def _get_Time(self, params: dict[str, str]) -> Any:
         return {"unixtime": wall_ns() // 10**9, "rfc1123": ""}
@@ -295,32 +307,35 @@ class KrakenVenue:
         return {name: value for x in self.listings for name, value in wire.assets(x).items()}
 
     def _get_AssetPairs(self, params: dict[str, str]) -> Any:
-        return {x.pair_id: wire.asset_pair(x) for x in self._asked(params)}
+        return {key: wire.asset_pair(x) for key, x in self._asked(params).items()}
 
     def _get_Ticker(self, params: dict[str, str]) -> Any:
-        return {x.pair_id: wire.rest_ticker(x) for x in self._asked(params)}
+        return {key: wire.rest_ticker(x) for key, x in self._asked(params).items()}
 
     def _get_Depth(self, params: dict[str, str]) -> Any:
-        listing, limit = self._one(params), int(params.get("count", "100"))
+        key, listing = self._one(params)
+        limit = int(params.get("count", "100"))
         now_s = wall_ns() // 10**9
         sides = {
             name: [[*listing.level(*level), now_s] for level in listing.depth(side, limit)]
             for name, side in (("asks", SELL), ("bids", BUY))
         }
-        return {listing.pair_id: sides}
+        return {key: sides}
 
     def _get_OHLC(self, params: dict[str, str]) -> Any:
-        listing, minutes = self._one(params), int(params.get("interval", "1"))
+        key, listing = self._one(params)
+        minutes = int(params.get("interval", "1"))
         if minutes not in MINUTES:
             raise ValueError(minutes)
         now_s, since = wall_ns() // 10**9, int(params.get("since", "0"))
         begin = Timeframe(f"{minutes}m").floor(now_s) - (ROWS - 1) * minutes * 60
         rows = [r for r in listing.bars(minutes, begin, now_s) if int(r["time"]) > since]
         last = int(rows[-2]["time"]) if len(rows) > 1 else since
-        return {listing.pair_id: [wire.ohlc_row(listing, row) for row in rows], "last": last}
+        return {key: [wire.ohlc_row(listing, row) for row in rows], "last": last}
 
     def _get_Trades(self, params: dict[str, str]) -> Any:
-        listing, count = self._one(params), min(int(params.get("count", str(PAGE))), PAGE)
+        key, listing = self._one(params)
+        count = min(int(params.get("count", str(PAGE))), PAGE)
         found = listing.market.trades[-count:]
         if "since" in params:
             made, since = listing.market.trades, int(params["since"])
@@ -328,7 +343,7 @@ class KrakenVenue:
             found = made[first : first + count]
         last = wire.trade_ns(found[-1]) if found else int(params.get("since", "0"))
         rows = [wire.trade_row(listing, trade) for trade in found]
-        return {listing.pair_id: rows, "last": str(last)}
+        return {key: rows, "last": str(last)}
 
 
 def _answer(client: Client, ask: dict[str, Any], **body: Any) -> None:
