@@ -29,9 +29,10 @@ from piker.data.messages import FeedStats
 from piker.errors import PeerLost, Transient
 from piker.testing.loopback import point_backend_at
 
-__all__ = ["DemoReport", "own_directories", "run"]
+__all__ = ["SYMBOLS", "DemoReport", "keep_pikerd", "keep_venue", "own_directories", "run"]
 
 SYMBOLS = ("btcusdt", "ethusdt", "solusdt", "bnbusdt", "xrpusdt", "adausdt", "dogeusdt")
+RATE = 30.0  # steps of order flow a second and market: a lively, readable picture
 BOOT_S = 30.0  # the venue imports numpy and seeds its books
 STOP_S = 10.0  # every process gets its grace at the same time
 RESTART_S = 0.2  # a killed helper process is started again after this
@@ -104,8 +105,8 @@ async def _demo(names: list[str], headless: bool, seconds: float | None, seed: i
             try:
                 if not headless:
                     console.print("Starting a loopback venue and pikerd ...")
-                await nursery.start(_keep_venue, len(names), seed)
-                await nursery.start(_keep_pikerd)
+                await nursery.start(keep_venue, len(names), seed)
+                await nursery.start(keep_pikerd)
                 async with open_feed(names, tick_throttle=10, start_pikerd=False) as feed:
                     began = trio.current_time()
                     tally = await _watch(feed, seconds, headless, console)
@@ -164,8 +165,8 @@ def _print(report: DemoReport) -> None:
 
 
 # -- the processes -----------------------------------------------------------------------------
-async def _keep_venue(
-    symbols: int, seed: int, *, task_status: Any = trio.TASK_STATUS_IGNORED
+async def keep_venue(
+    symbols: int, seed: int, rate: float = RATE, *, task_status: Any = trio.TASK_STATUS_IGNORED
 ) -> None:
     """Run the venue, and again on the same port when somebody kills it."""
     port = 0
@@ -173,7 +174,7 @@ async def _keep_venue(
     while True:
         process = _spawn(
             ["venue", "binance", "--synthetic", "--seed", str(seed), "--symbols", str(symbols),
-             "--port", str(port)]
+             "--port", str(port), "--rate", str(rate)]
         )  # fmt: skip
         try:
             urls = await _first_line(process)
@@ -188,7 +189,7 @@ async def _keep_venue(
         await trio.sleep(RESTART_S)
 
 
-async def _keep_pikerd(*, task_status: Any = trio.TASK_STATUS_IGNORED) -> None:
+async def keep_pikerd(*, task_status: Any = trio.TASK_STATUS_IGNORED) -> None:
     """Run pikerd, and again when somebody kills it, as its systemd unit would."""
     started = False
     while True:

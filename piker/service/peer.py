@@ -22,8 +22,10 @@ from piker.service.liveness import wait_exit
 __all__ = ["CALL_S", "Dialog", "Peer", "open_peer"]
 
 CALL_S = 30.0  # a request's deadline; what takes longer is a dialog with progress
-BEAT_S = 0.25  # pause between heartbeats
-SILENCE_S = 0.7  # a heartbeat unanswered for this long is a loss: noticed within a second
+BEAT_S = 0.2  # pause between heartbeats
+SILENCE_S = 0.45  # a heartbeat unanswered for this long is suspicious ...
+AGAIN_S = 0.3  # ... and a loss when a second one is too: all of it within a second
+GREET_S = 2.0  # a busy peer may take this long for its first word
 LEAVE_S = 0.5  # how long an orderly good-bye may take
 
 _GONE = (
@@ -192,7 +194,7 @@ async def open_peer(name: str, pid: int, address: tuple[str, int]) -> AsyncItera
     peer = Peer(name, pid, channel)
     try:
         async with trio.open_nursery() as nursery:
-            with trio.move_on_after(SILENCE_S) as greeting:
+            with trio.move_on_after(GREET_S) as greeting:
                 await actor._do_handshake(channel)
             if greeting.cancelled_caught:
                 raise peer._loss()
@@ -224,13 +226,23 @@ async def _watch(peer: Peer) -> None:
 
 
 async def _beat(peer: Peer) -> None:
-    """Ask for a sign of life until there is none: that is how a frozen process is noticed."""
+    """Ask for a sign of life until there is none: that is how a frozen process is noticed.
+
+    One late answer proves nothing: our own loop may have been busy when the time was up. The
+    second question is asked after whatever came meanwhile has been read.
+    """
     while not peer.lost.is_set():
         await trio.sleep(BEAT_S)
-        try:
-            await peer.run(ping, timeout_s=SILENCE_S)
-        except PeerLost:
+        if not await _answers(peer, SILENCE_S) and not await _answers(peer, AGAIN_S):
             peer.mark_lost()
+
+
+async def _answers(peer: Peer, within_s: float) -> bool:
+    try:
+        await peer.run(ping, timeout_s=within_s)
+    except PeerLost:
+        return False
+    return True
 
 
 async def _bye(channel: Any) -> None:
