@@ -98,9 +98,10 @@ class Listing:
             return b""
         before, now = self._sent[depth], self._view(depth)
         engine = self.market.engine
+        # Removals first: some clients truncate after every level, and must not lose what enters.
         changes = {
-            side: {p: size for p, size in now[side].items() if before[side].get(p) != size}
-            | {p: 0 for p in before[side] if p not in now[side] and not engine.size_at(side, p)}
+            side: {p: 0 for p in before[side] if p not in now[side] and not engine.size_at(side, p)}
+            | {p: size for p, size in now[side].items() if before[side].get(p) != size}
             for side in (BUY, SELL)
         }
         self._sent[depth] = now
