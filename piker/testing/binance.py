@@ -15,6 +15,14 @@ from trio_typing import TaskStatus
 
 from piker.clock import wall_ns
 from piker.ohlcv import Timeframe
+from piker.testing.binance_wire import (
+    book_ticker,
+    day_ticker,
+    day_ticker_event,
+    kline_row,
+    symbol_of,
+    text_of,
+)
 from piker.testing.engine import BUY, SELL
 from piker.testing.server import Client, Reply, Request, frame_of, serve
 from piker.testing.synthetic import MarketSpec, SyntheticMarket, Trade
@@ -120,7 +128,7 @@ class BinanceVenue:
     def _publish_trades(self, listing: Listing, trades: list[Trade], time_ms: int) -> None:
         spec = listing.market.spec
         for trade in trades:
-            price, size = _text(trade.price, spec.tick), _text(trade.size, spec.lot)
+            price, size = text_of(trade.price, spec.tick), text_of(trade.size, spec.lot)
             common = {"E": time_ms, "s": listing.wire}
             maker = trade.side == SELL
             self._publish(listing, "aggTrade", {
@@ -140,10 +148,10 @@ class BinanceVenue:
             body = {"e": "bookTicker", **body, "E": time_ms, "T": time_ms}
         self._publish(listing, "bookTicker", {
             **body,
-            "b": _text(top.bid * spec.tick, spec.tick),
-            "B": _text(top.bid_size * spec.lot, spec.lot),
-            "a": _text(top.ask * spec.tick, spec.tick),
-            "A": _text(top.ask_size * spec.lot, spec.lot),
+            "b": text_of(top.bid * spec.tick, spec.tick),
+            "B": text_of(top.bid_size * spec.lot, spec.lot),
+            "a": text_of(top.ask * spec.tick, spec.tick),
+            "A": text_of(top.ask_size * spec.lot, spec.lot),
         })  # fmt: skip
 
     async def _tick(self) -> None:
@@ -156,8 +164,8 @@ class BinanceVenue:
             for listing in self.listings.values():
                 self._publish_depth(listing, time_ms)
                 self._publish_klines(listing, time_ms, count)
-                if count % 10 == 0 and listing.kind != "spot":
-                    self._publish_mark(listing, time_ms)
+                if count % 10 == 0:
+                    self._publish_seconds(listing, time_ms)
             if count % int(PING_S * 10) == 0:
                 for client in list(self.clients):
                     client.send_raw(_PING)
@@ -184,8 +192,8 @@ class BinanceVenue:
         market, spec = listing.market, listing.market.spec
         return [
             [
-                _text(p * spec.tick, spec.tick),
-                _text(market.engine.size_at(side, p) * spec.lot, spec.lot),
+                text_of(p * spec.tick, spec.tick),
+                text_of(market.engine.size_at(side, p) * spec.lot, spec.lot),
             ]
             for p in sorted(prices, reverse=side == BUY)
         ]
@@ -215,20 +223,28 @@ class BinanceVenue:
             "e": "kline", "E": time_ms, "s": listing.wire, "k": {
                 "t": open_s * 1000, "T": timeframe.next(open_s) * 1000 - 1, "s": listing.wire,
                 "i": interval, "f": -1, "L": -1,
-                "o": _text(float(bar["open"]), spec.tick),
-                "c": _text(float(bar["close"]), spec.tick),
-                "h": _text(float(bar["high"]), spec.tick),
-                "l": _text(float(bar["low"]), spec.tick),
-                "v": _text(volume, spec.lot), "n": int(bar["count"]), "x": closed,
-                "q": _text(volume * float(bar["bar_wap"]), 1e-8), "V": "0", "Q": "0", "B": "0",
+                "o": text_of(float(bar["open"]), spec.tick),
+                "c": text_of(float(bar["close"]), spec.tick),
+                "h": text_of(float(bar["high"]), spec.tick),
+                "l": text_of(float(bar["low"]), spec.tick),
+                "v": text_of(volume, spec.lot), "n": int(bar["count"]), "x": closed,
+                "q": text_of(volume * float(bar["bar_wap"]), 1e-8), "V": "0", "Q": "0", "B": "0",
             },
         })  # fmt: skip
+
+    def _publish_seconds(self, listing: Listing, time_ms: int) -> None:
+        """Publish what comes once a second: mark prices and the rolling day."""
+        if listing.kind != "spot":
+            self._publish_mark(listing, time_ms)
+        if self._listeners(listing, "ticker"):
+            event = day_ticker_event(listing.wire, listing.market, time_ms)
+            self._publish(listing, "ticker", event)
 
     def _publish_mark(self, listing: Listing, time_ms: int) -> None:
         spec, last = listing.market.spec, listing.market.last
         body = {
-            "e": "markPriceUpdate", "E": time_ms, "s": listing.wire, "p": _text(last, spec.tick),
-            "i": _text(last * 1.0001, spec.tick), "P": _text(last, spec.tick), "r": "0.00010000",
+            "e": "markPriceUpdate", "E": time_ms, "s": listing.wire, "p": text_of(last, spec.tick),
+            "i": text_of(last * 1.0001, spec.tick), "P": text_of(last, spec.tick), "r": "0.00010000",
             "T": (time_ms // 28_800_000 + 1) * 28_800_000,
         }  # fmt: skip
         for name in ("markPrice@1s", "markPrice"):
@@ -365,7 +381,7 @@ class BinanceVenue:
         return {
             "timezone": "UTC", "serverTime": wall_ns() // 1_000_000, "rateLimits": limits,
             "exchangeFilters": [],
-            "symbols": [_symbol(x) for x in self.listings.values() if x.kind == kind],
+            "symbols": [symbol_of(kind, x.wire, x.market.spec) for x in self.listings.values() if x.kind == kind],
         }  # fmt: skip
 
     def _get_klines(self, kind: str, params: dict[str, str]) -> Any:
@@ -382,7 +398,7 @@ class BinanceVenue:
             start_s = -(-int(params["startTime"]) // 1000)
             stop_s = min(stop_s, start_s + span)
         rows = listing.market.bars(timeframe, max(0, start_s), stop_s, now_s)[-limit:]
-        return [_kline_row(row, timeframe, listing.market.spec) for row in rows]
+        return [kline_row(row, timeframe, listing.market.spec) for row in rows]
 
     _get_uiKlines = _get_klines
 
@@ -392,7 +408,7 @@ class BinanceVenue:
         limit = int(params.get("limit", "100"))
         sides = {
             name: [
-                [_text(price * spec.tick, spec.tick), _text(size * spec.lot, spec.lot)]
+                [text_of(price * spec.tick, spec.tick), text_of(size * spec.lot, spec.lot)]
                 for price, size in engine.depth(side, limit)
             ]
             for name, side in (("bids", BUY), ("asks", SELL))
@@ -405,7 +421,7 @@ class BinanceVenue:
         trades = [t for t in listing.market.trades if t.number >= int(params.get("fromId", "0"))]
         chosen = trades[:limit] if "fromId" in params else trades[-limit:]
         return [
-            {"a": t.number, "p": _text(t.price, spec.tick), "q": _text(t.size, spec.lot),
+            {"a": t.number, "p": text_of(t.price, spec.tick), "q": text_of(t.size, spec.lot),
              "f": t.number, "l": t.number, "T": t.time_ms, "m": t.side == SELL, "M": True}
             for t in chosen
         ]  # fmt: skip
@@ -414,22 +430,32 @@ class BinanceVenue:
         listing = self.listings[kind, params["symbol"]]
         spec, limit = listing.market.spec, int(params.get("limit", "500"))
         return [
-            {"id": t.number, "price": _text(t.price, spec.tick), "qty": _text(t.size, spec.lot),
-             "quoteQty": _text(t.price * t.size, 1e-8), "time": t.time_ms,
+            {"id": t.number, "price": text_of(t.price, spec.tick), "qty": text_of(t.size, spec.lot),
+             "quoteQty": text_of(t.price * t.size, 1e-8), "time": t.time_ms,
              "isBuyerMaker": t.side == SELL, "isBestMatch": True}
             for t in listing.market.trades[-limit:]
         ]  # fmt: skip
 
     def _get_ticker_price(self, kind: str, params: dict[str, str]) -> Any:
         found = [
-            {"symbol": x.wire, "price": _text(x.market.last, x.market.spec.tick)}
+            {"symbol": x.wire, "price": text_of(x.market.last, x.market.spec.tick)}
             for x in self._asked(kind, params)
         ]
         return found[0] if "symbol" in params and kind == "spot" else found
 
     def _get_ticker_bookTicker(self, kind: str, params: dict[str, str]) -> Any:
-        found = [_book_ticker(x) for x in self._asked(kind, params)]
+        found = [book_ticker(x.wire, x.market) for x in self._asked(kind, params)]
         return found[0] if "symbol" in params and kind == "spot" else found
+
+    def _get_ticker_24hr(self, kind: str, params: dict[str, str]) -> Any:
+        now_s = wall_ns() // 10**9
+        found = [day_ticker(x.wire, x.market, now_s) for x in self._asked(kind, params)]
+        return found[0] if "symbol" in params and kind != "coinm" else found
+
+    def _get_avgPrice(self, kind: str, params: dict[str, str]) -> Any:
+        market = self.listings[kind, params["symbol"]].market
+        price = text_of(market.last, market.spec.tick)
+        return {"mins": 5, "price": price, "closeTime": wall_ns() // 1_000_000}
 
     def _asked(self, kind: str, params: dict[str, str]) -> list[Listing]:
         wires = None
@@ -452,69 +478,3 @@ def _specs(count: int) -> list[MarketSpec]:
         base = f"C{number:03d}"
         specs.append(MarketSpec(f"{base}USDT", base, "USDT", 10.0 + number, 0.01, 0.001))
     return specs
-
-
-def _symbol(listing: Listing) -> dict[str, Any]:
-    spec = listing.market.spec
-    tick, lot = _text(spec.tick, 1e-8), _text(spec.lot, 1e-8)
-    rules = [
-        {"filterType": "PRICE_FILTER", "minPrice": tick, "maxPrice": "1000000", "tickSize": tick},
-        {"filterType": "LOT_SIZE", "minQty": lot, "maxQty": "90000.00", "stepSize": lot},
-        {"filterType": "NOTIONAL", "minNotional": "5.00000000", "applyMinToMarket": True,
-         "maxNotional": "9000000.00000000", "applyMaxToMarket": False, "avgPriceMins": 5},
-    ]  # fmt: skip
-    common: dict[str, Any] = {
-        "symbol": listing.wire, "baseAsset": spec.base, "quoteAsset": spec.quote,
-        "baseAssetPrecision": 8, "quotePrecision": 8, "quoteAssetPrecision": 8,
-        "orderTypes": ["LIMIT", "MARKET"], "filters": rules,
-    }  # fmt: skip
-    if listing.kind == "spot":
-        return common | {
-            "status": "TRADING", "isSpotTradingAllowed": True, "isMarginTradingAllowed": False,
-            "permissions": [], "permissionSets": [["SPOT"]], "icebergAllowed": True,
-            "ocoAllowed": True, "quoteOrderQtyMarketAllowed": True, "allowTrailingStop": True,
-            "cancelReplaceAllowed": True, "baseCommissionPrecision": 8,
-            "quoteCommissionPrecision": 8, "defaultSelfTradePreventionMode": "NONE",
-            "allowedSelfTradePreventionModes": ["NONE"],
-        }  # fmt: skip
-    status = "status" if listing.kind == "usdm" else "contractStatus"
-    inverse = listing.kind == "coinm"
-    return common | {
-        status: "TRADING", "pair": listing.wire.partition("_")[0], "contractType": "PERPETUAL",
-        "deliveryDate": 4_133_404_800_000, "onboardDate": 1_569_398_400_000,
-        "marginAsset": spec.base if inverse else "USDT", "quoteAsset": "USD" if inverse else "USDT",
-        "pricePrecision": 8, "quantityPrecision": 8, "underlyingType": "COIN",
-        "contractSize": 100 if inverse else 1, "timeInForce": ["GTC", "IOC", "FOK", "GTX"],
-    }  # fmt: skip
-
-
-def _book_ticker(listing: Listing) -> dict[str, Any]:
-    spec, top = listing.market.spec, listing.market.engine.top()
-    return {
-        "symbol": listing.wire,
-        "bidPrice": _text(top.bid * spec.tick, spec.tick),
-        "bidQty": _text(top.bid_size * spec.lot, spec.lot),
-        "askPrice": _text(top.ask * spec.tick, spec.tick),
-        "askQty": _text(top.ask_size * spec.lot, spec.lot),
-    }
-
-
-def _kline_row(row: Any, timeframe: Timeframe, spec: MarketSpec) -> list[Any]:
-    volume, open_s = float(row["volume"]), int(row["time"])
-    prices = [_text(float(row[name]), spec.tick) for name in ("open", "high", "low", "close")]
-    turnover = _text(volume * float(row["bar_wap"]), 1e-8)
-    return [
-        open_s * 1000, *prices, _text(volume, spec.lot), timeframe.next(open_s) * 1000 - 1,
-        turnover, int(row["count"]), "0", "0", "0",
-    ]  # fmt: skip
-
-
-_decimals: dict[float, int] = {}
-
-
-def _text(value: float, step: float) -> str:
-    """Return a number with eight decimals, or as many as its step has."""
-    digits = _decimals.get(step)
-    if digits is None:
-        digits = _decimals[step] = max(0, len(f"{step:.10f}".rstrip("0").partition(".")[2]))
-    return f"{value:.{max(digits, 2)}f}"
