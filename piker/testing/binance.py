@@ -20,6 +20,7 @@ from piker.testing.binance_wire import (
     day_ticker,
     day_ticker_event,
     kline_row,
+    mini_ticker_event,
     symbol_of,
     text_of,
 )
@@ -239,13 +240,16 @@ class BinanceVenue:
         if self._listeners(listing, "ticker"):
             event = day_ticker_event(listing.wire, listing.market, time_ms)
             self._publish(listing, "ticker", event)
+        if self._listeners(listing, "miniTicker"):
+            event = mini_ticker_event(listing.wire, listing.market, time_ms)
+            self._publish(listing, "miniTicker", event)
 
     def _publish_mark(self, listing: Listing, time_ms: int) -> None:
         spec, last = listing.market.spec, listing.market.last
         body = {
             "e": "markPriceUpdate", "E": time_ms, "s": listing.wire, "p": text_of(last, spec.tick),
-            "i": text_of(last * 1.0001, spec.tick), "P": text_of(last, spec.tick), "r": "0.00010000",
-            "T": (time_ms // 28_800_000 + 1) * 28_800_000,
+            "i": text_of(last * 1.0001, spec.tick), "P": text_of(last, spec.tick),
+            "r": "0.00010000", "T": (time_ms // 28_800_000 + 1) * 28_800_000,
         }  # fmt: skip
         for name in ("markPrice@1s", "markPrice"):
             self._publish(listing, name, body)
@@ -378,10 +382,11 @@ class BinanceVenue:
     def _get_exchangeInfo(self, kind: str, params: dict[str, str]) -> Any:
         limits = [{"rateLimitType": "REQUEST_WEIGHT", "interval": "MINUTE", "intervalNum": 1,
                    "limit": 6000 if kind == "spot" else 2400}]  # fmt: skip
+        mine = [x for x in self.listings.values() if x.kind == kind]
         return {
             "timezone": "UTC", "serverTime": wall_ns() // 1_000_000, "rateLimits": limits,
             "exchangeFilters": [],
-            "symbols": [symbol_of(kind, x.wire, x.market.spec) for x in self.listings.values() if x.kind == kind],
+            "symbols": [symbol_of(kind, x.wire, x.market.spec) for x in mine],
         }  # fmt: skip
 
     def _get_klines(self, kind: str, params: dict[str, str]) -> Any:
@@ -463,9 +468,8 @@ class BinanceVenue:
             wires = {params["symbol"]}
         elif "symbols" in params:
             wires = set(msgspec.json.decode(params["symbols"], type=list[str]))
-        return [
-            x for x in self.listings.values() if x.kind == kind and (not wires or x.wire in wires)
-        ]
+        mine = [x for x in self.listings.values() if x.kind == kind]
+        return [x for x in mine if not wires or x.wire in wires]
 
 
 def _specs(count: int) -> list[MarketSpec]:

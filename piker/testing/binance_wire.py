@@ -7,7 +7,15 @@ from typing import Any
 from piker.ohlcv import Timeframe
 from piker.testing.synthetic import MarketSpec, SyntheticMarket
 
-__all__ = ["book_ticker", "day_ticker", "day_ticker_event", "kline_row", "symbol_of", "text_of"]
+__all__ = [
+    "book_ticker",
+    "day_ticker",
+    "day_ticker_event",
+    "kline_row",
+    "mini_ticker_event",
+    "symbol_of",
+    "text_of",
+]
 
 DAY_S = 86_400
 
@@ -117,3 +125,13 @@ def day_ticker_event(wire: str, market: SyntheticMarket, time_ms: int) -> dict[s
         "L": "lastId", "n": "count",
     }  # fmt: skip
     return {"e": "24hrTicker", "E": time_ms, "s": wire} | {k: body[v] for k, v in keys.items()}
+
+
+def mini_ticker_event(wire: str, market: SyntheticMarket, time_ms: int) -> dict[str, Any]:
+    """Return the short form, as the ``miniTicker`` stream has it."""
+    body = day_ticker(wire, market, time_ms // 1000)
+    keys = {
+        "c": "lastPrice", "o": "openPrice", "h": "highPrice", "l": "lowPrice", "v": "volume",
+        "q": "quoteVolume",
+    }  # fmt: skip
+    return {"e": "24hrMiniTicker", "E": time_ms, "s": wire} | {k: body[v] for k, v in keys.items()}
