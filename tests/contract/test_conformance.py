@@ -120,6 +120,8 @@ async def results_of(
             name, symbol="xyz", modules=(name,), break_hook=cut
         ):
             found[result.rule] = result
+    for leaked in getattr(sys.modules.get(name), "state", {}).pop("leak", []):
+        leaked.close()
     return found
 
 

@@ -121,7 +121,7 @@ async def test_stalled_client_is_told_what_it_missed_and_delays_nobody(
         assert event.missed >= 100
 
 
-@pytest.mark.parametrize("kills", [3, pytest.param(50, marks=pytest.mark.full)])
+@pytest.mark.parametrize("kills", [3, pytest.param(100, marks=pytest.mark.full)])
 async def test_client_is_told_and_live_again_when_datad_is_killed(
     daemon: Pikerd, kills: int
 ) -> None:
