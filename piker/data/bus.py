@@ -49,6 +49,7 @@ QUEUE = 256  # messages between a backend and the bus; a full queue makes the ba
 EVENTS = 256  # events waiting for one client's dialog; a client that far behind is cut off
 START_S = 30.0  # a backend must call started() within this
 HISTORY_S = 20.0  # how long a first client waits for history before it gets the live rows alone
+CLOCK_S = 0.05  # how often bars are closed by the clock, and new readers found
 RECENT = 256  # ticks that a first quote is made from
 BEAT_S = 0.2  # heartbeat of the segments; readers call a second of silence a loss
 GRACE_NS = 250_000_000  # a second is closed this long after its end, for trades still on their way
@@ -149,8 +150,9 @@ class Bus:
             if trio.current_time() >= next_beat:
                 self._beat()
                 next_beat = trio.current_time() + BEAT_S
+            self._wake.scan()
             self._wake.notify()
-            await trio.sleep(0.05)
+            await trio.sleep(CLOCK_S)
 
     def close(self) -> None:
         """Remove every segment: this daemon ends in order and nobody will adopt them."""

@@ -18,13 +18,11 @@ from pathlib import Path
 
 import trio
 
-from piker.clock import monotonic_ns
 from piker.config import runtime_dir
 from piker.errors import ShmError
 
 __all__ = ["WakeReceiver", "WakeSender", "wake_dir"]
 
-RESCAN_NS = 20_000_000  # directory times are as coarse as a timer tick; look again this often
 _DRAIN = 4096  # bytes: more than a fifo is ever given between two drains matters not
 _counter = itertools.count()
 
@@ -37,17 +35,18 @@ def wake_dir(provider: str) -> Path:
 
 
 class WakeSender:
-    """The writer's end. ``notify`` costs about a microsecond for each waiting reader."""
+    """The writer's end. ``notify`` costs about a microsecond for each waiting reader.
+
+    Its owner calls ``scan`` some twenty times a second: that is when new readers are found.
+    """
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._fifos: dict[str, int] = {}
-        self._scanned_ns = 0
+        self.scan()
 
     def notify(self) -> None:
         """Wake every reader. Never blocks, never raises for a reader that is gone."""
-        if monotonic_ns() - self._scanned_ns > RESCAN_NS:
-            self.scan()
         for name, fd in list(self._fifos.items()):
             try:
                 os.write(fd, b"\0")
@@ -58,7 +57,6 @@ class WakeSender:
 
     def scan(self) -> None:
         """Take in new fifos and let go of removed ones; a stale one's file is removed too."""
-        self._scanned_ns = monotonic_ns()
         names = {name for name in os.listdir(self._directory) if name.endswith(".fifo")}
         for name in self._fifos.keys() - names:
             self._drop(name)

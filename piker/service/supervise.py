@@ -30,8 +30,8 @@ from piker.service.registry import Address
 __all__ = ["ServiceInfo", "Supervisor"]
 
 START_S = 20.0  # importing numpy and a backend on a loaded machine takes a few
-FLOOR_S, CAP_S = 0.05, 10.0  # wait before a restart: the first is at once, a crash loop is calm
-HEALTHY_S = 20.0  # a service that lived this long starts again with the shortest wait
+FLOOR_S, CAP_S = 0.05, 2.0  # wait before a restart: at once, then calm; clients are back within 5 s
+HEALTHY_S = 10.0  # a service that lived this long starts again with the shortest wait
 FROZEN_S = 5.0  # without a heartbeat for this long a service is killed and restarted
 STOP_S = GRACE_S + 1.0  # a service that does not end on SIGTERM by itself is killed after this
 MAX_SERVICES = 64  # one or two a venue; more is a mistake
