@@ -11,7 +11,8 @@ import pytest
 
 from piker.brokers.binance import schema
 from piker.brokers.binance.feed import bars_of
-from piker.ticks import TRADE
+from piker.data.sampling import BarBuilder
+from piker.ticks import TRADE, TickRow
 
 ROW = [1_499_040_000_000, "10", "14", "8", "12", "4", 1_499_040_059_999, "44", 3, "1", "2", "0"]
 
@@ -67,33 +68,68 @@ def test_golden_hours_are_read_when_they_come_as_klines(shared: Path) -> None:
     assert ((bars["low"] <= bars["bar_wap"]) & (bars["bar_wap"] <= bars["high"])).all()
 
 
-@pytest.mark.parametrize("period_s", [1, 60])
-def test_bars_of_the_trades_are_in_the_venues_when_a_session_is_replayed(
-    shared: Path, period_s: int
-) -> None:
-    """Seconds and minutes of the recorded aggTrades, by numpy, against our rows by hand.
+def numpy_bars(rows: list[TickRow], period_s: int) -> list[tuple[float, ...]]:
+    """Return (time, open, high, low, close, volume, count) of trades in order, by numpy alone."""
+    seconds = np.array([row[2] // 10**9 for row in rows])
+    prices, sizes = np.array([row[3] for row in rows]), np.array([row[4] for row in rows])
+    _, first = np.unique(seconds // period_s, return_index=True)
+    counts = np.diff([*first, len(rows)])
+    return list(
+        zip(
+            (seconds[first] // period_s * period_s).tolist(),
+            prices[first].tolist(),
+            np.maximum.reduceat(prices, first).tolist(),
+            np.minimum.reduceat(prices, first).tolist(),
+            prices[first + counts - 1].tolist(),
+            np.add.reduceat(sizes, first).tolist(),
+            counts.tolist(),
+            strict=True,
+        )
+    )
 
-    The recording covers no whole minute, so a kline's volume can only be more than ours.
-    """
-    decoder = captures.decoder(shared, "coinm")
-    frames = captures.market_frames(shared, "coinm")
+
+@pytest.mark.parametrize("venue", ["spot", "coinm"])
+@pytest.mark.parametrize("period_s", [1, 60])
+def test_bars_of_the_trades_are_numpys_when_a_session_is_replayed(
+    shared: Path, venue: str, period_s: int
+) -> None:
+    """Our sampling of the recorded aggTrades against an aggregation of its own by numpy."""
+    decoder = captures.decoder(shared, venue)
+    trades = [r for r in decoder.decode(captures.market_frames(shared, venue), 1) if r[1] == TRADE]
+    compared = 0
+    for symbol in {row[0] for row in trades}:
+        rows = [row for row in trades if row[0] == symbol]
+        builder = BarBuilder(period_s)
+        for _, _, time_ns, price, size, *_ in rows:
+            builder.fold(time_ns // 10**9, price, price, price, price, size, price * size, 1)
+        written = builder.take()
+        assert written is not None
+        made = [bar for bar in written.rows if bar.volume]
+        got = [(b.time, b.open, b.high, b.low, b.close, b.volume) for b in made]
+        wanted = numpy_bars(rows, period_s)
+        assert got == [bar[:6] for bar in wanted]
+        # The first bar was joined in its middle: its count says so by its sign.
+        assert [abs(b.trades) for b in made[1:]] == [bar[6] for bar in wanted[1:]]
+        compared += len(made)
+    assert compared >= (2 if venue == "spot" else 7)
+
+
+@pytest.mark.parametrize("venue", ["spot", "coinm"])
+def test_trades_lie_in_the_venues_minute_when_a_session_is_replayed(
+    shared: Path, venue: str
+) -> None:
+    """A kline's range holds every trade of its minute; it may hold more than was recorded."""
+    decoder = captures.decoder(shared, venue)
+    frames = captures.market_frames(shared, venue)
     trades = [row for row in decoder.decode(frames, 1) if row[1] == TRADE]
-    table = np.array([(row[2] // 10**9 // period_s, row[3], row[4]) for row in trades])
-    names = np.array([row[0] for row in trades])
-    klines = [captures.data_of(frame) for frame in frames if b"@kline" in frame[:60]]
-    for name in set(names):
-        mine = table[names == name]
-        opens, first = np.unique(mine[:, 0], return_index=True)
-        volumes = np.add.reduceat(mine[:, 2], first)
-        for at, number in enumerate(opens):
-            inside = [row for row in trades if row[0] == name]
-            inside = [row for row in inside if row[2] // 10**9 // period_s == number]
-            assert volumes[at] == sum(row[4] for row in inside)
-            assert mine[first[at]][1] == inside[0][3]
-            bars = [k["k"] for k in klines if decoder.markets[k["s"]] == name]
-            bars = [bar for bar in bars if bar["t"] // 1000 // 60 == number and period_s == 60]
-            if bars:
-                low, high = float(bars[-1]["l"]), float(bars[-1]["h"])
-                assert all(low <= row[3] <= high for row in inside)
-                assert float(bars[-1]["v"]) >= volumes[at]
-    assert len(trades) > 50
+    newest = {}
+    for data in (captures.data_of(frame) for frame in frames if b"@kline" in frame[:60]):
+        newest[decoder.markets[data["s"]], data["k"]["t"]] = data["k"]
+    for (symbol, open_ms), bar in newest.items():
+        inside = [
+            row for row in trades
+            if row[0] == symbol and open_ms <= row[2] // 10**6 <= bar["T"]
+        ]  # fmt: skip
+        low, high = float(bar["l"]), float(bar["h"])
+        assert all(low <= row[3] <= high for row in inside)
+    assert newest
