@@ -1,0 +1,11 @@
+#!/usr/bin/env bash
+# Run every benchmark; each prints one JSON line. cryptofeed is compared with where .peers has it.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+peer=()
+[ -x .peers/cryptofeed/bin/python ] && peer=(--cryptofeed .peers/cryptofeed/bin/python)
+.venv/bin/python benchmarks/ingest.py "${peer[@]}"
+.venv/bin/python benchmarks/parse_binance.py "${peer[@]}"
+.venv/bin/python benchmarks/ws_frames.py
+.venv/bin/python benchmarks/shm_wake.py
+.venv/bin/python benchmarks/load.py
