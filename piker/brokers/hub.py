@@ -34,7 +34,6 @@ __all__ = ["HubDecoder", "HubFeed", "Source", "open_hub_feed"]
 
 PENDING_ROWS = 100_000  # held for a feed that does not read: some 20 MB; a busy venue's half second
 PENDING_ITEMS = 10_000  # the same bound for items that are no rows
-LOSS_S = 0.1  # how often a connection's state is looked at, so that a loss is told within a second
 CLOSE_S = 3.0  # the last feed waits this long for its connection to close; open_ws needs up to 2
 
 log = get_logger("hub")
@@ -239,10 +238,11 @@ class _Connection:
         ) as ws:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._align_for_ever)
-                nursery.start_soon(self._watch, ws)
                 async for item in ws:
                     if isinstance(item, Frames):
                         self._frames(item, ws)
+                    elif isinstance(item, Outage):
+                        self._outage(item)
                     else:
                         self._resync(item)
                 nursery.cancel_scope.cancel()
@@ -281,23 +281,17 @@ class _Connection:
             feed.put(TickBatch(portion, recv_ns))
 
     # -- losses ---------------------------------------------------------------------------
+    def _outage(self, outage: Outage) -> None:
+        self._down = outage.reason or "connection lost"
+        for feed, symbols in self.feeds.items():
+            for symbol in symbols:
+                feed.put(Outage(self._down, symbol))
+
     def _resync(self, resync: Resync) -> None:
         self._down = ""
         for feed, symbols in self.feeds.items():
             for symbol in symbols:
                 feed.put(Resync(resync.reason, symbol, resync.missed, resync.detail))
-
-    async def _watch(self, ws: Ws) -> None:
-        """Say so when a connection that was live is gone."""
-        losses = 0
-        while True:
-            if ws.counters.losses > losses and ws.state != "live":
-                losses = ws.counters.losses
-                self._down = ws.last_error or "connection lost"
-                for feed, symbols in self.feeds.items():
-                    for symbol in symbols:
-                        feed.put(Outage(self._down, symbol))
-            await trio.sleep(LOSS_S)
 
     # -- subscriptions --------------------------------------------------------------------
     async def _subscribe(self, link: Link) -> None:

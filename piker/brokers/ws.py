@@ -4,13 +4,15 @@
 
     async with open_ws(url, venue="binance", on_connect=subscribe) as ws:
         async for item in ws:
-            if isinstance(item, Resync):
+            if isinstance(item, Outage):
+                ...  # nothing follows until the connection is back
+            elif isinstance(item, Resync):
                 ...  # what was derived from older frames may be wrong: start again
             else:
                 decode(item.frames, item.recv_ns)
 
-The stream never ends and never raises for an outage, however long: it falls silent, and its
-first item after the connection is back is a ``Resync``. Before the venue's 24 h are over a second
+The stream never ends and never raises for an outage, however long: it says ``Outage``, falls
+silent, and its first item after the connection is back is a ``Resync``. Before the venue's 24 h are over a second
 connection is opened, subscribed and heard before the first is closed.
 """
 
@@ -33,7 +35,7 @@ from piker.brokers._link import Connect, Link, LinkOptions, connect_tcp
 from piker.brokers.limits import CONNECT, Budget, venue_budget
 from piker.errors import PikerError, Transient
 from piker.log import get_logger
-from piker.ticks import Resync
+from piker.ticks import Outage, Resync
 
 __all__ = ["PENDING_BYTES", "Backoff", "Counters", "Frames", "Link", "Ws", "open_ws"]
 
@@ -57,7 +59,7 @@ class Frames(msgspec.Struct, frozen=True):
     recv_ns: int
 
 
-Item = Frames | Resync
+Item = Frames | Outage | Resync
 
 
 class Counters(msgspec.Struct):
@@ -117,7 +119,7 @@ class Ws:
         return self
 
     async def __anext__(self) -> Item:
-        """Return the next frames or Resync; wait as long as an outage lasts.
+        """Return the next frames, Outage or Resync; wait as long as an outage lasts.
 
         Raises what ``on_connect`` or the URL's maker raised, unless that was ``Transient``.
         Cancellation loses nothing. Always a checkpoint.
@@ -146,8 +148,8 @@ class Ws:
     def reset(self, reason: str) -> None:
         """Drop the connection in use and make another: for a stream that can not be trusted.
 
-        The back-off applies; frames already read are still delivered, then the Resync with
-        ``reason`` as its detail. Never blocks; does nothing while there is no connection.
+        The back-off applies; frames already read are still delivered, then an Outage, then the
+        Resync with ``reason`` as its detail. Never blocks; does nothing while there is no connection.
         """
         if self._link is not None:
             self._link.fail(reason)
@@ -186,11 +188,21 @@ class Ws:
         self._items.append((item, cost))
         self._ready.set()
 
+    def _interrupt(self, reason: str) -> None:
+        """Tell the consumer that the connection is gone, once however often that happens."""
+        self._forget_resync()
+        if not (self._items and isinstance(self._items[-1][0], Outage)):
+            self._append(Outage(reason))
+
+    def _forget_resync(self) -> None:
+        """Take back a Resync that nothing came after and nobody read: the next one says it all."""
+        if self._items and isinstance(self._items[-1][0], Resync):
+            self._items.pop()
+
     def _switch(self, link: Link, resync: Resync | None) -> None:
         """Make ``link`` the one that is listened to, from a Resync on."""
         if resync is not None:
-            if self._items and isinstance(self._items[-1][0], Resync):
-                self._items.pop()  # nothing came between: one is enough
+            self._forget_resync()
             self._append(resync)
         for frames, cost in self._early.pop(link, ()):
             self._append(frames, cost)
@@ -213,6 +225,7 @@ class Ws:
                 if lost.age_s >= self._backoff.healthy_s:
                     self.attempts = 0
                 resync = Resync("reconnect", detail=lost.reason)
+                self._interrupt(lost.reason)
                 await self._wait(lost.reason, None)
         except PikerError as error:
             log.error("ws.gave_up", venue=self._options.venue, error=error)

@@ -15,6 +15,7 @@ from piker.service.registry import Address
 __all__ = ["open_client_runtime", "open_server_runtime"]
 
 _CLOSE_S = 0.5  # how long an orderly end of our connections may take
+_callers = 0  # how many open_client_runtime are open
 _ALWAYS = ("piker.service.endpoints",)  # every server answers ping
 
 
@@ -22,16 +23,22 @@ _ALWAYS = ("piker.service.endpoints",)  # every server answers ping
 async def open_client_runtime(name: str = "client") -> AsyncIterator[None]:
     """Make this process able to call others. Serves nothing, listens nowhere.
 
-    Inside a server process, or a second time in the same one, it does nothing.
+    Any number may be open at once, and end in any order: the last one ends the runtime. Inside
+    a server process it does nothing.
     """
-    if tractor.current_actor(err_on_no_runtime=False) is not None:
+    global _callers
+    if _callers == 0 and tractor.current_actor(err_on_no_runtime=False) is not None:
         yield
         return
-    tractor._state._current_actor = tractor._actor.Actor(name, enable_modules=[])
+    if _callers == 0:
+        tractor._state._current_actor = tractor._actor.Actor(name, enable_modules=[])
+    _callers += 1
     try:
         yield
     finally:
-        tractor._state._current_actor = None
+        _callers -= 1
+        if _callers == 0:
+            tractor._state._current_actor = None
 
 
 @asynccontextmanager

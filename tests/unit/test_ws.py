@@ -20,7 +20,7 @@ from piker.brokers import ws as ws_module
 from piker.brokers.limits import Budget
 from piker.brokers.ws import Backoff, Frames, Link, Ws, open_ws
 from piker.errors import ConfigError, Rejected, Transient
-from piker.ticks import Resync
+from piker.ticks import Outage, Resync
 
 QUICK = Backoff(floor_s=0.001, cap_s=0.01, healthy_s=30)
 
@@ -37,9 +37,9 @@ async def stream_of(script: Script, **options: Any) -> AsyncIterator[tuple[Ws, V
             await venue.emptied()
 
 
-async def read(ws: Ws, count: int) -> list[bytes | Resync]:
-    """Return the next ``count`` messages and Resyncs, flat."""
-    items: list[bytes | Resync] = []
+async def read(ws: Ws, count: int) -> list[bytes | Outage | Resync]:
+    """Return the next ``count`` messages, Outages and Resyncs, flat."""
+    items: list[bytes | Outage | Resync] = []
     while len(items) < count:
         item = await ws.__anext__()
         items += item.frames if isinstance(item, Frames) else [item]
@@ -89,25 +89,25 @@ async def test_pings_are_answered_with_their_payload_and_close_with_its_code() -
         await peer.send(b"data after close is no data")
 
     async with stream_of(script) as (ws, _):
-        item = await ws.__anext__()
-        assert isinstance(item, Resync)
-        assert item.detail == "closed by the venue: 1001 bye"
+        outage, resync = await read(ws, 2)
+        assert outage == Outage("closed by the venue: 1001 bye")
+        assert resync == Resync("reconnect", detail="closed by the venue: 1001 bye")
     assert seen[:4] == [(10, b""), (10, b"payload"), (10, b"p" * 125), (8, b"\x03\xe9bye")]
 
 
 async def test_resync_comes_first_after_each_reconnect_and_never_before() -> None:
-    """Frames of the lost connection, then the Resync, then frames of the new one."""
+    """Frames of the lost connection, then Outage, Resync, and frames of the new one."""
 
     async def script(peer: Peer) -> None:
         await subscribed(peer)
         await peer.send(b"hello from %d" % peer.number, b"end")
 
     async with stream_of(script, on_connect=subscribe, sends_per_s=1000) as (ws, _):
-        items = await read(ws, 11)
+        items = await read(ws, 14)
     flat = [item if isinstance(item, bytes) else item.reason for item in items]
-    assert flat[:8] == [
-        *(b"hello from 1", b"end", "reconnect"),
-        *(b"hello from 2", b"end", "reconnect"),
+    assert flat[:10] == [
+        *(b"hello from 1", b"end", "closed without a close frame", "reconnect"),
+        *(b"hello from 2", b"end", "closed without a close frame", "reconnect"),
         *(b"hello from 3", b"end"),
     ]
     assert ws.counters.losses >= 3
@@ -136,8 +136,9 @@ async def test_garbage_costs_the_connection_and_nothing_else(garbage: bytes) -> 
         await peer.idle()
 
     async with stream_of(script, max_frame=1 << 20) as (ws, venue):
-        first, resync, second = await read(ws, 3)
+        first, outage, resync, second = await read(ws, 4)
         assert (first, second) == (b"good", b"good")
+        assert isinstance(outage, Outage)
         assert isinstance(resync, Resync)
         assert venue.accepted == 2
 
@@ -154,7 +155,7 @@ async def test_bad_frame_is_answered_with_its_close_code() -> None:
         await peer.idle()
 
     async with stream_of(script) as (ws, _):
-        assert isinstance(await ws.__anext__(), Resync)
+        assert isinstance((await read(ws, 2))[1], Resync)
     assert seen[0][0] == 8
     assert seen[0][1][:2] == (1002).to_bytes(2, "big")
 
@@ -266,9 +267,9 @@ async def test_frames_come_through_tls(tmp_path: Path) -> None:
             venue.url, venue="t", backoff=QUICK, budget=Budget("t"), ssl_context=trusting
         ) as ws:
             with trio.fail_after(20):
-                items = await read(ws, 5)
-            assert items[:2] == items[3:] == [b"x" * 100_000, b"y"]
-            assert isinstance(items[2], Resync)
+                items = await read(ws, 6)
+            assert items[:2] == items[4:] == [b"x" * 100_000, b"y"]
+            assert isinstance(items[3], Resync)
 
 
 async def test_another_implementation_of_the_server_is_understood() -> None:
@@ -292,8 +293,9 @@ async def test_another_implementation_of_the_server_is_understood() -> None:
             with trio.fail_after(20):
                 assert await read(ws, 2) == ["text \u5e01".encode(), b"binary"]
                 await ws.send("from us")
-                assert await read(ws, 1) == [
-                    Resync("reconnect", detail="closed by the venue: 1001 shutdown")
+                assert await read(ws, 2) == [
+                    Outage("closed by the venue: 1001 shutdown"),
+                    Resync("reconnect", detail="closed by the venue: 1001 shutdown"),
                 ]
         nursery.cancel_scope.cancel()
     assert heard == ["from us"]
@@ -353,10 +355,11 @@ async def test_reset_makes_a_new_connection_and_says_why() -> None:
     async with stream_of(script) as (ws, _):
         assert await read(ws, 1) == [b"1"]
         ws.reset("sequence gap")
-        resync, frame_ = await read(ws, 2)
-        assert isinstance(resync, Resync)
-        assert (resync.reason, resync.detail) == ("reconnect", "sequence gap")
-        assert frame_ == b"2"
+        assert await read(ws, 3) == [
+            Outage("sequence gap"),
+            Resync("reconnect", detail="sequence gap"),
+            b"2",
+        ]
 
 
 async def test_rotation_hears_the_new_connection_before_it_closes_the_old() -> None:

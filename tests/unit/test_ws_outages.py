@@ -18,7 +18,7 @@ from piker import clock
 from piker.brokers.limits import CONNECT, Budget, Limit
 from piker.brokers.ws import Backoff, Frames, Link, Ws, open_ws
 from piker.errors import Transient
-from piker.ticks import Resync
+from piker.ticks import Outage, Resync
 
 BACKOFF = Backoff(floor_s=0.5, cap_s=60, healthy_s=30)
 
@@ -64,7 +64,7 @@ def gaps(times: list[float]) -> list[float]:
 async def test_thousand_short_outages_lose_no_subscription_and_leak_nothing(
     jumping_clock: MockClock,
 ) -> None:
-    """A thousand losses of many sorts: each time subscribed exactly once, one Resync, no leak."""
+    """A thousand losses of many sorts: each time subscribed exactly once, one Outage, one Resync, no leak."""
     rng = random.Random(7)
     subscriptions: list[list[str]] = []
     lost_at: list[float] = []
@@ -103,8 +103,10 @@ async def test_thousand_short_outages_lose_no_subscription_and_leak_nothing(
             item = await ws.__anext__()
             if isinstance(item, Resync):
                 assert item.reason == "reconnect"
-                assert not isinstance(previous, Resync)
+                assert isinstance(previous, Outage)
                 resyncs += 1
+            elif isinstance(item, Outage):
+                assert not isinstance(previous, Outage)
             else:
                 ticks += len(item.frames)
             previous = item
@@ -144,7 +146,8 @@ async def test_hour_long_outage_is_waited_out_with_bounded_back_off(
         venue.down = True
         down_at = trio.current_time()
         ws.reset("the cable is cut")
-        await trio.sleep(3600)
+        assert await ws.__anext__() == Outage("the cable is cut")
+        await trio.sleep_until(down_at + 3600)
         assert ws.state in ("waiting", "connecting")
         assert ws.attempts > 50
         venue.down = False
@@ -170,6 +173,7 @@ async def test_week_long_outage_overflows_nothing(jumping_clock: MockClock) -> N
         assert ws.attempts > 10_000
         venue.down = False
         with trio.fail_after(61):
+            assert isinstance(await ws.__anext__(), Outage)  # one, after all those failures
             assert isinstance(await ws.__anext__(), Resync)
     assert BACKOFF.floor_s <= BACKOFF.wait_s(10**9) <= BACKOFF.cap_s
 
@@ -226,8 +230,8 @@ async def test_half_open_connection_is_noticed_and_an_answering_one_is_kept(
     async with stream_of(script, ping_every_s=15, idle_timeout_s=45) as (ws, _):
         begun = trio.current_time()
         item = await ws.__anext__()
-        assert isinstance(item, Resync)
-        assert "nothing received" in item.detail
+        assert isinstance(item, Outage)
+        assert "nothing received" in item.reason
         assert 3600 <= trio.current_time() - begun <= 3600 + 45 + 15 + 15 + 2
 
 

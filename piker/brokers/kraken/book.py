@@ -19,10 +19,9 @@ from piker.brokers.kraken import schema
 from piker.brokers.kraken.api import PROVIDER, Listing, find_listing, url
 from piker.brokers.quality import QualityLog, venue_quality
 from piker.brokers.sequence import book_crc32
-from piker.brokers.ws import Link, Ws, open_ws
+from piker.brokers.ws import Frames, Link, Ws, open_ws
 from piker.errors import ConfigError, DataQuality, Transient
 from piker.log import get_logger
-from piker.ticks import Resync
 
 __all__ = ["DEPTHS", "BookSync", "LiveBook", "open_book"]
 
@@ -186,10 +185,11 @@ async def open_book(symbol: str, *, depth: int = 10) -> AsyncIterator[LiveBook]:
 async def _follow(ws: Ws, live: LiveBook, depth: int) -> None:
     sync = live._sync
     async for item in ws:
-        if isinstance(item, Resync):
-            sync.lose()
-            live.resyncs += 1
-            live._tell()
+        if not isinstance(item, Frames):
+            if sync.synced:
+                sync.lose()
+                live.resyncs += 1
+                live._tell()
             continue
         verdicts = {sync.take(frame) for frame in item.frames}
         if "resubscribe" in verdicts:
