@@ -181,6 +181,7 @@ async def open_peer(name: str, pid: int, address: tuple[str, int]) -> AsyncItera
 
     Raises ``PeerLost`` when nobody listens there, ``Refused`` when it is not ours.
     """
+    actor = tractor.current_actor()
     try:
         channel = tractor._ipc.Channel(tuple(address))
         await channel.connect()
@@ -190,7 +191,6 @@ async def open_peer(name: str, pid: int, address: tuple[str, int]) -> AsyncItera
         raise
     except OSError as err:
         raise PeerLost(f"{name} (pid {pid}) does not listen at {address}.") from err
-    actor = tractor.current_actor()
     peer = Peer(name, pid, channel)
     try:
         async with trio.open_nursery() as nursery:
