@@ -3,10 +3,10 @@
 1. *Authentication*: tractor's TCP has none. Outgoing connections prove us, incoming ones must
    prove themselves, before tractor's own handshake (tests/security/test_rpc_auth.py).
 2. *Lost peers*: when a connection ends, tractor leaves every context that used it waiting for
-   ever. Here their channels are closed, so that waiters wake (tests/recovery/test_peer_lost.py).
+   ever. Here their channels are closed, so that waiters wake (tests/system/test_service.py).
 3. *Frames*: tractor reads whatever length a frame announces, swallows undecodable ones, and
    dies of a connection that is cut inside one. Here a frame is bounded, and a bad one ends its
-   connection and nothing else (tests/security/test_rpc_frames.py).
+   connection and nothing else (tests/security/test_rpc_auth.py).
 4. *What can be called*: tractor serves every function of an exposed module and every method of
    its own Actor. Here only marked endpoints and the few runtime methods that tractor itself
    needs (tests/security/test_rpc_auth.py).
