@@ -22,6 +22,7 @@ from trio_websocket import ConnectionClosed, wrap_client_stream
 
 from piker import clock
 from piker.brokers._frames import MAX_MESSAGE, Splitter
+from piker.brokers.tap import current_tap
 from piker.errors import ConfigError, PikerError, Transient
 from piker.log import get_logger
 
@@ -219,6 +220,8 @@ class Link:
         self.first_frame = trio.Event()
         self._deliver = deliver
         self._tap: _Tap | None = None
+        self._wiretap = current_tap()  # whoever records, if anybody does
+        self._number = -1  # of this connection, at the recorder
         self._connection: Any = None  # a trio_websocket.WebSocketConnection
         self._opened = False
         self._turn = trio.StrictFIFOLock()
@@ -230,6 +233,8 @@ class Link:
         if not self.lost.is_set():
             self.reason = reason
             self.lost.set()
+            if self._wiretap is not None and self._number >= 0:
+                self._wiretap.closed(self._number, reason)
 
     @property
     def age_s(self) -> float:
@@ -260,6 +265,8 @@ class Link:
         if self.lost.is_set():
             raise Transient(f"{self.options.venue}: websocket lost: {self.reason}")
         self._sent.append(trio.current_time())
+        if self._wiretap is not None:
+            self._wiretap.sent(self._number, text)
         try:
             with trio.CancelScope(shield=True):  # bounded by SEND_S in the tap
                 await self._connection.send_message(text)
@@ -306,11 +313,15 @@ class Link:
     async def _receive(self, messages: list[bytes], recv_ns: int) -> None:
         self.first_frame.set()
         if not self.lost.is_set():
+            if self._wiretap is not None:
+                self._wiretap.received(self._number, messages, recv_ns)
             await self._deliver(self, messages, recv_ns)
 
     async def _connect(self, url: str, nursery: Any) -> None:
         host, port, host_header, resource, tls = _parts(url, self.options.ssl_context)
         stream = await self.options.connect(host, port, tls)
+        if self._wiretap is not None:
+            self._number = self._wiretap.opened(self.options.venue, url)
         self._tap = _Tap(stream, Splitter(self.options.max_frame), self._receive)
         with trio.CancelScope() as scope:
             self._tap.on_end = partial(self._give_up, scope)

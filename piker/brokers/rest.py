@@ -38,6 +38,7 @@ import trio
 
 from piker.brokers._http import Http, Params, Response, encode_params
 from piker.brokers.limits import DATA, Budget, Priority, venue_budget
+from piker.brokers.tap import current_tap
 from piker.errors import (
     Bug,
     ConfigError,
@@ -246,7 +247,7 @@ class RestClient:
         reached = trio.Event()
         try:
             with trio.fail_after(call.deadline_s):
-                return await self._http.exchange(
+                response = await self._http.exchange(
                     call.method, call.url, body=call.body, headers=call.headers, reached=reached
                 )
         except trio.TooSlowError as error:
@@ -259,6 +260,11 @@ class RestClient:
         except Exception as error:  # asks and what it stands on raise whatever they meet
             what = f"{type(error).__name__}: {error}"
             raise self._lost(call, what, reached=reached.is_set()) from error
+        if (tap := current_tap()) is not None:
+            tap.answered(
+                self.venue, call.method, call.url, response.status, response.headers, response.body
+            )
+        return response
 
     def _lost(self, call: _Call, what: str, *, reached: bool) -> PikerError:
         message = f"{self.venue}: {call.name}: {what}."
