@@ -217,31 +217,42 @@ class ShmArray(_Shared):
         Rows that were overwritten or do not exist yet are left out: look at ``index`` of what
         you get. Blocks for microseconds; raises ``PeerLost`` when the writer died in mid-row.
         """
+        margin = 0
         for attempt in range(READ_TRIES):
-            found = self._try_read(start, stop, attempt)
-            if found is not None:
+            found = self._try_read(start, stop, attempt, margin)
+            if isinstance(found, np.ndarray):
                 return found
+            if found:  # a fast writer takes the oldest rows: keep further away from it
+                margin = min(margin + self._guard // 4, self._capacity // 4)
         raise PeerLost(f"{self._segment.path.name} changed under {READ_TRIES} attempts to read it.")
 
-    def _try_read(self, start: int | None, stop: int | None, attempt: int) -> Rows | None:
+    def _try_read(
+        self, start: int | None, stop: int | None, attempt: int, margin: int
+    ) -> Rows | bool:
+        """Return the rows, or whether it was their oldest that the writer took meanwhile."""
         words, rows, capacity = self._words, self._segment.rows, self._capacity
         self._wait_even(attempt)
         revision, settled = words[Word.REVISION], words[_SETTLED]
         low = max(self.first_index, start if start is not None else 0)
+        if margin:
+            low = max(low, words[_LAST] - capacity + self._guard + margin)
         high = min(words[_LAST], stop if stop is not None else 1 << 62)
         if high <= low:
             return rows[:0].copy()
         still = min(high, max(low, settled))  # rows below it change by a revision only
-        head = rows[low % capacity : low % capacity + still - low].copy()
+        found = np.empty(high - low, rows.dtype)
+        found[: still - low] = rows[low % capacity : low % capacity + still - low]
         seq = self._wait_even(attempt)
-        high = min(words[_LAST], stop if stop is not None else 1 << 62)
+        high = min(high, words[_LAST])
         if high < still:
-            return None  # a restarted writer gave rows up
-        tail = rows[still % capacity : still % capacity + high - still].copy()
+            return False  # a restarted writer gave rows up
+        found[still - low : high - low] = rows[still % capacity : still % capacity + high - still]
         oldest = words[_LAST] - capacity + self._guard
-        if words[_SEQ] != seq or words[Word.REVISION] != revision or oldest > low:
-            return None
-        return np.concatenate((head, tail)) if len(tail) else head
+        if oldest > low:
+            return True
+        if words[_SEQ] != seq or words[Word.REVISION] != revision:
+            return False
+        return found[: high - low]
 
     # -- writing -----------------------------------------------------------------------------
     def write_bars(self, bars: Sequence[Bar], *, replaces_last: bool) -> None:
@@ -393,10 +404,10 @@ class Cursor:
 
     def take(self, limit: int = 65_536) -> Taken:
         """Return up to ``limit`` new rows as a copy, oldest first. Never blocks."""
-        missed = 0
+        missed = margin = 0
         while True:
             last = self._words[_LAST]
-            low = max(self.position, last - self._capacity + self._guard)
+            low = max(self.position, min(last, last - self._capacity + self._guard + margin))
             missed += low - self.position
             self.position = low
             high = min(last, low + limit)
@@ -404,6 +415,7 @@ class Cursor:
             rows = self._rows[slot : slot + high - low].copy()
             if self._words[_LAST] - self._capacity + self._guard <= low:
                 break  # nothing of it was overwritten while it was copied
+            margin += self._guard  # a fast writer: keep further away from what it takes next
         self.position = high
         self.missed += missed
         return Taken(rows, missed)
