@@ -26,6 +26,9 @@ test-peers: setup-dev ## Run third-party clients against the loopback venues, ea
 bench: setup-dev ## Run every benchmark; each prints one JSON line with its ratios
 	@bash tools/bench.sh
 
+docs: setup-dev ## Rewrite the generated parts of the documents from the code
+	@$(BIN)/python tools/gendocs.py
+
 setup: $(VENV)/.setup ## Make the virtual environment
 setup-dev: $(VENV)/.setup-dev
 
