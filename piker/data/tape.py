@@ -80,9 +80,10 @@ class Tape:
     def flush(self) -> None:
         """Write everything since the last flush: ticks first, then bars."""
         self.touched = False
-        if self.parts:
-            self.ring.extend_packed(b"".join(self.parts))
-            self.parts.clear()
+        parts = self.parts
+        if parts:
+            self.ring.extend_packed(parts[0] if len(parts) == 1 else b"".join(parts))
+            parts.clear()
         if self.count:  # quotes alone change no bar
             self.fold()
             self.write_bars()
@@ -156,6 +157,7 @@ class Tapes:
         recv_ns = batch.recv_ns
         horizon = recv_ns + MAX_AHEAD_NS
         touched: list[Tape] = []
+        traded_ns = 0  # the venue's time of the last good trade
         for symbol, kind, time_ns, price, size, price2, size2, side, venue_id in batch.rows:
             try:
                 tape = tapes[symbol]
@@ -167,6 +169,7 @@ class Tapes:
                 if not (0.0 < price < top and 0.0 < size < top and 0 < time_ns < horizon):
                     reject(why_refused(kind, time_ns, price, size, price2, size2, recv_ns), symbol)
                     continue
+                traded_ns = time_ns
                 second = time_ns // NS
                 if tape.count and second == tape.second:
                     if price > tape.high:
@@ -209,7 +212,8 @@ class Tapes:
                 tape.touched = True
                 touched.append(tape)
         self.ticks += len(batch.rows)
-        self._observe(batch)
+        if traded_ns:
+            self._observe(recv_ns - traded_ns)
         return touched
 
     def correct(self, bar: ClosedBar) -> None:
@@ -256,16 +260,12 @@ class Tapes:
         names = list(symbols) or list(self.by_symbol)
         return [self.by_symbol[name] for name in names if name in self.by_symbol]
 
-    def _observe(self, batch: TickBatch) -> None:
+    def _observe(self, lag_ns: int) -> None:
         """Follow the least lag of receipt; it may grow slowly, so that a stepped clock is met."""
-        for _, kind, time_ns, *_ in reversed(batch.rows):
-            if kind == TRADE and 0 < time_ns < batch.recv_ns + MAX_AHEAD_NS:
-                lag = batch.recv_ns - time_ns
-                if self.lag_ns is None or lag < self.lag_ns:
-                    self.lag_ns = lag
-                else:
-                    self.lag_ns += min(lag - self.lag_ns, LAG_RELAX_NS)
-                return
+        if self.lag_ns is None or lag_ns < self.lag_ns:
+            self.lag_ns = lag_ns
+        else:
+            self.lag_ns += min(lag_ns - self.lag_ns, LAG_RELAX_NS)
 
 
 def why_refused(

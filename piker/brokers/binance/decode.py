@@ -30,6 +30,7 @@ MAX_UNKNOWN = 64  # kinds of unknown messages that are counted apart
 MAX_VALUE = 1e15  # a price or size of more is no market's; the data floor has the same limit
 MAX_BACK = 100_000  # ids: a repetition is seconds old; further back the venue has started anew
 MAX_AHEAD = 1_000_000_000  # ids: no market prints that many trades during an outage
+MAX_STREAMS = 4096  # names whose kind is remembered: four connections full of them
 MAX_RETIRED = 10_000  # wire symbols that were once asked for; Binance lists some 3,000
 _PREFIX = b'{"stream":"'
 _AT = len(_PREFIX)
@@ -77,14 +78,17 @@ class Decoder:
         self.unknown: Counter[str] = Counter()
         self.shutdown = False  # the venue says that it will hang up
         self._ids: dict[str, IdCheck] = {}
+        self._streams: dict[bytes, str] = {}  # the kind of each stream by its name
         self._retired: set[str] = set()
 
     def decode(self, frames: list[bytes], recv_ns: int) -> list[TickRow]:
         """Return the tick rows of frames, in order; what is bad is counted and left out."""
         kinds: list[str] = []
-        kept = frames
+        kept, known = frames, self._streams
         for number, frame in enumerate(frames):
-            kind = _kind_of(frame)
+            kind = known.get(frame[_AT : frame.find(b'"', _AT)], "")
+            if not kind:
+                kind = self._learn(frame)
             if kind not in _ONE:
                 if kept is frames:
                     kept = frames[:number]
@@ -140,6 +144,13 @@ class Decoder:
                     self._retired.add(name)
 
     # -- inside --------------------------------------------------------------------------------
+    def _learn(self, frame: bytes) -> str:
+        """Return a frame's kind, and remember it by the stream's name where it is a common one."""
+        kind = _kind_of(frame)
+        if kind in _ONE and len(self._streams) < MAX_STREAMS:
+            self._streams[frame[_AT : frame.find(b'"', _AT)]] = kind
+        return kind
+
     def _typed(self, kind: str, group: list[bytes]) -> list[Any]:
         """Decode a group at once, or one by one with None for each bad frame."""
         if len(group) == 1:
