@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict
+from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -15,6 +17,7 @@ from trio_typing import TaskStatus
 
 from piker.clock import wall_ns
 from piker.ohlcv import Timeframe
+from piker.testing.binance_limits import MAX_STREAMS, BinanceLimits, refusal
 from piker.testing.binance_wire import (
     book_ticker,
     day_ticker,
@@ -25,12 +28,15 @@ from piker.testing.binance_wire import (
     text_of,
 )
 from piker.testing.engine import BUY, SELL
-from piker.testing.server import Client, Reply, Request, frame_of, serve
+from piker.testing.faults import Fault
+from piker.testing.gate import Gate
+from piker.testing.injection import frame_of
+from piker.testing.requests import Reply, Request
+from piker.testing.server import Client, serve
 from piker.testing.synthetic import MarketSpec, SyntheticMarket, Trade
 
 __all__ = ["BinanceVenue"]
 
-MAX_STREAMS = 1024  # per connection
 PING_S = 20.0
 SLICE_S = 0.01  # how finely the order flow is paced
 KLINES = ("1s", "1m", "3m", "5m", "15m", "30m", "1h", "2h", "4h", "6h", "8h", "12h", "1d", "3d",
@@ -60,12 +66,22 @@ class Listing:
 class BinanceVenue:
     """The venue: markets, clients and what they subscribed."""
 
-    def __init__(self, *, symbols: int, rate: float, seed: int) -> None:
+    def __init__(
+        self,
+        *,
+        symbols: int,
+        rate: float,
+        seed: int,
+        faults: Iterable[Fault] = (),
+        limits: bool = True,
+    ) -> None:
         self.rate = rate
+        self.gate = Gate(
+            seed=seed, faults=faults, limits=BinanceLimits() if limits else None, refusal=refusal
+        )
         self.listings: dict[tuple[str, str], Listing] = {}
         self.clients: set[Client] = set()
         self.by_stream: dict[str, set[Client]] = defaultdict(set)
-        self.refuse_until = 0.0
         self._random = random.Random(seed)
         start_s = wall_ns() // 10**9
         for spec in _specs(symbols):
@@ -79,21 +95,14 @@ class BinanceVenue:
     ) -> None:
         """Serve and trade until cancelled; the started value is the port."""
         async with trio.open_nursery() as nursery:
-            bound = await nursery.start(
-                lambda task_status: serve(
-                    http=self.http, connected=self.connected, text=self.text, gone=self.gone,
-                    host=host, port=port, task_status=task_status,
-                )
-            )  # fmt: skip
+            bound = await nursery.start(partial(serve, self, self.gate, address=host, port=port))
             nursery.start_soon(self._trade)
             nursery.start_soon(self._tick)
             task_status.started(bound)
 
     def cut(self, *, refuse_s: float = 0.0) -> None:
         """Cut every websocket without a word, and refuse new ones for a while."""
-        self.refuse_until = trio.current_time() + refuse_s
-        for client in list(self.clients):
-            client.cut()
+        self.gate.cut(for_s=refuse_s)
 
     # -- the market's life ---------------------------------------------------------------------
     async def _trade(self) -> None:
@@ -169,7 +178,7 @@ class BinanceVenue:
                     self._publish_seconds(listing, time_ms)
             if count % int(PING_S * 10) == 0:
                 for client in list(self.clients):
-                    client.send_raw(_PING)
+                    client.send_control(_PING)
 
     def _publish_depth(self, listing: Listing, time_ms: int) -> None:
         market = listing.market
@@ -270,23 +279,24 @@ class BinanceVenue:
                 if not wrapped:
                     head = f'{{"stream":"{listing.wire.lower()}@{name}","data":'.encode()
                     wrapped = frame_of(head + raw + b"}")
-                client.send_raw(wrapped)
+                client.send_frame(wrapped)
             else:
                 plain = plain or frame_of(raw)
-                client.send_raw(plain)
+                client.send_frame(plain)
 
     # -- websocket clients ---------------------------------------------------------------------
-    def connected(self, client: Client) -> Reply | None:
-        """Take a websocket in, or refuse it."""
-        if trio.current_time() < self.refuse_until:
-            return Reply(503, b"")
+    def refused(self, request: Request) -> Reply | None:
+        """Take every websocket."""
+        return None
+
+    def connected(self, client: Client) -> None:
+        """Take a websocket in."""
         path = client.request.path
         names = client.request.params.get("streams", "").split("/")
         if "/ws/" in path:
             names = path.partition("/ws/")[2].split("/")
         self.clients.add(client)
         self._subscribe(client, [name for name in names if name])
-        return None
 
     def gone(self, client: Client) -> None:
         """Forget a client."""
@@ -305,7 +315,7 @@ class BinanceVenue:
             return
         result: Any = None
         if method == "SUBSCRIBE":
-            if len(client.streams) + len(params) > MAX_STREAMS:
+            if len(client.streams) + len(params) > MAX_STREAMS[self._kind_of(client)]:
                 client.cut()
                 return
             self._subscribe(client, params)
@@ -342,22 +352,10 @@ class BinanceVenue:
     # -- REST ----------------------------------------------------------------------------------
     async def http(self, request: Request) -> Reply:
         """Answer a request."""
-        if request.path.startswith("/_piker/"):
-            return self._control(request)
         for prefix, kind in (("/api/v3/", "spot"), ("/fapi/v1/", "usdm"), ("/dapi/v1/", "coinm")):
             if request.path.startswith(prefix):
                 return self._rest(kind, request.path.removeprefix(prefix), request.params)
         return Reply(404, b'{"code":-1,"msg":"Not found"}')
-
-    def _control(self, request: Request) -> Reply:
-        """Faults at run time: cut every websocket, refuse new ones for a while."""
-        ask = msgspec.json.decode(request.body) if request.body else {}
-        if request.path == "/_piker/faults" and isinstance(ask, dict):
-            if ask.get("what") in ("close", "refuse"):
-                self.cut(refuse_s=float(ask.get("for_s", 0)))
-            return Reply()
-        stats = {"clients": len(self.clients), "sent": sum(c.sent for c in self.clients)}
-        return Reply(body=_encode(stats))
 
     def _rest(self, kind: str, path: str, params: dict[str, str]) -> Reply:
         answer = getattr(self, f"_get_{path.replace('/', '_')}", None)
@@ -371,7 +369,7 @@ class BinanceVenue:
         except (KeyError, ValueError) as err:
             what = _encode({"code": -1102, "msg": f"Mandatory parameter {err} was not sent."})
             return Reply(400, what)
-        return Reply(body=_encode(body), headers={"X-MBX-USED-WEIGHT-1M": "1"})
+        return Reply(body=_encode(body))
 
     def _get_ping(self, kind: str, params: dict[str, str]) -> Any:
         return {}

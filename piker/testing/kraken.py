@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict
+from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -18,8 +20,13 @@ from piker.clock import wall_ns
 from piker.ohlcv import Timeframe
 from piker.testing import kraken_wire as wire
 from piker.testing.engine import BUY, SELL
+from piker.testing.faults import Fault
+from piker.testing.gate import Gate
+from piker.testing.injection import frame_of
+from piker.testing.kraken_limits import KrakenLimits, refusal
 from piker.testing.kraken_wire import Listing
-from piker.testing.server import Client, Reply, Request, frame_of, serve
+from piker.testing.requests import Reply, Request
+from piker.testing.server import Client, serve
 
 __all__ = ["KrakenVenue"]
 
@@ -42,15 +49,24 @@ _encode = msgspec.json.encode
 class KrakenVenue:
     """The venue: markets, clients and what they subscribed."""
 
-    def __init__(self, *, symbols: int, rate: float, seed: int) -> None:
+    def __init__(
+        self,
+        *,
+        symbols: int,
+        rate: float,
+        seed: int,
+        faults: Iterable[Fault] = (),
+        limits: bool = True,
+    ) -> None:
         self.rate = rate
+        self.gate = Gate(
+            seed=seed, faults=faults, limits=KrakenLimits() if limits else None, refusal=refusal
+        )
         self.listings = wire.make_listings(symbols, seed, wall_ns() // 10**9)
         self.clients: set[Client] = set()
         self.by_stream: dict[str, set[Client]] = defaultdict(set)
-        self.refuse_until = 0.0
         self.system = "online"
         self.connects = 0
-        self._to_lose: dict[str, int] = {}
         self._random = random.Random(seed)
 
     async def run(
@@ -58,12 +74,7 @@ class KrakenVenue:
     ) -> None:
         """Serve and trade until cancelled; the started value is the port."""
         async with trio.open_nursery() as nursery:
-            bound = await nursery.start(
-                lambda task_status: serve(
-                    http=self.http, connected=self.connected, text=self.text, gone=self.gone,
-                    host=host, port=port, task_status=task_status,
-                )
-            )  # fmt: skip
+            bound = await nursery.start(partial(serve, self, self.gate, address=host, port=port))
             nursery.start_soon(self._trade)
             nursery.start_soon(self._tick)
             task_status.started(bound)
@@ -71,13 +82,7 @@ class KrakenVenue:
     # -- faults --------------------------------------------------------------------------------
     def cut(self, *, refuse_s: float = 0.0) -> None:
         """Cut every websocket without a word, and refuse new ones for a while."""
-        self.refuse_until = trio.current_time() + refuse_s
-        for client in list(self.clients):
-            client.cut()
-
-    def lose(self, channel: str, frames: int) -> None:
-        """Send the next frames of a channel to nobody."""
-        self._to_lose[channel] = frames
+        self.gate.cut(for_s=refuse_s)
 
     # -- the market's life ---------------------------------------------------------------------
     async def _trade(self) -> None:
@@ -123,7 +128,7 @@ class KrakenVenue:
                 beat = frame_of(b'{"channel":"heartbeat"}')
                 for client in list(self.clients):
                     if client.streams:
-                        client.send_raw(beat)
+                        client.send_frame(beat)
 
     def _publish_bars(self, listing: Listing) -> None:
         now_s = wall_ns() // 10**9
@@ -141,20 +146,17 @@ class KrakenVenue:
         clients = self._listeners(channel, option, listing)
         if not clients:
             return
-        if self._to_lose.get(channel):
-            self._to_lose[channel] -= 1
-            return
         frame = frame_of(body)
         for client in list(clients):
-            client.send_raw(frame)
+            client.send_frame(frame)
 
     # -- websocket clients ---------------------------------------------------------------------
-    def connected(self, client: Client) -> Reply | None:
-        """Take a websocket in, or refuse it."""
-        if trio.current_time() < self.refuse_until:
-            return Reply(503, b"")
-        if client.request.path.rstrip("/") != "/v2":
-            return Reply(404, b"")
+    def refused(self, request: Request) -> Reply | None:
+        """Take websockets of version 2 only."""
+        return Reply(404, b"") if request.path.rstrip("/") != "/v2" else None
+
+    def connected(self, client: Client) -> None:
+        """Take a websocket in."""
         self.clients.add(client)
         self.connects += 1
         status = {
@@ -162,7 +164,6 @@ class KrakenVenue:
             "version": "2.0.10",
         }  # fmt: skip
         client.send(_encode({"channel": "status", "type": "update", "data": [status]}))
-        return None
 
     def gone(self, client: Client) -> None:
         """Forget a client."""
@@ -250,8 +251,6 @@ class KrakenVenue:
     # -- REST ----------------------------------------------------------------------------------
     async def http(self, request: Request) -> Reply:
         """Answer a request; errors are 200s too."""
-        if request.path.startswith("/_piker/"):
-            return self._control(request)
         name = request.path.removeprefix("/0/public/")
         answer = getattr(self, f"_get_{name}", None) if name != request.path else None
         if answer is None:
@@ -263,18 +262,6 @@ class KrakenVenue:
         except ValueError:
             return Reply(body=_encode({"error": ["EGeneral:Invalid arguments"]}))
         return Reply(body=_encode({"error": [], "result": result}))
-
-    def _control(self, request: Request) -> Reply:
-        """Faults at run time: cut every websocket, refuse new ones, lose frames of a channel."""
-        ask = msgspec.json.decode(request.body) if request.body else {}
-        if request.path == "/_piker/faults" and isinstance(ask, dict):
-            if ask.get("what") in ("close", "refuse"):
-                self.cut(refuse_s=float(ask.get("for_s", 0)))
-            elif ask.get("what") == "lose":
-                self.lose(str(ask.get("channel", "trade")), int(ask.get("frames", 1)))
-            return Reply()
-        stats = {"clients": len(self.clients), "sent": sum(c.sent for c in self.clients)}
-        return Reply(body=_encode(stats))
 
     def _asked(self, params: dict[str, str]) -> dict[str, Listing]:
         """Return the listings of ``pair`` by the keys of the answer; all where it is absent.

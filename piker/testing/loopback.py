@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 
 import trio
@@ -10,6 +10,7 @@ import trio
 from piker.config import config_dir, nearest
 from piker.errors import ConfigError
 from piker.testing.binance import BinanceVenue
+from piker.testing.faults import Fault
 from piker.testing.kraken import KrakenVenue
 
 __all__ = ["LOOPBACKS", "Venue", "brokers_toml", "make_venue", "open_loopback", "point_backend_at"]
@@ -24,19 +25,37 @@ LOOPBACKS: dict[str, type[BinanceVenue] | type[KrakenVenue]] = {
 _PATHS = {"binance": {"spot": "", "usdm": "", "coinm": "/coinm"}, "kraken": {"spot": ""}}
 
 
-def make_venue(name: str, *, symbols: int, rate: float, seed: int) -> Venue:
-    """Return the venue of that name, not yet serving; raise ``ConfigError`` if there is none."""
+def make_venue(
+    name: str,
+    *,
+    symbols: int,
+    rate: float,
+    seed: int,
+    faults: Iterable[Fault] = (),
+    limits: bool = True,
+) -> Venue:
+    """Return the venue of that name, not yet serving; raise ``ConfigError`` if there is none.
+
+    ``limits=False`` lets everybody ask as often as they like.
+    """
     if name not in LOOPBACKS:
         raise ConfigError(f"there is no loopback venue {name!r}.", remedy=nearest(name, LOOPBACKS))
-    return LOOPBACKS[name](symbols=symbols, rate=rate, seed=seed)
+    return LOOPBACKS[name](symbols=symbols, rate=rate, seed=seed, faults=faults, limits=limits)
 
 
 @asynccontextmanager
 async def open_loopback(
-    name: str, *, symbols: int = 3, rate: float = 50.0, seed: int = 1, port: int = 0
+    name: str,
+    *,
+    symbols: int = 3,
+    rate: float = 50.0,
+    seed: int = 1,
+    port: int = 0,
+    faults: Iterable[Fault] = (),
+    limits: bool = True,
 ) -> AsyncIterator[tuple[Venue, int]]:
     """Serve a venue on 127.0.0.1 for the block; yield (venue, port)."""
-    venue = make_venue(name, symbols=symbols, rate=rate, seed=seed)
+    venue = make_venue(name, symbols=symbols, rate=rate, seed=seed, faults=faults, limits=limits)
     async with trio.open_nursery() as nursery:
         bound: int = await nursery.start(venue.run, "127.0.0.1", port)
         yield venue, bound

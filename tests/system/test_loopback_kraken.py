@@ -17,6 +17,7 @@ from piker.errors import DataUnavailable, NoData, Rejected, SymbolNotFound
 from piker.market import MktPair
 from piker.ohlcv import ClosedBar
 from piker.testing import conformance
+from piker.testing.faults import Fault
 from piker.testing.kraken import KrakenVenue
 from piker.ticks import QUOTE, TRADE, Outage, Resync, TickBatch, TickRow
 
@@ -29,7 +30,7 @@ async def venue_of(
     dirs: Path, *, symbols: int = 3, rate: float = 100, within_s: float = SOON_S
 ) -> AsyncIterator[KrakenVenue]:
     """Serve the venue, and point the backend at it."""
-    venue = KrakenVenue(symbols=symbols, rate=rate, seed=1)
+    venue = KrakenVenue(symbols=symbols, rate=rate, seed=1, limits=False)
     async with trio.open_nursery() as nursery:
         port = await nursery.start(venue.run, "127.0.0.1", 0)
         (dirs / "config" / "brokers.toml").write_text(
@@ -39,6 +40,12 @@ async def venue_of(
         with trio.fail_after(within_s):
             yield venue
         nursery.cancel_scope.cancel()
+
+
+def lose(venue: KrakenVenue, channel: str, frames: int) -> None:
+    """Send the next frames of a channel to nobody."""
+    lost = Fault(what="drop", match=f'"channel":"{channel}","type":"update"', count=frames)
+    venue.gate.add_faults([lost])
 
 
 @pytest.fixture
@@ -124,7 +131,7 @@ async def test_lost_trade_frames_are_fetched_again(dirs: Path) -> None:
     """A hole in the ids is told, then filled over REST with the venue's times."""
     async with venue_of(dirs) as venue, stream_of(SYMBOL) as stream:
         await stream.until(lambda: len(stream.ids()) >= 5)
-        venue.lose("trade", 3)
+        lose(venue, "trade", 3)
         await stream.until(lambda: any(isinstance(x, Resync) for x in stream.others))
         (gap,) = (x for x in stream.others if isinstance(x, Resync))
         assert (gap.reason, gap.symbol) == ("sequence-gap", SYMBOL)
@@ -168,7 +175,7 @@ async def test_book_is_the_venues_at_every_step_and_heals(dirs: Path) -> None:
             assert bid < ask
         assert live.resyncs == 0
         while live.resyncs == 0:
-            venue.lose("book", 1)  # one may not matter: the next may change the same level again
+            lose(venue, "book", 1)  # one may not matter: the next may change the same level again
             await live.wait_update()
         lost_at = live.checked
         while live.checked < lost_at + 10:
