@@ -206,16 +206,27 @@ def venue(
     rate: Annotated[float, typer.Option(min=0.01, help="Steps of order flow a second.")] = 20.0,
     host: Annotated[str, typer.Option(help="A loopback address.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 picks a free one.")] = 0,
+    faults: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="A TOML file that says what goes wrong, and when."),
+    ] = None,
+    limits: Annotated[
+        bool, typer.Option("--limits/--no-limits", help="Keep the venue's rate limits.")
+    ] = True,
 ) -> None:
     """Run a venue on this machine that speaks the real one's wire protocol, until Ctrl-C.
 
-    Prints one JSON line with its URLs when it is ready.
+    Prints one JSON line with its URLs when it is ready. Under ``control``, faults can be added
+    (POST /faults) and counts be read (GET /stats) while it runs: docs/internals/loopback.md.
 
-    Example: piker venue binance --synthetic --seed 7
+    Example: piker venue binance --synthetic --seed 7 --faults plan.toml
     """
     from piker.cli import venue as command
 
-    command.run(name, seed=seed, symbols=symbols, rate=rate, host=host, port=port)
+    command.run(
+        name, seed=seed, symbols=symbols, rate=rate, host=host, port=port, faults=faults,
+        limits=limits,
+    )  # fmt: skip
 
 
 @app.command("check-provider")

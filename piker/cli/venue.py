@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import signal
 import sys
+from pathlib import Path
 
 import trio
 
 from piker.errors import ConfigError
+from piker.testing.faults import load_faults
 from piker.testing.loopback import Venue, make_venue
 
 __all__ = ["run"]
@@ -22,9 +24,12 @@ def run(
     rate: float,
     host: str,
     port: int,
+    faults: str | None = None,
+    limits: bool = True,
 ) -> None:
     """Serve until a signal; print one JSON line with the URLs when ready."""
-    venue = make_venue(name, symbols=symbols, rate=rate, seed=seed)
+    plan = load_faults(Path(faults)) if faults is not None else ()
+    venue = make_venue(name, symbols=symbols, rate=rate, seed=seed, faults=plan, limits=limits)
     if not host.startswith("127.") and host != "localhost":
         raise ConfigError(f"{host!r} is not this machine alone.", remedy="Use --host 127.0.0.1.")
     try:
@@ -40,7 +45,10 @@ async def _serve(venue: Venue, name: str, host: str, port: int) -> None:
         async with trio.open_nursery() as nursery:
             bound = await nursery.start(venue.run, host, port)
             base = f"{host}:{bound}"
-            line = {"venue": name, "port": bound, "http": f"http://{base}", "ws": f"ws://{base}"}
+            line = {
+                "venue": name, "port": bound, "http": f"http://{base}", "ws": f"ws://{base}",
+                "control": f"http://{base}/_piker",
+            }  # fmt: skip
             print(json.dumps(line))
             sys.stdout.flush()
             async for _ in signals:
