@@ -19,7 +19,7 @@ EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells do
 _SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 app = typer.Typer(
     name="piker",
-    help="Live market data, charts and orders on your own machine.",
+    help="Live market data on your own machine.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -38,18 +38,41 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 Seconds = Annotated[
     float | None, typer.Option("--seconds", "-n", min=0.1, help="Stop after this many seconds.")
 ]
-Fqmes = Annotated[list[str], typer.Argument(help="Markets, as in btcusdt.spot.binance.")]
-Level = Annotated[str | None, typer.Option("--log-level", "-l", help="TRACE ... CRITICAL.")]
+Fqmes = Annotated[
+    list[str], typer.Argument(metavar="FQME", help="Markets, as in btcusdt.spot.binance.")
+]
+
+
+def _level(text: str | None) -> str | None:
+    """Refuse a level that does not exist before anything is started."""
+    from piker.config import nearest
+    from piker.errors import ConfigError
+    from piker.log import LEVELS
+
+    if text is not None and text.upper() not in LEVELS:
+        raise ConfigError(f"there is no log level {text!r}.", remedy=nearest(text.upper(), LEVELS))
+    return text
+
+
+Level = Annotated[
+    str | None,
+    typer.Option(
+        "--log-level", "-l", callback=_level,
+        help="TRACE, DEBUG, INFO, WARNING, ERROR or CRITICAL; default: conf.toml's.",
+    ),
+]  # fmt: skip
 
 
 def run_app(cli: typer.Typer, argv: list[str] | None) -> int:
     """Run a typer app; return the exit code. A PikerError prints as one sentence."""
-    from piker.errors import PikerError
+    from piker.errors import PikerError, Transient
 
     _die_with_parent()
     try:
         result = cli(args=argv, standalone_mode=False)
     except PikerError as err:
+        if isinstance(err, Transient) and not err.remedy:
+            err.remedy = "Try again; `piker doctor` tells whether it is the network."
         print(f"error: {err}", file=sys.stderr)
         return err.exit_code
     except KeyboardInterrupt:
@@ -84,11 +107,14 @@ def _usage_error(err: Exception) -> int:
 @pikerd_app.command()
 def pikerd(
     registry: Annotated[
-        str | None, typer.Option(help="Where to listen, host:port (default 127.0.0.1:6116).")
+        str | None, typer.Option(help="Where to listen, host:port; default: conf.toml's.")
     ] = None,
     log_level: Level = None,
 ) -> None:
-    """Run the daemon that starts, watches and restarts all others. Ctrl-C ends it.
+    """Run the daemon that starts and watches all others.
+
+    It stays in the foreground; Ctrl-C ends it, and what it started with it. Any command that
+    needs data starts one in the background by itself.
 
     Example: pikerd --log-level info
     """
@@ -102,15 +128,18 @@ app.command("pikerd")(pikerd)
 
 @app.command()
 def demo(
-    headless: Annotated[bool, typer.Option(help="No screen: wait, then print counts.")] = False,
+    headless: Annotated[
+        bool, typer.Option("--headless", help="No screen: wait, then print counts.")
+    ] = False,
     seconds: Seconds = None,
     json: Json = False,
-    symbols: Annotated[int, typer.Option(min=1, max=20, help="How many markets.")] = 3,
+    symbols: Annotated[int, typer.Option(min=1, max=7, help="How many markets.")] = 3,
     seed: Annotated[int, typer.Option(help="Seed of the synthetic market.")] = 1,
 ) -> None:
-    """Watch live candles now: a loopback venue, the real binance backend, and the monitor.
+    """Watch live candles now, from a venue on this machine.
 
-    Needs no network, no key, no config, and leaves nothing behind.
+    Starts a loopback venue, points the real binance backend at it, and shows the monitor. Needs
+    no network, no key, no config, and leaves nothing behind.
 
     Example: piker demo --headless --seconds 20 --json
     """
@@ -121,7 +150,9 @@ def demo(
 
 @app.command()
 def monitor(fqmes: Fqmes, seconds: Seconds = None, log_level: Level = None) -> None:
-    """Show live candles, quotes, rates and the state of the feed in the terminal.
+    """Show live candles and quotes in the terminal.
+
+    With rates, lag and the state of the feed, until Ctrl-C.
 
     Example: piker monitor btcusdt.spot.binance ethusdt.spot.binance
     """
@@ -140,7 +171,9 @@ def feed(
     ] = None,
     log_level: Level = None,
 ) -> None:
-    """Print quotes as they come, one line each, until Ctrl-C.
+    """Print quotes as they come, one line each.
+
+    Until Ctrl-C. Outages and what follows them are lines too.
 
     Example: piker feed btcusdt.spot.binance --seconds 10 --json
     """
@@ -151,14 +184,17 @@ def feed(
 
 @app.command()
 def search(
-    pattern: Annotated[str, typer.Argument(help="Part of a market's name.")],
+    pattern: Annotated[str, typer.Argument(metavar="PATTERN", help="Part of a market's name.")],
     provider: Annotated[
-        list[str] | None, typer.Option("--provider", "-p", help="Only these providers.")
+        list[str] | None,
+        typer.Option("--provider", "-p", help="Only this provider; may be repeated."),
     ] = None,
-    limit: Annotated[int, typer.Option(min=1, max=500)] = 20,
+    limit: Annotated[int, typer.Option(min=1, max=500, help="Markets shown at most.")] = 20,
     json: Json = False,
 ) -> None:
     """Find markets by name at every provider.
+
+    A provider that can not be asked is named on stderr; the others still answer.
 
     Example: piker search btcusd
     """
@@ -172,7 +208,10 @@ def services(
     stop: Annotated[bool, typer.Option("--stop", help="Stop pikerd and all its services.")] = False,
     json: Json = False,
 ) -> None:
-    """List the running daemons: state, pid, uptime, restarts, memory.
+    """List the running daemons, or stop them.
+
+    State, pid, uptime, restarts and memory of each. One that ran and can not start again stays
+    in the list as failed, with its error, until it is asked for anew.
 
     Example: piker services --json
     """
@@ -183,12 +222,16 @@ def services(
 
 @app.command()
 def doctor(
-    offline: Annotated[bool, typer.Option(help="Do not ask the venues.")] = False,
+    offline: Annotated[bool, typer.Option("--offline", help="Do not ask the venues.")] = False,
     json: Json = False,
 ) -> None:
-    """Check python, shared memory, clock, venues and leftovers; each line with its remedy.
+    """Tell what is wrong with this set-up, and what to do.
 
-    Exit code 0 when everything is well, 1 when something needs you.
+    Looks at Python, the machine, the configuration, directories, disk and shared memory,
+    leftovers, daemons, the venues and the clock. Exit code 0 when nothing has failed ("look" is
+    advice), 1 when something needs you before piker works.
+
+    Example: piker doctor --offline
     """
     from piker.cli import doctor as command
 
@@ -231,7 +274,10 @@ def venue(
 
 @app.command("check-provider")
 def check_provider(
-    name: Annotated[str, typer.Argument(help="A provider's name, or a dotted module path.")],
+    name: Annotated[
+        str,
+        typer.Argument(metavar="PROVIDER", help="A provider's name, or a dotted module path."),
+    ],
     symbol: Annotated[
         str | None, typer.Option(help="A market of it, without the provider's name.")
     ] = None,
@@ -240,7 +286,9 @@ def check_provider(
     ] = False,
     json: Json = False,
 ) -> None:
-    """Run the conformance kit on a backend and print a table of its rules.
+    """Check a backend against the provider contract.
+
+    Runs the conformance kit against the real venue and prints a table of its rules.
 
     Exit code 0 when every rule holds, 1 when one is broken.
 
@@ -253,7 +301,9 @@ def check_provider(
 
 @app.command()
 def init() -> None:
-    """Write commented configuration templates; never overwrites a file.
+    """Write commented configuration templates.
+
+    Never overwrites a file.
 
     Example: piker init
     """
