@@ -182,7 +182,9 @@ def _refusal(status: int, wait_s: float) -> Reply:
 
 
 def refusal(status: int) -> bytes:
-    """Return the body that comes with a status."""
+    """Return the body that comes with a status: the venue's own, or its gateway's."""
+    if status in (502, 504):
+        return b"<html><head><title>Bad gateway</title></head><body></body></html>"
     if status == 418:
         body = {"code": -1003, "msg": "Way too much request weight used; IP banned."}
     elif status == 429:

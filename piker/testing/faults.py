@@ -172,8 +172,11 @@ def load_faults(file: Path) -> tuple[Fault, ...]:
     try:
         text = file.read_text(encoding="utf-8")
         raw = tomllib.loads(text)
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"can not read {file}: {error}.", remedy="Name a plan's file.") from None
+    except OSError as error:
+        what = f"can not read {file}: {error.strerror}."
+        raise ConfigError(what, remedy="Name the file of a plan.") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{file}: not UTF-8: {error}.", remedy="Mend the file.") from None
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{file}: not TOML: {error}.", remedy="Mend that line.") from None
     for key in raw:
