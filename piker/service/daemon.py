@@ -16,13 +16,20 @@ from pathlib import Path
 import trio
 
 from piker.config import data_dir
-from piker.errors import PeerLost, Transient
+from piker.errors import ConfigError, PeerLost, Transient
 from piker.log import get_logger
 from piker.service import notify
 from piker.service.endpoints import request
 from piker.service.liveness import is_alive, wait_exit
 from piker.service.peer import Peer, open_peer
-from piker.service.registry import Address, PikerdInfo, announce, hold_lock, read_pikerd
+from piker.service.registry import (
+    ALREADY_RUNS,
+    Address,
+    PikerdInfo,
+    announce,
+    hold_lock,
+    read_pikerd,
+)
 from piker.service.runtime import open_client_runtime, open_server_runtime
 from piker.service.supervise import ServiceInfo, Supervisor
 
@@ -145,24 +152,52 @@ async def stop_pikerd() -> bool:
 async def ensure_pikerd() -> PikerdInfo:
     """Return the running pikerd, or start one in the background that outlives us.
 
-    It gets a session of its own and logs to ``pikerd.log`` in the data directory. Of several
-    that are started at once one stays.
+    It gets a session of its own and logs to ``log/pikerd.log`` in the data directory. Of several
+    that are started at once one stays. Raises ``ConfigError`` with its own last words when it can
+    not start (a port that is taken), ``Transient`` when it does not come up in time.
     """
     info = read_pikerd()
     if info is not None:
         return info
-    folder = data_dir() / "log"
-    folder.mkdir(mode=0o700, exist_ok=True)
-    process = _start_detached(folder / "pikerd.log")
+    log_file = _log_file()
+    written = log_file.stat().st_size
+    process = _start_detached(log_file)
+    said = ""
     with trio.move_on_after(BOOT_S):
         while True:
             if (info := read_pikerd()) is not None:
                 _log.info("pikerd.started", pid=info.pid)
                 return info
-            if process.poll() not in (None, 0, 2):
-                break  # 2: another one was faster
+            if process.poll() not in (None, 0):
+                said = _last_error(log_file, written)
+                if ALREADY_RUNS not in said:  # else another one was faster and is about to serve
+                    break
             await trio.sleep(0.02)
-    raise Transient("pikerd did not start.", remedy=f"Its log is {folder / 'pikerd.log'}.")
+    if said and ALREADY_RUNS not in said:
+        raise ConfigError(f"pikerd did not start: {said}")
+    raise Transient("pikerd did not start.", remedy=f"Its log is {log_file}.")
+
+
+def _log_file() -> Path:
+    """Return where a pikerd in the background logs, made if it is not there."""
+    file = data_dir() / "log" / "pikerd.log"
+    try:
+        file.parent.mkdir(mode=0o700, exist_ok=True)
+        file.touch(mode=0o600)
+    except OSError as err:
+        raise ConfigError(
+            f"can not write {file}: {err.strerror}.",
+            remedy="Set PIKER_DATA_DIR to a directory of yours.",
+        ) from err
+    return file
+
+
+def _last_error(log_file: Path, since: int) -> str:
+    """Return the sentence that a pikerd died of, from what it has written since an offset."""
+    with log_file.open("rb") as file:
+        file.seek(since)
+        lines = file.read().decode("utf-8", "replace").splitlines()
+    return next((line[7:] for line in reversed(lines) if line.startswith("error: ")), "")
 
 
 def _start_detached(log_file: Path) -> subprocess.Popen[bytes]:

@@ -19,6 +19,7 @@ from piker.errors import ConfigError
 from piker.service.liveness import is_alive
 
 __all__ = [
+    "ALREADY_RUNS",
     "Address",
     "PikerdInfo",
     "announce",
@@ -29,6 +30,7 @@ __all__ = [
 ]
 
 Address = tuple[str, int]
+ALREADY_RUNS = "pikerd already runs"  # how the loser of two that start at once ends
 _LOOPBACK = ("127.", "::1", "localhost")
 
 
@@ -78,7 +80,7 @@ def hold_lock() -> Iterator[None]:
             info = read_pikerd()
             who = f" (pid {info.pid})" if info else ""
             raise ConfigError(
-                f"pikerd already runs{who} in {runtime_dir()}.",
+                f"{ALREADY_RUNS}{who} in {runtime_dir()}.",
                 remedy="See `piker services`; `piker services --stop` ends it.",
             ) from None
         yield

@@ -3,7 +3,9 @@
 Each service is one process with one task here: spawn, wait for its word that it is ready, watch
 its pidfd and its heartbeat, and on its death wait a little longer each time and begin anew. What
 cannot start because of a mistake of the user's (unknown provider, bad config) is not retried: the
-one who asked for it gets the error.
+one who asked for it gets the error, and nothing is kept of it. A service that ran before and then
+can not start again has nobody to tell: it stays listed as failed, with its error, until it is
+asked for anew and starts.
 """
 
 from __future__ import annotations
@@ -41,7 +43,10 @@ ServiceState = Literal["starting", "up", "waiting", "failed", "stopped"]
 
 
 class ServiceInfo(msgspec.Struct, frozen=True):
-    """What pikerd knows of a service. ``pid`` 0 and ``port`` 0 while it does not run."""
+    """What pikerd knows of a service. ``pid`` 0 and ``port`` 0 while it does not run.
+
+    ``error`` is why a failed one does not start, with its remedy.
+    """
 
     name: str
     state: ServiceState
@@ -51,6 +56,7 @@ class ServiceInfo(msgspec.Struct, frozen=True):
     restarts: int = 0
     uptime_s: float = 0.0
     rss_mb: float = 0.0
+    error: str = ""
 
 
 class Service:
@@ -64,6 +70,7 @@ class Service:
         self.address: Address = ("", 0)
         self.restarts = 0
         self.started_ns = 0
+        self.was_up = False
         self.error: PikerError | None = None
         self.changed = trio.Event()
         self.scope = trio.CancelScope()
@@ -71,6 +78,7 @@ class Service:
     def become(self, state: ServiceState) -> None:
         """Change state and wake whoever waits for a change."""
         self.state = state
+        self.was_up = self.was_up or state == "up"
         self.changed.set()
         self.changed = trio.Event()
 
@@ -86,6 +94,7 @@ class Service:
             self.restarts,
             uptime_s=(monotonic_ns() - self.started_ns) / NS if up else 0.0,
             rss_mb=_rss_mb(self.pid) if up else 0.0,
+            error=str(self.error or ""),
         )
 
 
@@ -131,7 +140,9 @@ class Supervisor:
         main = self._main_of(name)
         if len(self._services) >= MAX_SERVICES and name not in self._services:
             raise ConfigError(f"more than {MAX_SERVICES} services were asked for.")
+        before = self._services.get(name)
         service = self._services[name] = Service(name, main)
+        service.was_up = before is not None and before.was_up
         self._nursery.start_soon(self._supervise, service)
         return service
 
@@ -150,6 +161,8 @@ class Supervisor:
             await self._live_again(service)
         if service.error is None:
             service.become("stopped")
+        elif not service.was_up and self._services.get(service.name) is service:
+            del self._services[service.name]  # whoever asked holds it and gets its error
 
     async def _live_again(self, service: Service) -> None:
         """Run the service until it is released or can not start by its own word."""
