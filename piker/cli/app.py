@@ -49,8 +49,9 @@ def _level(text: str | None) -> str | None:
     from piker.errors import ConfigError
     from piker.log import LEVELS
 
-    if text is not None and text.upper() not in LEVELS:
-        raise ConfigError(f"there is no log level {text!r}.", remedy=nearest(text.upper(), LEVELS))
+    valid = [level.lower() for level in LEVELS]
+    if text is not None and text.lower() not in valid:
+        raise ConfigError(f"there is no log level {text!r}.", remedy=nearest(text, valid))
     return text
 
 
@@ -211,7 +212,7 @@ def services(
     """List the running daemons, or stop them.
 
     State, pid, uptime, restarts and memory of each. One that ran and can not start again stays
-    in the list as failed, with its error, until it is asked for anew.
+    in the list as failed, with its error, until it starts.
 
     Example: piker services --json
     """

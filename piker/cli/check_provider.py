@@ -12,8 +12,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from piker import config
+from piker.brokers.spec import find_backends
 from piker.cli.demo import own_directories
-from piker.errors import ConfigError
+from piker.config import nearest
+from piker.errors import ConfigError, ProviderError
 from piker.testing.conformance import BreakHook, RuleResult, check_provider
 from piker.testing.loopback import open_loopback, point_backend_at
 
@@ -30,6 +32,9 @@ def run(name: str, *, symbol: str | None, loopback: bool, as_json: bool) -> None
         modules.append(name)
         name = name.rpartition(".")[2]
         sys.path.insert(0, ".")
+    known = find_backends(modules)
+    if name not in known:
+        raise ProviderError(f"there is no provider {name!r}.", remedy=nearest(name, known))
     chosen = symbol or DEFAULT_SYMBOLS.get(name)
     if chosen is None:
         raise ConfigError(

@@ -9,6 +9,7 @@ import msgspec
 import trio
 
 from piker import config, log
+from piker.cli.markets import check_markets
 from piker.data.feed import open_feed
 from piker.ticks import Outage, Quote, Resync
 
@@ -24,6 +25,7 @@ def run(
     log_level: str | None,
 ) -> None:
     """Print until the time is up or Ctrl-C."""
+    check_markets(fqmes)
     log.configure(log_level or config.load_conf().log.level, actor="feed")
     trio.run(_follow, fqmes, seconds, as_json, throttle)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from piker import config
+from piker.errors import ConfigError
 
 __all__ = ["run"]
 
@@ -19,7 +20,12 @@ def run() -> None:
         except FileExistsError:
             print(f"kept   {file}")
             continue
+        except OSError as err:
+            raise ConfigError(
+                f"can not write {file}: {err.strerror}.",
+                remedy="Set PIKER_CONFIG_DIR to a directory of yours.",
+            ) from err
         with os.fdopen(handle, "w", encoding="utf-8") as stream:
             stream.write(config.template(name))
         print(f"wrote  {file}")
-    print("Every key is commented at its default. Try: piker demo")
+    print("Every key is commented out at its default. Try: piker doctor")

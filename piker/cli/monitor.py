@@ -11,6 +11,7 @@ from rich.live import Live
 
 from piker import config, log
 from piker.cli.candles import Candle
+from piker.cli.markets import check_markets
 from piker.cli.screen import MarketView, render
 from piker.clock import wall_ns
 from piker.data.feed import Feed, Flume, open_feed
@@ -53,6 +54,7 @@ class Tally:
 
 def run(fqmes: Sequence[str], *, seconds: float | None, log_level: str | None) -> None:
     """Show the markets until the time is up or Ctrl-C."""
+    check_markets(fqmes)
     log.configure(log_level or config.load_conf().log.level, actor="monitor")
     trio.run(_watch, fqmes, seconds)
 

@@ -15,31 +15,44 @@ from piker import config, service
 from piker.brokers.spec import find_backends
 from piker.config import nearest
 from piker.data.daemon import search_markets
-from piker.errors import ConfigError, PikerError
+from piker.errors import PikerError, ProviderError, Transient
 from piker.market import MktPair
 
 __all__ = ["run"]
 
 
 def run(pattern: str, *, providers: Sequence[str], limit: int, as_json: bool) -> None:
-    """Ask every provider at once; a provider that fails is named and the others still answer."""
+    """Ask every provider at once; a provider that fails is named and the others still answer.
+
+    Raises ``Transient`` when none of them answered: nothing found would be a wrong answer.
+    """
     known = find_backends(config.load_conf().brokers.modules)
     for name in providers:
         if name not in known:
-            raise ConfigError(f"there is no provider {name!r}.", remedy=nearest(name, known))
-    found, failed = trio.run(_search, pattern, list(providers) or list(known), limit)
+            raise ProviderError(f"there is no provider {name!r}.", remedy=nearest(name, known))
+    asked = list(dict.fromkeys(providers)) or list(known)
+    found, failed = trio.run(_search, pattern, asked, limit)
     if as_json:
-        print(msgspec.json.encode({"markets": found, "failed": failed}).decode())
-        return
-    table = Table("market", "symbol", "tick", "lot", "status")
-    for mkt in found[:limit]:
-        table.add_row(mkt.fqme, mkt.bs_mktid, str(mkt.price_tick), str(mkt.size_tick), mkt.status)
-    if found:
-        Console().print(table)
-    else:
-        print(f"nothing matches {pattern!r}.")
+        print(msgspec.json.encode({"markets": found[:limit], "failed": failed}).decode())
     for name, why in failed.items():
-        print(f"warning: {name}: {why}", file=sys.stderr)
+        print(f"warning: {why if why.startswith(name) else f'{name}: {why}'}", file=sys.stderr)
+    if failed and len(failed) == len(asked):
+        raise Transient("no provider could be asked.")
+    if as_json:
+        return
+    if found:
+        _print(found[:limit])
+    else:
+        print(f"nothing matches {pattern!r}. Part of a name is enough, as in: piker search btc")
+
+
+def _print(found: Sequence[MktPair]) -> None:
+    table = Table("market", "symbol", "tick", "lot", "status")
+    for mkt in found:
+        table.add_row(
+            mkt.fqme, mkt.bs_mktid, f"{mkt.price_tick:f}", f"{mkt.size_tick:f}", mkt.status
+        )
+    Console().print(table)
 
 
 async def _search(
