@@ -257,19 +257,72 @@ def venue(
     limits: Annotated[
         bool, typer.Option("--limits/--no-limits", help="Keep the venue's rate limits.")
     ] = True,
+    replay: Annotated[
+        str | None,
+        typer.Option(metavar="CAPTURE", help="Play a recording, not a synthetic market."),
+    ] = None,
+    speed: Annotated[
+        float, typer.Option(min=0, help="Of a replay; 0 is as fast as its clients read.")
+    ] = 1.0,
+    at: Annotated[
+        str, typer.Option(metavar="now|recorded", help="Whether a replay's times are moved to now.")
+    ] = "now",
+    exit_at_end: Annotated[
+        bool, typer.Option("--exit-at-end", help="End with the replay, not with Ctrl-C.")
+    ] = False,
 ) -> None:
     """Run a venue on this machine that speaks the real one's wire protocol, until Ctrl-C.
 
     Prints one JSON line with its URLs when it is ready. Under ``control``, faults can be added
-    (POST /faults) and counts be read (GET /stats) while it runs: docs/internals/loopback.md.
+    (POST /faults) and counts be read (GET /stats) while it runs: docs/internals/loopback.md. What
+    a replay answers and sends is in docs/reference/capture-format.md.
 
     Example: piker venue binance --synthetic --seed 7 --faults plan.toml
     """
     from piker.cli import venue as command
 
+    if replay is not None:
+        command.run_replay(
+            name, replay, speed=speed, at=at, exit_at_end=exit_at_end, seed=seed, host=host,
+            port=port, faults=faults,
+        )  # fmt: skip
+        return
     command.run(
         name, seed=seed, symbols=symbols, rate=rate, host=host, port=port, faults=faults,
         limits=limits,
+    )  # fmt: skip
+
+
+@app.command()
+def record(
+    fqmes: Fqmes,
+    out: Annotated[
+        str, typer.Option("--out", "-o", metavar="FILE", help="Where to write; .gz compresses.")
+    ],
+    seconds: Seconds = None,
+    json: Json = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace the file if it exists.")] = False,
+    book: Annotated[
+        bool, typer.Option("--book/--no-book", help="Follow order books, too, where there are any.")
+    ] = True,
+    log_level: Level = None,
+) -> None:
+    """Record what a venue sends, for piker venue --replay, until Ctrl-C.
+
+    Needs no pikerd. Every frame and answer is kept byte for byte, secrets are masked:
+    docs/reference/capture-format.md.
+
+    Example: piker record btcusdt.spot.binance --out btc.jsonl.gz --seconds 60
+    """
+    import warnings
+    from pathlib import Path
+
+    warnings.filterwarnings("ignore", message=".*MultiError.*")  # asks' anyio says it when imported
+    from piker.cli import record as command
+
+    command.run(
+        fqmes, out=Path(out), seconds=seconds, as_json=json, force=force, book=book,
+        log_level=log_level,
     )  # fmt: skip
 
 
