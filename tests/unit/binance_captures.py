@@ -1,7 +1,8 @@
-"""The recorded Binance sessions, read line by line as their SOURCE.md says."""
+"""The recorded Binance sessions, as captures."""
 
 from __future__ import annotations
 
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +12,22 @@ from piker.brokers.binance import api, schema
 from piker.brokers.binance.decode import Decoder
 from piker.brokers.quality import QualityLog
 from piker.market import MktPair
+from piker.testing.capture import Capture, In, Rest, payload
+from piker.testing.captures_foreign import read_any
 
 SESSIONS = {"spot": "BINANCE", "coinm": "BINANCE_DELIVERY"}
 
 
-def frames(shared: Path, venue: str) -> list[tuple[float, bytes]]:
-    """Return (time of receipt in s, frame) of a session's websocket."""
-    found = []
-    for line in _file(shared, venue, "ws.1.0").read_bytes().splitlines():
-        moment, _, body = line.partition(b": ")
-        if body.startswith(b"{"):
-            found.append((float(moment), body))
-    return found
+@lru_cache(maxsize=2)
+def session(shared: Path, venue: str) -> Capture:
+    """Return a recorded session."""
+    return read_any(shared / "venues" / "binance" / "cryptofeed" / SESSIONS[venue])
+
+
+def frames(shared: Path, venue: str) -> list[tuple[int, bytes]]:
+    """Return (time of receipt in ns, frame) of a session's websocket."""
+    records = session(shared, venue).records
+    return [(record.t, payload(record)) for record in records if isinstance(record, In)]
 
 
 def market_frames(shared: Path, venue: str) -> list[bytes]:
@@ -30,20 +35,16 @@ def market_frames(shared: Path, venue: str) -> list[bytes]:
     return [frame for _, frame in frames(shared, venue) if b"@depth" not in frame[:60]]
 
 
-def bodies(shared: Path, venue: str, part: str) -> dict[str, bytes]:
-    """Return the REST bodies of ``NAME.part`` by URL."""
-    found = {}
-    for line in _file(shared, venue, part).read_text().splitlines():
-        head, _, body = line.partition(": ")
-        if " -> " in head:
-            found[head.partition(" -> ")[0]] = body.encode()
-    return found
+def answers(shared: Path, venue: str, path: str) -> list[Rest]:
+    """Return the REST answers whose path ends with ``path``."""
+    records = session(shared, venue).records
+    return [r for r in records if isinstance(r, Rest) and r.path.endswith(path)]
 
 
 def exchange_info(shared: Path, venue: str) -> bytes:
     """Return the recorded exchangeInfo."""
-    (body,) = bodies(shared, venue, "0").values()
-    return body
+    (answer,) = answers(shared, venue, "/exchangeInfo")
+    return payload(answer)
 
 
 def markets(shared: Path, venue: str) -> dict[str, MktPair]:
@@ -69,7 +70,3 @@ def data_of(frame: bytes) -> dict[str, Any]:
 
     payload: dict[str, Any] = json.loads(frame)["data"]
     return payload
-
-
-def _file(shared: Path, venue: str, part: str) -> Path:
-    return shared / "venues" / "binance" / "cryptofeed" / f"{SESSIONS[venue]}.{part}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
+from urllib.parse import parse_qsl
 
 import binance_captures as captures
 import msgspec
@@ -12,27 +13,23 @@ import pytest
 from piker.brokers.binance import schema
 from piker.brokers.binance.depth import BookKeeper
 from piker.brokers.quality import QualityLog
+from piker.testing.capture import payload
 
 
 def snapshots(shared: Path, venue: str) -> dict[str, schema.Snapshot]:
     """Return the recorded depth snapshots by wire symbol."""
     return {
-        url.partition("symbol=")[2].partition("&")[0]: msgspec.json.decode(
-            body, type=schema.Snapshot
+        dict(parse_qsl(answer.query))["symbol"]: msgspec.json.decode(
+            payload(answer), type=schema.Snapshot
         )
-        for url, body in captures.bodies(shared, venue, "http.0.0").items()
+        for answer in captures.answers(shared, venue, "/depth")
     }
 
 
-def times(shared: Path, venue: str) -> dict[str, float]:
+def times(shared: Path, venue: str) -> dict[str, int]:
     """Return when each snapshot was received."""
-    found = {}
-    path = captures._file(shared, venue, "http.0.0")
-    for line in path.read_text().splitlines():
-        if " -> " in line[:120]:
-            url, _, rest = line.partition(" -> ")
-            found[url.partition("symbol=")[2].partition("&")[0]] = float(rest.partition(": ")[0])
-    return found
+    found = captures.answers(shared, venue, "/depth")
+    return {dict(parse_qsl(answer.query))["symbol"]: answer.t for answer in found}
 
 
 @pytest.mark.parametrize("venue", ["spot", "coinm"])

@@ -11,17 +11,17 @@ import pytest
 from piker.brokers.kraken import api, schema
 from piker.errors import PikerError, Rejected, SymbolNotFound, Transient
 from piker.market import AssetType
+from piker.testing.capture import Rest, payload
+from piker.testing.captures_foreign import read_any
 
 PAIRS = schema.Reply[dict[str, schema.Pair]]
 
 
 def recorded_2021(shared: Path) -> dict[str, schema.Pair]:
     """Return the whole AssetPairs answer of 17 April 2021."""
-    for line in (shared / "venues/kraken/cryptofeed/KRAKEN.0").read_text().splitlines():
-        body = line.split(": ", 1)[1]
-        if "AssetPairs" in line[:60]:
-            return msgspec.json.decode(body, type=PAIRS).result
-    raise AssertionError("no AssetPairs in the recording")
+    records = read_any(shared / "venues/kraken/cryptofeed/KRAKEN").records
+    (answer,) = (r for r in records if isinstance(r, Rest) and r.path.endswith("/AssetPairs"))
+    return msgspec.json.decode(payload(answer), type=PAIRS).result
 
 
 def recorded_2025(shared: Path, name: str) -> dict[str, schema.Pair]:

@@ -18,6 +18,8 @@ from piker.brokers.quality import QualityLog
 from piker.brokers.sequence import book_crc32
 from piker.errors import DataQuality
 from piker.market import Asset, MktPair
+from piker.testing.capture import In
+from piker.testing.captures_foreign import read_any
 
 
 def listing(price_digits: int = 5, size_digits: int = 8) -> Listing:
@@ -52,10 +54,10 @@ def recorded_as_v2(shared: Path, *, cut_zeros: bool = False) -> list[bytes]:
 
     Only the first snapshot has none in v1: it is given ours.
     """
-    path = shared / "venues/kraken/python-kraken-sdk/orderbook-v1.json"
-    capture = json.loads(path.read_text())
+    capture = read_any(shared / "venues/kraken/python-kraken-sdk/orderbook-v1.json")
     frames: list[bytes] = []
-    for message in [*capture["init"], *capture["updates"]]:
+    for record in capture.records:
+        message = json.loads(record.text) if isinstance(record, In) else None
         if not isinstance(message, list):
             continue
         merged: dict[str, Any] = {}
