@@ -2,13 +2,15 @@
 
 Live trades, book and bars all come from one engine, so they agree exactly. The past is a function
 of seed and time: any range can be asked for, nothing is stored, and it ends at the price at which
-the engine began. Bars up to an hour are built from seconds, longer ones from minutes.
+the engine began. Bars up to an hour are built from seconds, up to a day from minutes, longer ones
+from hours.
 """
 
 from __future__ import annotations
 
 import math
 import random
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,10 +18,13 @@ import numpy as np
 from piker.ohlcv import OHLC_DTYPE, Timeframe
 from piker.testing.engine import BUY, SELL, Fill, MatchingEngine
 
-__all__ = ["MarketSpec", "SyntheticMarket", "Trade"]
+__all__ = ["Day", "MarketSpec", "SyntheticMarket", "Trade"]
+
+DAY_S = 86_400
 
 LEVELS = 60  # price levels a side that the flow keeps filled
 MAX_ORDERS = 800  # resting orders; the oldest leave first
+MAX_POINTS = 500_000  # seconds, minutes or hours that bars are made of at once: 30 MB
 MAX_LIVE_S = 2 * 86_400  # seconds of live bars kept: as long as a loopback venue reasonably runs
 _CYCLES = (
     (86_400 * 9, 0.06),
@@ -55,6 +60,18 @@ class Trade(NamedTuple):
     taker_id: int
 
 
+class Day(NamedTuple):
+    """A market's last 24 hours, up to the minute at their beginning."""
+
+    open_s: int
+    open: float
+    high: float
+    low: float
+    volume: float
+    trades: int
+    wap: float  # 0 without trades
+
+
 class SyntheticMarket:
     """One market with its order flow. ``step`` moves it; everything else reads it."""
 
@@ -69,6 +86,7 @@ class SyntheticMarket:
         self._next_trade = 1
         self._seconds: dict[int, list[float]] = {}
         self._bars_from = start_s
+        self._day: dict[str, Any] = {}  # the day's whole minutes, as of one of them
         self._anchor = max(2, round(self._path(np.array([start_s]))[0] / spec.tick))
         self.last = self._anchor * spec.tick
         self._unit = max(1, round(self._anchor * 1e-5))  # ticks between the levels of the flow
@@ -167,6 +185,35 @@ class SyntheticMarket:
         bar[5] += 1
         bar[6] += trade.price * trade.size
 
+    # -- the day -------------------------------------------------------------------------------
+    def day(self, now_s: int) -> Day:
+        """Return the last 24 hours, up to now."""
+        minute = now_s // 60 * 60
+        if self._day.get("minute") != minute:
+            self._day = {"minute": minute, **self._minutes_until(minute)}
+        past = self._day
+        live = [bar for s in range(minute, now_s + 1) if (bar := self._seconds.get(s))]
+        volume = past["volume"] + sum(bar[4] for bar in live)
+        turnover = past["turnover"] + sum(bar[6] for bar in live)
+        return Day(
+            minute - DAY_S,
+            past["open"],
+            max([past["high"], self.last, *(bar[1] for bar in live)]),
+            min([past["low"], self.last, *(bar[2] for bar in live)]),
+            volume,
+            int(past["count"] + sum(bar[5] for bar in live)),
+            turnover / volume if volume else 0.0,
+        )
+
+    def _minutes_until(self, minute: int) -> dict[str, float]:
+        grid = np.arange(minute - DAY_S, minute, 60, dtype=np.int64)
+        bars = self._second_bars(grid, 60)
+        return {
+            "open": float(bars["open"][0]), "high": float(bars["high"].max()),
+            "low": float(bars["low"].min()), "volume": float(bars["volume"].sum()),
+            "count": float(bars["count"].sum()), "turnover": float(bars["turnover"].sum()),
+        }  # fmt: skip
+
     # -- bars ----------------------------------------------------------------------------------
     def bars(self, timeframe: Timeframe, start_s: int, stop_s: int, now_s: int) -> Any:
         """Return bars with open time in [start_s, stop_s) up to the one in progress.
@@ -179,11 +226,21 @@ class SyntheticMarket:
         while time_s < min(stop_s, now_s + 1):
             opens.append(time_s)
             time_s = timeframe.next(time_s)
-        rows = np.zeros(len(opens), OHLC_DTYPE)
         if not opens:
-            return rows
-        step = 1 if timeframe.seconds <= 3600 else 60
-        grid = np.arange(opens[0], min(time_s, now_s + 1), step, dtype=np.int64)
+            return np.zeros(0, OHLC_DTYPE)
+        step = 1 if timeframe.seconds <= 3600 else 60 if timeframe.seconds <= DAY_S else 3600
+        size = max(1, MAX_POINTS * step // timeframe.seconds)
+        ends = [*opens[size::size], min(time_s, now_s + 1)]
+        parts = [
+            self._some_bars(opens[at : at + size], end, step)
+            for at, end in zip(range(0, len(opens), size), ends, strict=True)
+        ]
+        return np.concatenate(parts)
+
+    def _some_bars(self, opens: list[int], end: int, step: int) -> Any:
+        """Return the bars that open at ``opens``; the last one goes up to ``end``."""
+        rows = np.zeros(len(opens), OHLC_DTYPE)
+        grid = np.arange(opens[0], end, step, dtype=np.int64)
         seconds = self._second_bars(grid, step)
         edges = np.searchsorted(grid, np.array(opens))
         rows["time"] = opens
@@ -212,13 +269,33 @@ class SyntheticMarket:
             "count": (1 + (grid % 5)) * step, "turnover": volume * (opens + closes) / 2,
         }  # fmt: skip
         live = np.searchsorted(grid, self._bars_from)
-        last = float(closes[live - 1]) if live else self._anchor * tick
+        if live and int(grid[live - 1]) + step > self._bars_from:
+            self._add_live(out, int(live) - 1, int(grid[live - 1]), step)
+        last = float(out["close"][live - 1]) if live else self._close_before(int(grid[0]))
         for at in range(int(live), len(grid)):
             values = self._live_values(int(grid[at]), step, last)
             for name, value in zip(_FIELDS, values, strict=True):
                 out[name][at] = value
             last = values[3]
         return out
+
+    def _close_before(self, time_s: int) -> float:
+        """Return the price of the last trade before a time."""
+        for second in reversed(self._seconds):
+            if second < time_s:
+                return self._seconds[second][3]
+        return float(self._anchor * self.spec.tick)
+
+    def _add_live(self, out: dict[str, Any], at: int, begin: int, step: int) -> None:
+        """Add what was traded to a bar that began in the past."""
+        values = dict(zip(_FIELDS, self._live_values(begin, step, out["close"][at]), strict=True))
+        if not values["count"]:
+            return
+        out["close"][at] = values["close"]
+        out["high"][at] = max(out["high"][at], values["high"])
+        out["low"][at] = min(out["low"][at], values["low"])
+        for name in ("volume", "count", "turnover"):
+            out[name][at] += values[name]
 
     def _live_values(self, begin: int, step: int, last: float) -> tuple[float, ...]:
         bars = [self._seconds[s] for s in range(begin, begin + step) if s in self._seconds]
@@ -228,6 +305,10 @@ class SyntheticMarket:
             bars[0][0], max(b[1] for b in bars), min(b[2] for b in bars), bars[-1][3],
             sum(b[4] for b in bars), sum(b[5] for b in bars), sum(b[6] for b in bars),
         )  # fmt: skip
+
+    def path(self, times_s: Sequence[int]) -> Any:
+        """Return the prices that the flow leans to at those times, as an array."""
+        return self._path(np.array(times_s, dtype=np.int64))
 
     def _path(self, times: Any) -> Any:
         total = np.zeros(len(times))
