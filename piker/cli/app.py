@@ -271,9 +271,10 @@ def venue(
         bool, typer.Option("--exit-at-end", help="End with the replay, not with Ctrl-C.")
     ] = False,
 ) -> None:
-    """Run a venue on this machine that speaks the real one's wire protocol, until Ctrl-C.
+    """Run a venue on this machine, until Ctrl-C.
 
-    Prints one JSON line with its URLs when it is ready. Under ``control``, faults can be added
+    It speaks the real one's wire protocol, and prints one JSON line with its URLs when it is
+    ready. Under ``control``, faults can be added
     (POST /faults) and counts be read (GET /stats) while it runs: docs/internals/loopback.md. What
     a replay answers and sends is in docs/reference/capture-format.md.
 
@@ -307,9 +308,9 @@ def record(
     ] = True,
     log_level: Level = None,
 ) -> None:
-    """Record what a venue sends, for piker venue --replay, until Ctrl-C.
+    """Record what a venue sends, until Ctrl-C.
 
-    Needs no pikerd. Every frame and answer is kept byte for byte, secrets are masked:
+    For `piker venue --replay`. Needs no pikerd. Every frame and answer is kept byte for byte, secrets are masked:
     docs/reference/capture-format.md.
 
     Example: piker record btcusdt.spot.binance --out btc.jsonl.gz --seconds 60
