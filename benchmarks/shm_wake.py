@@ -1,8 +1,10 @@
 """One way, from a tick written by one process to a trio task awake in another: ours and bare.
 
 Ours: TickRing, WakeSender and WakeReceiver as datad and a client use them. Bare: eight bytes in an
-anonymous shared map and an eventfd. Spinning: the same two without any wake-up. Prints one JSON
-line: microseconds at p50 and p99, and the ratios.
+anonymous shared map and an eventfd. Spinning: the same two without any wake-up. tractor: numbers
+sent through a stream of tractor's own, as a stack without shared memory would. They take turns,
+round by round, so that a change of the machine's load meets all of them. Prints one JSON line:
+microseconds at p50 and p99 (medians of the rounds), and the ratios.
 """
 
 from __future__ import annotations
@@ -12,10 +14,13 @@ import json
 import mmap
 import os
 import struct
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from statistics import median
 
 import trio
 
@@ -24,6 +29,7 @@ from piker.data.wake import WakeReceiver, WakeSender
 from piker.ticks import TICK_FORMAT
 
 GAP_S = 0.002  # between writes: the reader is asleep by then
+ROUNDS = 5
 
 
 def fork_writer(write: Callable[[int], None], count: int) -> int:
@@ -41,18 +47,19 @@ def quantiles(delays_ns: list[int]) -> dict[str, float]:
     """Return p50 and p99 in microseconds, the first tenth left out as warm-up."""
     kept = sorted(delays_ns[len(delays_ns) // 10 :])
     return {
-        "p50_us": round(kept[len(kept) // 2] / 1000, 1),
-        "p99_us": round(kept[len(kept) * 99 // 100] / 1000, 1),
+        "p50_us": kept[len(kept) // 2] / 1000,
+        "p99_us": kept[len(kept) * 99 // 100] / 1000,
     }
 
 
 def ours(folder: Path, count: int, *, spin: bool) -> dict[str, float]:
     """Measure the ring and the fifo."""
-    ring, _ = TickRing.open_writer("bench", "x", rows=4096, path=folder / f"{spin}.seg")
+    ring, _ = TickRing.open_writer("bench", "x", rows=4096, path=folder / "ring.seg")
     reader = attach_token(ring.token)
     assert isinstance(reader, TickRing)
     receiver, sender = WakeReceiver(folder), WakeSender(folder)
-    pack = struct.Struct(TICK_FORMAT).pack
+    row = struct.Struct(TICK_FORMAT)
+    pack, unpack = row.pack, row.iter_unpack
 
     def write(number: int) -> None:
         stamp = time.monotonic_ns()
@@ -63,8 +70,9 @@ def ours(folder: Path, count: int, *, spin: bool) -> dict[str, float]:
     cursor, delays = reader.cursor(), []
 
     def take() -> None:
+        packed, _ = cursor.take_packed()
         now = time.monotonic_ns()
-        delays.extend(now - stamp for stamp in cursor.take().rows["time_ns"].tolist())
+        delays.extend(now - row[1] for row in unpack(packed))
 
     async def follow() -> None:
         while len(delays) < count:
@@ -81,6 +89,8 @@ def ours(folder: Path, count: int, *, spin: bool) -> dict[str, float]:
         trio.run(follow)
     os.waitpid(pid, 0)
     receiver.close()
+    sender.close()
+    ring.close(unlink=True)
     return quantiles(delays)
 
 
@@ -117,19 +127,47 @@ def bare(count: int, *, spin: bool) -> dict[str, float]:
     return quantiles(delays)
 
 
+def by_tractor(count: int) -> dict[str, float]:
+    """Measure tractor's own stream, in processes that know nothing of piker."""
+    script = Path(__file__).with_name("tractor_stream.py")
+    command = [sys.executable, str(script), str(count), str(GAP_S)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    if not done.stdout:
+        sys.exit(done.stderr)
+    return quantiles(json.loads(done.stdout.splitlines()[0]))
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--count", type=int, default=3000)
+    parser.add_argument("--count", type=int, default=600, help="writes a round")
     asked = parser.parse_args()
+    taken: dict[str, list[dict[str, float]]] = {}
     with tempfile.TemporaryDirectory(dir="/dev/shm") as name:
-        folder = Path(name)
-        result: dict[str, object] = {"benchmark": "shm_wake", "writes": asked.count}
-        for kind, spin in (("waiting", False), ("spinning", True)):
-            least, mine = bare(asked.count, spin=spin), ours(folder, asked.count, spin=spin)
-            ratio = {at: round(mine[at] / least[at], 2) for at in mine}
-            result[kind] = {"bare": least, "piker": mine, "ratio": ratio}
-    print(json.dumps(result))
+        folder, count = Path(name), asked.count
+        for _ in range(ROUNDS):
+            for kind, work in (
+                ("bare", lambda: bare(count, spin=False)),
+                ("piker", lambda: ours(folder, count, spin=False)),
+                ("spinning_bare", lambda: bare(count, spin=True)),
+                ("spinning_piker", lambda: ours(folder, count, spin=True)),
+            ):
+                taken.setdefault(kind, []).append(work())
+    taken["tractor"] = [by_tractor(asked.count * 2)]
+    found = {
+        kind: {at: round(median(one[at] for one in rounds), 1) for at in ("p50_us", "p99_us")}
+        for kind, rounds in taken.items()
+    }
+
+    def ratio(a: str, b: str) -> dict[str, float]:
+        return {at: round(found[a][at] / found[b][at], 2) for at in found[a]}
+
+    print(json.dumps({
+        "benchmark": "shm_wake", "writes": asked.count * ROUNDS, **found,
+        "piker_to_bare": ratio("piker", "bare"),
+        "spinning_piker_to_bare": ratio("spinning_piker", "spinning_bare"),
+        "tractor_to_piker": ratio("tractor", "piker"),
+    }))  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -211,7 +211,9 @@ class Bus:
         return FlumeInfo(
             asked=asked,
             mkt=market.mkt,
-            first_quote=QuoteMaker(Quote(market.mkt.fqme)).fold(tape.ring.array[-RECENT:]),
+            first_quote=QuoteMaker(Quote(market.mkt.fqme)).fold(
+                tape.ring.array[-RECENT:].tobytes()
+            ),
             ticks=tape.ring.token,
             bars_1s=tape.bars[0].token,
             bars_1m=tape.bars[1].token,

@@ -152,7 +152,7 @@ class Feed:
         for fqme, line in self._lines.items():
             if not line.cursor.pending():
                 continue
-            rows, missed = line.cursor.take()
+            rows, missed = line.cursor.take_packed()
             if missed:
                 self._push(Resync("lagged", fqme, missed))
             quotes[fqme] = line.maker.fold(rows)

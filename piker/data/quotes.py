@@ -1,4 +1,4 @@
-"""Ring rows to quotes: what a client makes for itself, at its own pace. Pure.
+"""Rows of the tick ring to quotes: what a client makes for itself, at its own pace. Pure.
 
 One :class:`QuoteMaker` per market folds new rows of the tick ring into the running top of book
 and hands out a :class:`~piker.ticks.Quote` with the ticks since the last one.
@@ -6,19 +6,16 @@ and hands out a :class:`~piker.ticks.Quote` with the ticks since the last one.
 
 from __future__ import annotations
 
-from typing import Any
+import struct
 
-import numpy as np
-
-from piker.ticks import ASK, BID, QUOTE, Quote, Side, Tick, TickType
+from piker.ticks import ASK, BID, QUOTE, TICK_FORMAT, Quote, Side, Tick, TickType
 
 __all__ = ["QuoteMaker", "ticks_of"]
 
 _LAST_SETTERS = frozenset({int(TickType.TRADE), int(TickType.LAST)})
 _TYPES = {int(kind): kind for kind in TickType}
 _SIDES = {int(side): side for side in Side}
-
-Rows = np.ndarray[Any, np.dtype[Any]]
+_unpack = struct.Struct(TICK_FORMAT).iter_unpack
 
 
 class QuoteMaker:
@@ -34,9 +31,9 @@ class QuoteMaker:
         """Return the state without ticks."""
         return self._state
 
-    def fold(self, rows: Rows) -> Quote:
-        """Take new rows, oldest first; return the quote with their ticks."""
-        ticks = ticks_of(rows)
+    def fold(self, packed: bytes | bytearray) -> Quote:
+        """Take new rows as a cursor's ``take_packed`` gives them; return the quote with them."""
+        ticks = ticks_of(packed)
         state = self._state
         last, bid, bid_size = state.last, state.bid, state.bid_size
         ask, ask_size, time_ns = state.ask, state.ask_size, state.time_ns
@@ -59,15 +56,10 @@ class QuoteMaker:
         )  # fmt: skip
 
 
-def ticks_of(rows: Rows) -> list[Tick]:
-    """Return the ticks of ring rows; a QUOTE row gives a bid and an ask, an empty side none."""
+def ticks_of(packed: bytes | bytearray) -> list[Tick]:
+    """Return the ticks of packed rows; a QUOTE row gives a bid and an ask, an empty side none."""
     ticks: list[Tick] = []
-    columns = (
-        rows["type"].tolist(), rows["time_ns"].tolist(), rows["price"].tolist(),
-        rows["size"].tolist(), rows["price2"].tolist(), rows["size2"].tolist(),
-        rows["side"].tolist(), rows["venue_id"].tolist(),
-    )  # fmt: skip
-    for kind, time_ns, price, size, price2, size2, side, venue_id in zip(*columns, strict=True):
+    for _, time_ns, price, size, price2, size2, venue_id, _, kind, side, _ in _unpack(packed):
         if kind == QUOTE:
             if price > 0:
                 ticks.append(Tick(TickType.BID, price, size, time_ns, Side.NONE, venue_id))

@@ -387,12 +387,12 @@ class TickRing(_Shared):
 class Cursor:
     """Follows a ring and knows exactly what it missed."""
 
-    __slots__ = ("_capacity", "_guard", "_ring", "_rows", "_words", "missed", "position")
+    __slots__ = ("_bytes", "_capacity", "_guard", "_ring", "_words", "missed", "position")
 
     def __init__(self, ring: TickRing, position: int) -> None:
         self._ring = ring
         self._words = ring._words
-        self._rows = ring._segment.rows
+        self._bytes = ring._segment.bytes
         self._capacity = ring._capacity
         self._guard = ring._guard
         self.position = position  # number of the next row to read
@@ -404,21 +404,33 @@ class Cursor:
 
     def take(self, limit: int = 65_536) -> Taken:
         """Return up to ``limit`` new rows as a copy, oldest first. Never blocks."""
+        packed, missed = self.take_packed(limit)
+        return Taken(np.frombuffer(packed, TICK_DTYPE), missed)
+
+    def take_packed(self, limit: int = 65_536) -> tuple[bytearray, int]:
+        """Return (up to ``limit`` new rows as they lie in memory, rows missed before them).
+
+        ``TICK_FORMAT`` unpacks them: for a few rows at a time that is faster than numpy.
+        """
+        words, data, capacity, guard = self._words, self._bytes, self._capacity, self._guard
         missed = margin = 0
         while True:
-            last = self._words[_LAST]
-            low = max(self.position, min(last, last - self._capacity + self._guard + margin))
-            missed += low - self.position
-            self.position = low
+            last = words[_LAST]
+            low = self.position
+            safe = last - capacity + guard
+            if low < safe:
+                low = min(last, safe + margin)
+                missed += low - self.position
+                self.position = low
             high = min(last, low + limit)
-            slot = low % self._capacity
-            rows = self._rows[slot : slot + high - low].copy()
-            if self._words[_LAST] - self._capacity + self._guard <= low:
+            offset = (low % capacity) * 64
+            packed = bytearray(data[offset : offset + (high - low) * 64])
+            if words[_LAST] - capacity + guard <= low:
                 break  # nothing of it was overwritten while it was copied
-            margin += self._guard  # a fast writer: keep further away from what it takes next
+            margin += guard  # a fast writer: keep further away from what it takes next
         self.position = high
         self.missed += missed
-        return Taken(rows, missed)
+        return packed, missed
 
 
 def attach_token(token: Token) -> ShmArray | TickRing:

@@ -8,12 +8,12 @@ from piker.data.quotes import QuoteMaker
 from piker.ticks import TICK_DTYPE, Quote, Side, TickType
 
 
-def rows_of(*ticks: tuple[int, float, float, float, float]) -> np.ndarray:
-    """Make ring rows from (type, price, size, price2, size2)."""
+def rows_of(*ticks: tuple[int, float, float, float, float]) -> bytes:
+    """Make packed ring rows from (type, price, size, price2, size2)."""
     rows = np.zeros(len(ticks), TICK_DTYPE)
     for index, (kind, price, size, price2, size2) in enumerate(ticks):
         rows[index] = (index, 1000 + index, price, size, price2, size2, 7, 0, kind, 1, 0)
-    return rows
+    return rows.tobytes()
 
 
 def test_quote_has_top_of_book_last_and_ticks_when_rows_are_folded() -> None:
