@@ -310,8 +310,8 @@ def record(
 ) -> None:
     """Record what a venue sends, until Ctrl-C.
 
-    For `piker venue --replay`. Needs no pikerd. Every frame and answer is kept byte for byte, secrets are masked:
-    docs/reference/capture-format.md.
+    For `piker venue --replay`. Needs no pikerd. Every frame and answer is kept byte for byte,
+    secrets are masked: docs/reference/capture-format.md.
 
     Example: piker record btcusdt.spot.binance --out btc.jsonl.gz --seconds 60
     """
