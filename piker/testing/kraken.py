@@ -19,11 +19,11 @@ from trio_typing import TaskStatus
 from piker.clock import wall_ns
 from piker.ohlcv import Timeframe
 from piker.testing import kraken_wire as wire
-from piker.testing.engine import BUY, SELL
 from piker.testing.faults import Fault
 from piker.testing.gate import Gate
 from piker.testing.injection import frame_of
 from piker.testing.kraken_limits import KrakenLimits, refusal
+from piker.testing.kraken_rest import MINUTES, answer
 from piker.testing.kraken_wire import Listing
 from piker.testing.requests import Reply, Request
 from piker.testing.server import Client, serve
@@ -33,9 +33,6 @@ __all__ = ["KrakenVenue"]
 SLICE_S = 0.01  # how finely the order flow is paced
 SNAPSHOT_TRADES = 50  # venues.md 6.2
 SNAPSHOT_BARS = 60
-ROWS = 720  # bars of a REST answer, whatever was asked (venues.md 6.1)
-PAGE = 1000  # trades of a REST answer
-MINUTES = (1, 5, 15, 30, 60, 240, 1440, 10_080, 21_600)
 DEPTHS = (10, 25, 100, 500, 1000)
 _OPTIONS: dict[str, tuple[str, tuple[Any, ...], Any]] = {  # channel -> (option, values, default)
     "trade": ("", (), ""),
@@ -107,6 +104,7 @@ class KrakenVenue:
             self._publish("ticker", "trades", listing, wire.ticker(listing, "update"))
             listing.traded = True
         if market.engine.top() != before:
+            listing.note_top()
             self._publish("ticker", "bbo", listing, wire.ticker(listing, "update"))
         for depth in DEPTHS:
             if self._listeners("book", depth, listing):
@@ -175,22 +173,27 @@ class KrakenVenue:
         """Do what a request says, and answer it."""
         try:
             ask = msgspec.json.decode(message, type=dict[str, Any])
-            params = ask.get("params") or {}
-            method, channel = ask["method"], params.get("channel", "")
-        except (msgspec.DecodeError, KeyError, AttributeError):
-            _answer(client, {}, error="Malformed request")
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            _answer(client, {}, error="Malformed request", success=False)
             return
+        params, method = ask.get("params") or {}, ask.get("method")
+        if not isinstance(method, str) or not isinstance(params, dict):
+            _answer(client, ask, error="Malformed request", success=False)
+            return
+        channel, symbols = params.get("channel"), params.get("symbol")
         if method == "ping":
             _answer(client, ask, method="pong")
         elif method not in ("subscribe", "unsubscribe"):
-            _answer(client, ask, method=str(method), success=False, error="Unsupported method")
+            _answer(client, ask, method=method, success=False, error="Unsupported method")
         elif channel == "instrument":
-            self._instruments(client, ask)
-        elif channel not in _OPTIONS:
+            self._instruments(client, ask, method)
+        elif not isinstance(channel, str) or channel not in _OPTIONS:
             _answer(client, ask, method=method, success=False, error="Channel not supported")
+        elif not symbols or not isinstance(symbols, list):
+            _answer(client, ask, method=method, success=False, error="Symbol(s) not found")
         else:
-            for symbol in params.get("symbol") or ():
-                self._change(client, ask, method, channel, params, symbol)
+            for symbol in symbols:
+                self._change(client, ask, method, channel, params, str(symbol))
 
     def _change(
         self,
@@ -243,94 +246,28 @@ class KrakenVenue:
         begin = Timeframe(f"{option}m").floor(now_s) - (SNAPSHOT_BARS - 1) * option * 60
         return wire.ohlc(listing, option, listing.bars(option, begin, now_s), "snapshot")
 
-    def _instruments(self, client: Client, ask: dict[str, Any]) -> None:
-        _answer(client, ask, method=ask["method"], success=True, result={"channel": "instrument"})
-        data = {"assets": [], "pairs": [wire.instrument(x) for x in self.listings]}
+    def _instruments(self, client: Client, ask: dict[str, Any], method: str) -> None:
+        """Answer for the reference data: a snapshot, of markets that never change here."""
+        stream = "instrument:|"
+        if (stream in client.streams) == (method == "subscribe"):
+            error = "Already subscribed" if method == "subscribe" else "Subscription Not Found"
+            _answer(client, ask, method=method, success=False, error=error)
+            return
+        _answer(client, ask, method=method, success=True, result={"channel": "instrument"})
+        if method == "unsubscribe":
+            client.streams.discard(stream)
+            return
+        client.streams.add(stream)
+        names = dict.fromkeys(name for x in self.listings for name in x.wire.split("/"))
+        data = {
+            "assets": [wire.asset(name) for name in names],
+            "pairs": [wire.instrument(x) for x in self.listings],
+        }
         client.send(_encode({"channel": "instrument", "type": "snapshot", "data": data}))
 
-    # -- REST ----------------------------------------------------------------------------------
     async def http(self, request: Request) -> Reply:
-        """Answer a request; errors are 200s too."""
-        name = request.path.removeprefix("/0/public/")
-        answer = getattr(self, f"_get_{name}", None) if name != request.path else None
-        if answer is None:
-            return Reply(body=_encode({"error": ["EGeneral:Unknown method"]}))
-        try:
-            result = answer(request.params)
-        except KeyError:
-            return Reply(body=_encode({"error": ["EQuery:Unknown asset pair"]}))
-        except ValueError:
-            return Reply(body=_encode({"error": ["EGeneral:Invalid arguments"]}))
-        return Reply(body=_encode({"error": [], "result": result}))
-
-    def _asked(self, params: dict[str, str]) -> dict[str, Listing]:
-        """Return the listings of ``pair`` by the keys of the answer; all where it is absent.
-
-        The key is the pair's id, but a websocket v2 name (BTC/USD) is answered under itself.
-        """
-        asked = params.get("pair")
-        if not asked:
-            return {x.pair_id: x for x in self.listings}
-        names = {name: x for x in self.listings for name in (x.pair_id, x.altname, x.wsname)}
-        wires = {x.wire: x for x in self.listings}
-        found: dict[str, Listing] = {}
-        for name in asked.split(","):
-            if name in wires:
-                found[name] = wires[name]
-            else:
-                found[names[name].pair_id] = names[name]
-        return found
-
-    def _one(self, params: dict[str, str]) -> tuple[str, Listing]:
-        return next(iter(self._asked({"pair": params["pair"]}).items()))
-
-    def _get_Time(self, params: dict[str, str]) -> Any:
-        return {"unixtime": wall_ns() // 10**9, "rfc1123": ""}
-
-    def _get_SystemStatus(self, params: dict[str, str]) -> Any:
-        return {"status": self.system, "timestamp": wire.stamp(wall_ns())[:19] + "Z"}
-
-    def _get_Assets(self, params: dict[str, str]) -> Any:
-        return {name: value for x in self.listings for name, value in wire.assets(x).items()}
-
-    def _get_AssetPairs(self, params: dict[str, str]) -> Any:
-        return {key: wire.asset_pair(x) for key, x in self._asked(params).items()}
-
-    def _get_Ticker(self, params: dict[str, str]) -> Any:
-        return {key: wire.rest_ticker(x) for key, x in self._asked(params).items()}
-
-    def _get_Depth(self, params: dict[str, str]) -> Any:
-        key, listing = self._one(params)
-        limit = int(params.get("count", "100"))
-        now_s = wall_ns() // 10**9
-        sides = {
-            name: [[*listing.level(*level), now_s] for level in listing.depth(side, limit)]
-            for name, side in (("asks", SELL), ("bids", BUY))
-        }
-        return {key: sides}
-
-    def _get_OHLC(self, params: dict[str, str]) -> Any:
-        key, listing = self._one(params)
-        minutes = int(params.get("interval", "1"))
-        if minutes not in MINUTES:
-            raise ValueError(minutes)
-        now_s, since = wall_ns() // 10**9, int(params.get("since", "0"))
-        begin = Timeframe(f"{minutes}m").floor(now_s) - (ROWS - 1) * minutes * 60
-        rows = [r for r in listing.bars(minutes, begin, now_s) if int(r["time"]) > since]
-        last = int(rows[-2]["time"]) if len(rows) > 1 else since
-        return {key: [wire.ohlc_row(listing, row) for row in rows], "last": last}
-
-    def _get_Trades(self, params: dict[str, str]) -> Any:
-        key, listing = self._one(params)
-        count = min(int(params.get("count", str(PAGE))), PAGE)
-        found = listing.market.trades[-count:]
-        if "since" in params:
-            made, since = listing.market.trades, int(params["since"])
-            first = next((at for at, t in enumerate(made) if wire.trade_ns(t) > since), len(made))
-            found = made[first : first + count]
-        last = wire.trade_ns(found[-1]) if found else int(params.get("since", "0"))
-        rows = [wire.trade_row(listing, trade) for trade in found]
-        return {key: rows, "last": str(last)}
+        """Answer a request for market data."""
+        return answer(request, self.listings, self.system)
 
 
 def _answer(client: Client, ask: dict[str, Any], **body: Any) -> None:

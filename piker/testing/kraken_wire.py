@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -10,10 +11,11 @@ from piker.brokers.sequence import book_crc32
 from piker.clock import NS, wall_ns
 from piker.ohlcv import Timeframe
 from piker.testing.engine import BUY, SELL
-from piker.testing.synthetic import MarketSpec, SyntheticMarket, Trade
+from piker.testing.synthetic import Day, MarketSpec, SyntheticMarket, Trade
 
 __all__ = [
     "Listing",
+    "asset",
     "asset_pair",
     "assets",
     "instrument",
@@ -30,6 +32,7 @@ __all__ = [
 
 Kind = Literal["snapshot", "update"]
 SIZE_DIGITS = 8  # of every market the venue lists
+MAX_SPREADS = 200  # changes of a top that are kept, as the venue does
 _BASES = (  # REST's old name, websocket v2's, price, decimals, lot
     ("XBT", "BTC", 60_000.0, 1, 0.0001),
     ("ETH", "ETH", 3_000.0, 2, 0.001),
@@ -52,6 +55,9 @@ class Listing:
         self.market = market
         self.owed = 0.0  # steps of order flow due
         self.traded = False  # since bars were last sent
+        self.spreads: deque[tuple[int, str, str]] = deque(maxlen=MAX_SPREADS)  # (time s, bid, ask)
+        self._day = market.day(market.start_s)
+        self._day_s = market.start_s
         self._sent: dict[int, dict[int, dict[int, int]]] = {}  # depth -> side -> price -> size
 
     # -- numbers -------------------------------------------------------------------------------
@@ -75,6 +81,19 @@ class Listing:
     def bars(self, minutes: int, begin_s: int, now_s: int) -> Any:
         """Return bars from ``begin_s`` to the one in progress."""
         return self.market.bars(Timeframe(f"{minutes}m"), begin_s, now_s + 1, now_s)
+
+    def day(self) -> Day:
+        """Return the last 24 hours, as of the second."""
+        now_s = wall_ns() // NS
+        if now_s != self._day_s:
+            self._day, self._day_s = self.market.day(now_s), now_s
+        return self._day
+
+    def note_top(self) -> None:
+        """Keep the best bid and ask for Spread."""
+        top = self.market.engine.top()
+        bid, ask = self.level(top.bid, top.bid_size)[0], self.level(top.ask, top.ask_size)[0]
+        self.spreads.append((wall_ns() // NS, bid, ask))
 
     def _written(self, level: tuple[int, int]) -> str:
         price, size = self.level(*level)
@@ -164,15 +183,18 @@ def trades(listing: Listing, made: Iterable[Trade], kind: Kind) -> bytes:
 
 
 def ticker(listing: Listing, kind: Kind) -> bytes:
-    """Return a ticker frame; its day's figures are those of the last trade."""
-    top, last = listing.market.engine.top(), listing.price(listing.market.last)
+    """Return a ticker frame."""
+    top, last, day = listing.market.engine.top(), listing.market.last, listing.day()
     bid, bid_size = listing.level(top.bid, top.bid_size)
     ask, ask_size = listing.level(top.ask, top.ask_size)
+    price = listing.price
     return _frame(
         "ticker", kind,
         f'"symbol":"{listing.wire}","bid":{bid},"bid_qty":{bid_size},"ask":{ask},'
-        f'"ask_qty":{ask_size},"last":{last},"volume":0.0,"vwap":{last},"low":{last},'
-        f'"high":{last},"change":0.0,"change_pct":0.0,"timestamp":"{stamp(wall_ns())}"',
+        f'"ask_qty":{ask_size},"last":{price(last)},"volume":{listing.size(day.volume)},'
+        f'"vwap":{price(day.wap)},"low":{price(min(day.low, last))},'
+        f'"high":{price(max(day.high, last))},"change":{price(last - day.open)},'
+        f'"change_pct":{(last / day.open - 1) * 100:.2f},"timestamp":"{stamp(wall_ns())}"',
     )  # fmt: skip
 
 
@@ -214,6 +236,15 @@ def instrument(listing: Listing) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def asset(name: str) -> dict[str, Any]:
+    """Return an asset of the instrument channel."""
+    return {
+        "id": name, "status": "enabled", "precision": 4 if name == "USD" else 10,
+        "precision_display": 2 if name == "USD" else 5, "borrowable": False,
+        "collateral_value": 0.0, "margin_rate": 0.0, "multiplier": 1.0, "class": "currency",
+    }  # fmt: skip
+
+
 # -- REST ----------------------------------------------------------------------------------------
 def asset_pair(listing: Listing) -> dict[str, Any]:
     """Return a row of AssetPairs."""
@@ -239,14 +270,19 @@ def assets(listing: Listing) -> dict[str, Any]:
 
 
 def rest_ticker(listing: Listing) -> dict[str, Any]:
-    """Return a market of Ticker."""
-    top, last = listing.market.engine.top(), listing.price(listing.market.last)
+    """Return a market of Ticker; its today is the last 24 hours, too."""
+    top, last, day = listing.market.engine.top(), listing.market.last, listing.day()
     bid, bid_size = listing.level(top.bid, top.bid_size)
     ask, ask_size = listing.level(top.ask, top.ask_size)
-    day = {"v": ["0.0", "0.0"], "p": [last, last], "t": [0, 0], "l": [last, last],
-           "h": [last, last], "o": last}  # fmt: skip
-    size = listing.size(listing.market.spec.lot)
-    return {"a": [ask, "1", ask_size], "b": [bid, "1", bid_size], "c": [last, size], **day}
+    trades = listing.market.trades
+    price, size = listing.price, listing.size
+    return {
+        "a": [ask, "1", ask_size], "b": [bid, "1", bid_size],
+        "c": [price(last), size(trades[-1].size if trades else listing.market.spec.lot)],
+        "v": [size(day.volume)] * 2, "p": [price(day.wap)] * 2, "t": [day.trades] * 2,
+        "l": [price(min(day.low, last))] * 2, "h": [price(max(day.high, last))] * 2,
+        "o": price(day.open),
+    }  # fmt: skip
 
 
 def ohlc_row(listing: Listing, row: Any) -> list[Any]:
