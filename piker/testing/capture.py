@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import base64
 import binascii
-import gzip
 import zlib
 from collections.abc import Iterable
+from io import FileIO
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Annotated, Any, TypedDict, cast
+from typing import Annotated, Any, TypedDict
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -34,6 +35,7 @@ __all__ = [
     "Quoted",
     "Record",
     "Rest",
+    "check_url",
     "is_capture",
     "payload",
     "read_bytes",
@@ -169,6 +171,14 @@ def payload(record: In | Out | Rest) -> bytes:
         raise ValueError(f"b64 is not base64: {error}") from None
 
 
+def check_url(url: str) -> None:
+    """Raise ``ValueError`` for what can not be taken apart as a URL."""
+    try:
+        _ = urlsplit(url).port
+    except ValueError as error:
+        raise ValueError(f"{url[:80]!r} is no URL: {error}") from None
+
+
 # -- writing -------------------------------------------------------------------------------------
 class CaptureWriter:
     """A capture being written: blocking calls, for a thread. Use as a context manager.
@@ -181,9 +191,8 @@ class CaptureWriter:
         self.path = path
         self.bytes = 0  # written, before compression
         self._file = _create(path, force=force)
-        self._gzip: gzip.GzipFile | None = None
-        if path.suffix == ".gz":
-            self._gzip = gzip.GzipFile(fileobj=self._file, mode="wb", compresslevel=6, mtime=0)
+        self._zip = zlib.compressobj(wbits=31) if path.suffix == ".gz" else None
+        self._failed = False  # half a line may stand at the end: nothing may follow it
         self.write([header])
 
     def __enter__(self) -> CaptureWriter:
@@ -200,36 +209,40 @@ class CaptureWriter:
         self.close()
 
     def write(self, records: Iterable[Header | Record]) -> None:
-        """Append records and hand them to the system."""
+        """Append records and hand them to the system. Does nothing once a write has failed."""
+        if self._failed:
+            return
         block = b"".join(_encode(record) + b"\n" for record in records)
-        try:
-            out = cast(IO[bytes], self._gzip or self._file)
-            out.write(block)
-            out.flush()
-            self._file.flush()
-        except OSError as error:
-            raise self._failed(error) from error
+        out = block
+        if self._zip is not None:
+            out = self._zip.compress(block) + self._zip.flush(zlib.Z_SYNC_FLUSH)
+        self._write(out)
         self.bytes += len(block)
 
     def close(self) -> None:
         """Finish the file. Idempotent."""
+        if self._zip is not None and not self._failed:
+            tail, self._zip = self._zip.flush(), None
+            self._write(tail)
+        self._file.close()
+
+    def _write(self, data: bytes) -> None:
+        rest = memoryview(data)
         try:
-            if self._gzip is not None:
-                self._gzip.close()
-            self._file.close()
+            while rest:
+                rest = rest[self._file.write(rest) :]
         except OSError as error:
-            raise self._failed(error) from error
+            self._failed = True
+            self._file.close()
+            raise PikerError(
+                f"{self.path}: the capture can not be written on: {error.strerror or error}.",
+                remedy="What was written is valid; make room and record again.",
+            ) from error
 
-    def _failed(self, error: OSError) -> PikerError:
-        return PikerError(
-            f"{self.path}: the capture can not be written on: {error.strerror or error}.",
-            remedy="What was written is valid; make room and record again.",
-        )
 
-
-def _create(path: Path, *, force: bool) -> IO[bytes]:
+def _create(path: Path, *, force: bool) -> FileIO:
     try:
-        return path.open("wb" if force else "xb")
+        return path.open("wb" if force else "xb", buffering=0)
     except FileExistsError:
         raise ConfigError(
             f"{path} exists.", remedy="Choose another file, or replace it with --force."
@@ -330,6 +343,8 @@ def _parse(path: Path, number: int, line: bytes, opened: set[int]) -> Record:
         record: Record = _record.decode(line)
         if isinstance(record, In | Out | Rest):
             payload(record)
+        elif isinstance(record, Open):
+            check_url(record.url)
     except (msgspec.DecodeError, UnicodeDecodeError, ValueError) as error:
         raise ConfigError(
             f"{path}:{number}: {error}.", remedy="Mend or remove that line."

@@ -31,6 +31,7 @@ from piker.testing.capture import (
     Out,
     Record,
     Rest,
+    check_url,
     is_capture,
     read_bytes,
     read_capture,
@@ -122,13 +123,15 @@ class _PartReader:
         if found := _REST.match(line):
             self._rest(number, found[1], self._ns(found[2]), line[found.end() :])
         elif found := _OPEN.match(line):
-            t = self._ns(found[2])
+            t, url = self._ns(found[2]), found[1].decode("utf-8", "replace")
+            try:
+                check_url(url)
+            except ValueError as error:
+                raise self._wrong(number, str(error)) from None
             if self.connection > self._first:
                 self.records.append(Close(t=t, c=self.connection, reason="opened again"))
             self.connection += 1
-            self.records.append(
-                Open(t=t, c=self.connection, url=found[1].decode("utf-8", "replace"))
-            )
+            self.records.append(Open(t=t, c=self.connection, url=url))
         elif self.connection == self._first:
             raise self._wrong(number, "a frame before its connection was opened")
         elif found := _OUT.match(line):

@@ -197,10 +197,10 @@ class BinanceDialect:
     def formed(self, frame: bytes, stream: str, form: str) -> bytes:
         """Return a frame with its envelope, or without it."""
         if frame.startswith(_HEAD):
-            if form == "combined":
+            start = frame.find(_DATA)
+            if form == "combined" or start < 0:
                 return frame
-            start = frame.find(_DATA) + len(_DATA)
-            return frame[start : frame.rindex(b"}")]
+            return frame[start + len(_DATA) :].removesuffix(b"}")
         if form == "raw":
             return frame
         return _HEAD + stream.partition("|")[2].encode() + _DATA + frame + b"}"

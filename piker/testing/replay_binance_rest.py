@@ -105,6 +105,8 @@ class BinanceAnswers:
                 body = self._recorded(request.path, asked, moment)
         except _Refused as refused:
             return refused.reply
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            return _Refused(-1000, "What this capture has of it is damaged.").reply
         except (ValueError, KeyError) as error:
             text = f"Illegal or missing parameter: {error}."
             return _Refused(-1102, text).reply

@@ -8,7 +8,7 @@ the diffs before it, as it does at the venue.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -19,17 +19,20 @@ __all__ = ["Snapshot", "depth_at"]
 _encode = msgspec.json.encode
 
 
+Level = Annotated[list[str], msgspec.Meta(min_length=2)]
+
+
 class _Body(msgspec.Struct, frozen=True):
     lastUpdateId: int
-    bids: list[list[str]]
-    asks: list[list[str]]
+    bids: list[Level]
+    asks: list[Level]
 
 
 class _Diff(msgspec.Struct, frozen=True):
     U: int
     u: int
-    b: list[list[str]]
-    a: list[list[str]]
+    b: list[Level]
+    a: list[Level]
     pu: int = -1
     E: int = 0
     T: int = 0
@@ -40,8 +43,8 @@ class Snapshot(msgspec.Struct):
 
     recorded: bytes
     last_id: int
-    bids: list[list[str]]
-    asks: list[list[str]]
+    bids: list[Level]
+    asks: list[Level]
     book: OrderBook | None = None
     extra: dict[str, Any] = {}  # fields beside the levels: times and names of futures
 

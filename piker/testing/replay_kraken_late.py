@@ -174,6 +174,8 @@ def late_v1(stream: str, frames: list[bytes]) -> list[bytes]:
 
 def _apply_v1(message: list[Any], sides: dict[str, _Side]) -> None:
     for part in message[1:-2]:
+        if not isinstance(part, dict):
+            raise TypeError("a part of a book is no object")
         for key, levels in part.items():
             side = sides.get(key[:1])
             if side is None or key == "c":

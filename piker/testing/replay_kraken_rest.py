@@ -79,6 +79,8 @@ class KrakenAnswers:
             body = self._body(name, asked, moment)
         except _Refused as refused:
             return Reply(body=_encode({"error": [str(refused)]}))
+        except (msgspec.DecodeError, UnicodeDecodeError):  # what was recorded is damaged
+            return Reply(body=_encode({"error": ["EGeneral:Internal error"]}))
         return Reply(body=_moved(name, body, moment.shift))
 
     def _body(self, name: str, asked: dict[str, str], moment: Moment) -> bytes:
@@ -127,25 +129,40 @@ class KrakenAnswers:
             raise _Refused("EGeneral:Invalid arguments")
         if name == "Depth":
             return same[-1].body
-        rows: dict[bytes, list[Any]] = {}
-        last: Any = 0
-        for answer in same:
-            for at, raw in _result(answer).items():
-                if at == "last":
-                    last = msgspec.json.decode(raw)
-                    continue
-                for row in msgspec.json.decode(raw, type=list[list[Any]]):
-                    rows[_encode(row if name == "Trades" else row[0])] = row
-        found = list(rows.values())
-        if "since" in asked and asked["since"].isdecimal():
-            since, column = int(asked["since"]), 2 if name == "Trades" else 0
+        column = 2 if name == "Trades" else 0  # where a row has its time
+        rows, last = _gathered(same, column, whole=name == "Trades")
+        since = asked.get("since", "")
+        if since.isdecimal():
             unit = NS if name == "Trades" else 1
-            found = [row for row in found if row[column] * unit > since]
-        if moment.shift.compresses:  # bars that reach into the replay can not be compressed
+            rows = [row for row in rows if row[column] * unit > int(since)]
+        if moment.shift.compresses and name == "OHLC":  # what reaches into the replay is left out
             period_s = 60 * int(asked.get("interval", "1"))
             first_s = self._recording.first_ns // NS
-            found = [row for row in found if name != "OHLC" or row[0] + period_s <= first_s]
-        return _encode({"error": [], "result": {key: found, "last": last}})
+            rows = [row for row in rows if row[0] + period_s <= first_s]
+        return _encode({"error": [], "result": {key: rows, "last": last}})
+
+
+def _gathered(answers: list[Answer], column: int, *, whole: bool) -> tuple[list[list[Any]], Any]:
+    """Return the rows of all answers, each once, and the newest ``last``.
+
+    Two rows are the same when they are so as a ``whole``, or in their first column.
+    """
+    rows: dict[bytes, list[Any]] = {}
+    last: Any = 0
+    for answer in answers:
+        for at, raw in _result(answer).items():
+            value = msgspec.json.decode(raw)
+            if at == "last":
+                last = value
+            elif isinstance(value, list):
+                for row in value:
+                    if _is_row(row, column):
+                        rows[_encode(row if whole else row[0])] = row
+    return list(rows.values()), last
+
+
+def _is_row(row: Any, column: int) -> bool:
+    return isinstance(row, list) and len(row) > column and type(row[column]) in (int, float)
 
 
 def _result(answer: Answer) -> dict[str, msgspec.Raw]:
