@@ -21,7 +21,7 @@ from rich.table import Table
 from piker import config, service
 from piker.brokers.spec import BUILTIN, load_backend
 from piker.cli.services import duration
-from piker.clock import monotonic_ns, wall_ns
+from piker.clock import NS, monotonic_ns, wall_ns
 from piker.data.shm import leftovers
 from piker.errors import PikerError
 from piker.ohlcv import OHLC_DTYPE
@@ -295,8 +295,21 @@ async def _venue(name: str) -> Finding:
         why = str(err) or f"no answer within {VENUE_S:.0f} s"
         remedy = f"Check the network, or [{name}.urls] in brokers.toml. piker demo needs neither."
         return Finding(what, "warn", why, remedy)
-    skew_s = ((before + after) / 2 - theirs) / 1e9
-    detail = f"reached in {(after - before) / 1e6:,.0f} ms, our clock is {skew_s:+.3f} s off"
-    if abs(skew_s) > SKEW_S:
+    reached = f"reached in {(after - before) / 1e6:,.0f} ms, our clock is"
+    skew_s, sure_s = skew_of((before + after) // 2, theirs)
+    detail = f"{reached} {skew_s:+.3f} s off"
+    if sure_s:
+        detail = f"{reached} {skew_s:+.1f} s off, give or take {sure_s:g} (it tells whole seconds)"
+    if abs(skew_s) > SKEW_S + sure_s:
         return Finding(what, "fail", detail, "Set the clock: timedatectl set-ntp true")
     return Finding(what, "ok", detail)
+
+
+def skew_of(ours_ns: int, theirs_ns: int) -> tuple[float, float]:
+    """Return (our clock minus theirs, how far that may be wrong), in seconds.
+
+    A venue that cuts its time to whole seconds is half a second ahead of what it says, on average.
+    """
+    whole = theirs_ns % NS == 0
+    said = theirs_ns + (NS // 2 if whole else 0)
+    return (ours_ns - said) / NS, 0.5 if whole else 0.0

@@ -16,6 +16,9 @@ from piker.ticks import Quote
 __all__ = ["MarketView", "render"]
 
 AXIS_WIDTH = 14  # characters kept for the price axis
+#: Columns of the table, and how many characters a terminal must have to be given each.
+COLUMNS = {"market": 0, "last": 0, "bid": 74, "ask": 74, "spread": 110, "ticks/s": 80, "lag": 100,
+           "resyncs": 110, "state": 0}  # fmt: skip
 STATE_STYLE = {"live": "bold green", "reconnecting": "bold yellow", "lost": "bold red"}
 
 
@@ -40,7 +43,7 @@ def render(views: Sequence[MarketView], width: int, height: int) -> RenderableTy
     table_height = len(views) + 4
     chart_height = max(4, (height - table_height) // max(1, len(views)) - 2)
     parts: list[RenderableType] = [_chart(view, width, chart_height) for view in views]
-    parts.append(_table(views))
+    parts.append(_table(views, width))
     return Group(*parts)
 
 
@@ -60,24 +63,32 @@ def _chart(view: MarketView, width: int, height: int) -> RenderableType:
     return Panel(text, title=title, title_align="left", padding=(0, 1), height=height + 2)
 
 
-def _table(views: Sequence[MarketView]) -> Table:
+def _table(views: Sequence[MarketView], width: int) -> Table:
+    """Return one row a market; a narrow terminal loses columns, never digits."""
+    names = [name for name, wanted in COLUMNS.items() if width >= wanted]
     table = Table(expand=True, box=None, pad_edge=False, header_style="bright_black")
-    for name in ("market", "last", "bid", "ask", "spread", "ticks/s", "lag", "resyncs", "state"):
-        table.add_column(name, justify="left" if name in ("market", "state") else "right")
+    for name in names:
+        left = name in ("market", "state")
+        table.add_column(name, justify="left" if left else "right", no_wrap=True)
     for view in views:
-        quote = view.quote
-        table.add_row(
-            view.fqme,
-            _price(quote.last, view.digits),
-            _price(quote.bid, view.digits),
-            _price(quote.ask, view.digits),
-            _spread(quote, view.digits),
-            f"{view.ticks_per_s:,.0f}",
-            "-" if view.lag_ms is None else f"{view.lag_ms:,.1f} ms",
-            str(view.resyncs),
-            Text(view.state, style=STATE_STYLE.get(view.state, "")),
-        )
+        cells = _cells(view)
+        table.add_row(*(cells[name] for name in names))
     return table
+
+
+def _cells(view: MarketView) -> dict[str, str | Text]:
+    quote = view.quote
+    return {
+        "market": view.fqme,
+        "last": _price(quote.last, view.digits),
+        "bid": _price(quote.bid, view.digits),
+        "ask": _price(quote.ask, view.digits),
+        "spread": _spread(quote, view.digits),
+        "ticks/s": f"{view.ticks_per_s:,.0f}",
+        "lag": "-" if view.lag_ms is None else f"{view.lag_ms:,.1f} ms",
+        "resyncs": str(view.resyncs),
+        "state": Text(view.state, style=STATE_STYLE.get(view.state, "")),
+    }
 
 
 def _price(value: float | None, digits: int) -> str:

@@ -241,6 +241,21 @@ def test_doctor_names_the_network_when_venues_are_down(piker_dirs: Path) -> None
     assert done.returncode == 0
 
 
+@pytest.mark.parametrize(
+    ("ours_ns", "theirs_ns", "skew"),
+    [
+        (1_700_000_000_500_000_000, 1_700_000_000_250_000_000, (0.25, 0.0)),
+        (1_700_000_000_700_000_000, 1_700_000_000_000_000_000, (0.2, 0.5)),
+    ],
+)
+def test_doctor_is_as_sure_of_the_clock_as_the_venue_lets_it(
+    ours_ns: int, theirs_ns: int, skew: tuple[float, float]
+) -> None:
+    """Of whole seconds it takes the middle and says so, so that a right clock never fails."""
+    found, sure = doctor.skew_of(ours_ns, theirs_ns)
+    assert (round(found, 6), sure) == skew
+
+
 def test_doctor_knows_file_systems_when_it_looks_for_memory() -> None:
     """The kernel's own names, of the mount that holds the path."""
     assert doctor.file_system(Path("/dev/shm")) == "tmpfs"

@@ -1,11 +1,16 @@
-"""Terminal candles show what the bars say."""
+"""Terminal candles and the table below them show what the bars and quotes say."""
 
 from __future__ import annotations
 
+import io
+
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 
 from piker.cli.candles import DOWN, UP, Candle, draw
+from piker.cli.screen import MarketView, render
+from piker.ticks import Quote
 
 
 def test_rising_candle_is_green_and_tall_when_drawn() -> None:
@@ -29,3 +34,17 @@ def test_drawing_is_total_and_rectangular_when_given_any_bars(
     assert len(lines) == height
     if candles and height >= 2:
         assert {len(line) for line in lines} == {len(candles) + 1}
+
+
+@given(st.integers(40, 200))
+def test_table_shows_every_digit_when_the_terminal_is_narrow(width: int) -> None:
+    """A narrow terminal loses columns, never the end of a market's name or price."""
+    quote = Quote("btcusdt.spot.binance", last=56_999.6, bid=56_993.6, ask=56_994.6)
+    view = MarketView(quote.symbol, 1, quote, [], "1s", ticks_per_s=1234, lag_ms=63.8)
+    console = Console(width=width, record=True, file=io.StringIO())
+    console.print(render([view], width, 20))
+    shown = console.export_text().splitlines()[-1]
+    assert shown.startswith("btcusdt.spot.binance ")
+    assert "56,999.6" in shown
+    assert "…" not in shown
+    assert ("56,993.6" in shown) == (width >= 74)
