@@ -23,7 +23,7 @@ import tomllib
 import types
 import typing
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 
@@ -105,10 +105,11 @@ def runtime_dir() -> Path:
 
 # -- what the files may say ------------------------------------------------------------------
 class NetworkConf(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Table ``[network]``: where the registry listens."""
+    """Table ``[network]``: where the registry listens, how long a lost venue is left alone."""
 
     registry: str = "127.0.0.1:6116"
     allow_remote: bool = False
+    reconnect_cap_s: Annotated[float, msgspec.Meta(ge=1, le=600)] = 60.0
 
 
 class LogConf(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

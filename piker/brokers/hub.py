@@ -30,7 +30,7 @@ from piker.errors import PikerError, Transient
 from piker.log import get_logger
 from piker.ticks import TRADE, Outage, Resync, TickBatch, TickRow
 
-__all__ = ["HubDecoder", "HubFeed", "Source", "open_hub_feed"]
+__all__ = ["Continuity", "HubDecoder", "HubFeed", "Source", "open_hub_feed"]
 
 PENDING_ROWS = 100_000  # held for a feed that does not read: some 20 MB; a busy venue's half second
 PENDING_ITEMS = 10_000  # the same bound for items that are no rows
@@ -157,6 +157,28 @@ class HubFeed:
         """End the feed with an error, after what is waiting."""
         self._error = error
         self._ready.set()
+
+
+class Continuity:
+    """Makes one story of a market's outages when several connections bring its ticks. Pure."""
+
+    def __init__(self) -> None:
+        self._down: dict[str, set[str]] = {}  # symbol -> connections that are gone
+
+    def tell(self, connection: str, item: Outage | Resync) -> bool:
+        """Return whether the market's consumer is to hear of it.
+
+        An Outage when the first connection goes, a Resync when the last one is back. What is no
+        end of an outage (a rotation, a gap) is passed on as long as the market is live.
+        """
+        down = self._down.setdefault(item.symbol, set())
+        before = len(down)
+        if isinstance(item, Outage):
+            down.add(connection)
+            return before == 0
+        if item.reason == "reconnect":
+            down.discard(connection)
+        return not down
 
 
 class _Side:

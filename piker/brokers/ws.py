@@ -12,8 +12,8 @@
                 decode(item.frames, item.recv_ns)
 
 The stream never ends and never raises for an outage, however long: it says ``Outage``, falls
-silent, and its first item after the connection is back is a ``Resync``. Before the venue's 24 h are over a second
-connection is opened, subscribed and heard before the first is closed.
+silent, and its first item after the connection is back is a ``Resync``. Before the venue's 24 h
+are over a second connection is opened, subscribed and heard before the first is closed.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from piker.brokers._backoff import Backoff
 from piker.brokers._frames import MAX_MESSAGE
 from piker.brokers._link import Connect, Link, LinkOptions, connect_tcp
 from piker.brokers.limits import CONNECT, Budget, venue_budget
+from piker.config import load_conf
 from piker.errors import PikerError, Transient
 from piker.log import get_logger
 from piker.ticks import Outage, Resync
@@ -149,7 +150,7 @@ class Ws:
         """Drop the connection in use and make another: for a stream that can not be trusted.
 
         The back-off applies; frames already read are still delivered, then an Outage, then the
-        Resync with ``reason`` as its detail. Never blocks; does nothing while there is no connection.
+        Resync with ``reason`` as its detail. Never blocks; does nothing without a connection.
         """
         if self._link is not None:
             self._link.fail(reason)
@@ -399,7 +400,7 @@ async def open_ws(
         options,
         on_connect=on_connect,
         is_live=is_live,
-        backoff=backoff or Backoff(),
+        backoff=backoff or Backoff(cap_s=load_conf().network.reconnect_cap_s),
         budget=budget or venue_budget(venue),
         rotate_after_s=rotate_after_s,
     )

@@ -10,11 +10,17 @@ from kraken.spot import Market, SpotWSClient
 async def main(http, ws):
     """Call and listen; every step asserts."""
     market = Market(url=http)
-    assert "XXBTZUSD" in market.get_asset_pairs()
-    assert len(market.get_ohlc(pair="XBTUSD", interval=1)["XXBTZUSD"]) > 100
-    assert market.get_ticker(pair="XBTUSD")
-    assert market.get_order_book(pair="XBTUSD")
-    print("python-kraken-sdk REST: asset pairs, ohlc, ticker, order book")
+    pair = {"pair": "XBTUSD"}
+    calls = {  # how a call is made, and what must be in its answer
+        "get_system_status": ({}, "status"), "get_assets": ({"assets": "XBT"}, "XXBT"),
+        "get_asset_pairs": ({}, "XXBTZUSD"), "get_ticker": (pair, "XXBTZUSD"),
+        "get_ohlc": ({**pair, "interval": 1}, "XXBTZUSD"), "get_order_book": (pair, "XXBTZUSD"),
+        "get_recent_trades": (pair, "XXBTZUSD"), "get_recent_spreads": (pair, "XXBTZUSD"),
+    }  # fmt: skip
+    for name, (params, key) in calls.items():
+        assert getattr(market, name)(**params)[key], name
+        await asyncio.sleep(1)  # the venue's limit, which it keeps here, too
+    print("python-kraken-sdk REST:", ", ".join(calls))
     seen = Counter()
 
     class Client(SpotWSClient):
@@ -23,11 +29,13 @@ async def main(http, ws):
 
     client = Client(ws_url=ws, auth_ws_url=ws)
     await client.start()
+    await client.subscribe(params={"channel": "instrument"})
     for channel in ("book", "trade", "ticker", "ohlc"):
         params = {"channel": channel, "symbol": ["BTC/USD"]}
         await client.subscribe(params=params | ({"depth": 10} if channel == "book" else {}))
     async with asyncio.timeout(30):
-        while not all(seen[channel] for channel in ("book", "trade", "ticker", "ohlc")):
+        wanted = ("book", "trade", "ticker", "ohlc", "instrument", "status", "heartbeat")
+        while not all(seen[channel] for channel in wanted):
             await asyncio.sleep(0.1)
     await client.close()
     print("python-kraken-sdk websocket v2:", dict(seen))

@@ -12,7 +12,7 @@ import trio
 from wsserver import Peer, Venue, on_loopback
 
 from piker.brokers import hub
-from piker.brokers.hub import HubFeed, open_hub_feed
+from piker.brokers.hub import Continuity, HubFeed, open_hub_feed
 from piker.errors import Rejected
 from piker.ticks import QUOTE, TRADE, Outage, Resync, TickBatch, TickRow
 
@@ -370,3 +370,19 @@ async def test_an_error_is_raised_when_the_url_can_not_be_made() -> None:
     async with open_hub_feed(Denied("ws://denied"), ["a"]) as feed:
         with trio.fail_after(5), pytest.raises(Rejected):
             await feed.__anext__()
+
+
+def test_outage_is_told_once_when_both_connections_of_a_market_are_lost() -> None:
+    """From the first that goes to the last that is back; other markets have their own story."""
+    story = Continuity()
+    down, back = Outage("gone", "x"), Resync("reconnect", "x")
+    told = [
+        story.tell("a", down),
+        story.tell("b", down),
+        story.tell("a", back),
+        story.tell("a", Resync("lagged", "x")),
+        story.tell("c", Outage("gone", "y")),
+        story.tell("b", back),
+        story.tell("b", Resync("venue", "x")),
+    ]
+    assert told == [True, False, False, False, True, True, True]

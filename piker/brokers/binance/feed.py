@@ -19,13 +19,13 @@ from piker.brokers.binance.api import KINDS, Kind, get_mkt_info, open_client
 from piker.brokers.binance.decode import MissedTrades
 from piker.brokers.binance.repair import repair_for_ever
 from piker.brokers.binance.streams import StreamSource, sources
-from piker.brokers.hub import open_hub_feed
+from piker.brokers.hub import Continuity, open_hub_feed
 from piker.brokers.quality import venue_quality
 from piker.clock import wall_ns
 from piker.errors import DataUnavailable, NoData
 from piker.market import MktPair
 from piker.ohlcv import OHLC_DTYPE
-from piker.ticks import Resync, TickBatch
+from piker.ticks import Outage, Resync, TickBatch
 
 __all__ = ["open_history_client", "stream_quotes"]
 
@@ -63,13 +63,14 @@ async def stream_quotes(
         names = {markets[symbol].bs_mktid: symbol for symbol in group}
         first.update(await _first_quotes(KINDS[venue], names))
     task_status.started(({s: {"mkt_info": market} for s, market in markets.items()}, first))
+    continuity = Continuity()
     gaps, to_repair = trio.open_memory_channel[MissedTrades](MAX_GAPS)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(repair_for_ever, to_repair, markets, send_chan)
         for venue, group in groups.items():
             for source in sources(KINDS[venue]):
                 source.markets.update({symbol: markets[symbol] for symbol in group})
-                nursery.start_soon(_pump, source, group, send_chan, feed_is_live, gaps)
+                nursery.start_soon(_pump, source, group, send_chan, feed_is_live, gaps, continuity)
 
 
 async def _pump(
@@ -78,6 +79,7 @@ async def _pump(
     send_chan: trio.abc.SendChannel[Any],
     feed_is_live: trio.Event,
     gaps: trio.MemorySendChannel[MissedTrades],
+    continuity: Continuity,
 ) -> None:
     """Pass on what one source brings."""
     async with open_hub_feed(source, symbols) as feed:
@@ -88,6 +90,8 @@ async def _pump(
                     gaps.send_nowait(item)
                 except trio.WouldBlock:
                     quality.count("gap-not-filled", f"{item}: too many at once")
+                continue
+            if isinstance(item, Outage | Resync) and not continuity.tell(source.key, item):
                 continue
             await send_chan.send(item)
             if type(item) is TickBatch:
