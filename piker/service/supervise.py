@@ -109,8 +109,9 @@ class Supervisor:
         self._stopping = False
 
     def list(self) -> list[ServiceInfo]:
-        """Return every service, by name."""
-        return [self._services[name].info for name in sorted(self._services)]
+        """Return every service, by name; one that could not even begin is none."""
+        known = sorted(self._services.items())
+        return [one.info for _, one in known if one.state != "failed" or one.was_up]
 
     async def ensure(self, name: str) -> ServiceInfo:
         """Return the running service of that name, started if need be.
