@@ -94,6 +94,7 @@ class Feed:
         self._receivers: dict[str, WakeReceiver] = {}
         self._peers: dict[str, service.Peer] = {}
         self._last_s = -1e9
+        self._waiting: dict[str, Quote] = {}  # folded, and not returned yet
 
     def __aiter__(self) -> Feed:
         """Iterate for ever."""
@@ -112,10 +113,14 @@ class Feed:
         while True:
             if self._events:
                 return self._next_event()
+            if self._waiting:
+                quotes, self._waiting = self._waiting, {}
+                return quotes
             if self._period_s:
                 await trio.sleep(max(0.0, self._last_s + self._period_s - trio.current_time()))
             quotes = self._collect()
             if self._events:
+                self._waiting = quotes  # a lapped market's Resync goes first
                 continue
             if quotes:
                 self._last_s = trio.current_time()
