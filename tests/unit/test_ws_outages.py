@@ -64,7 +64,7 @@ def gaps(times: list[float]) -> list[float]:
 async def test_thousand_short_outages_lose_no_subscription_and_leak_nothing(
     jumping_clock: MockClock,
 ) -> None:
-    """A thousand losses of many sorts: each time subscribed exactly once, one Outage, one Resync, no leak."""
+    """A thousand losses of many sorts: subscribed once each, one Outage, one Resync, no leak."""
     rng = random.Random(7)
     subscriptions: list[list[str]] = []
     lost_at: list[float] = []
