@@ -61,6 +61,8 @@ _BY_SYMBOL: dict[str, dict[str, tuple[int, int]]] = {  # path -> (one symbol, mo
 
 def kind_of(path: str) -> tuple[str, str]:
     """Return (market kind, rest of the path) of a REST path; two empties for another one."""
+    if path == "/fapi/v2/ticker/price":  # the same in a second version
+        return "usdm", "ticker/price"
     for prefix, kind in KIND_PATHS.items():
         if path.startswith(prefix):
             return kind, path.removeprefix(prefix)

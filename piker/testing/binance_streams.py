@@ -173,7 +173,7 @@ class Streams:
                     depth.changed[BUY] |= changed[BUY]
                     depth.changed[SELL] |= changed[SELL]
         for name, depth in market.depths.items():
-            if now >= depth.due:
+            if now >= depth.due and market.listing.market.update_id > depth.sent_id:
                 depth.due = max(depth.due + depth.every_s, now)
                 self._publish_depth(market, name, depth, time_ms)
 

@@ -28,7 +28,8 @@ async def main(http, ws):
     exchange = ccxt.pro.binance({"options": options})
     exchange.has["fetchCurrencies"] = False
     exchange.urls["api"] = redirect(exchange.urls["api"], http, ws)
-    exchange.urls["api"]["ws"]["inverse"] = f"{ws}/coinm/ws"  # one port: told apart by path
+    # One port: the venue tells its markets apart by path, and so does ccxt, by the word stream.
+    exchange.urls["api"]["ws"] |= {"spot": f"{ws}/stream/ws", "inverse": f"{ws}/coinm/ws"}
     try:
         await ask(exchange)
         await watch(exchange)
