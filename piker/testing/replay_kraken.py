@@ -58,6 +58,23 @@ class _Subscription(msgspec.Struct, frozen=True):
         return _option_of(self.channel, self)
 
 
+class _Granted(msgspec.Struct, frozen=True):
+    """An answer that grants one subscription; a symbol each."""
+
+    method: str
+    result: dict[str, Any]
+    success: bool
+
+
+class _OldGranted(msgspec.Struct, frozen=True):
+    """The same of v1."""
+
+    status: str
+    pair: str
+    channelName: str
+    channelID: int
+
+
 class _Ask(msgspec.Struct, frozen=True):
     method: str
     params: _Subscription = _Subscription()
@@ -87,6 +104,8 @@ class _OldAsk(msgspec.Struct, frozen=True):
 _frame = msgspec.json.Decoder(_Frame)
 _ask = msgspec.json.Decoder(_Ask)
 _old_ask = msgspec.json.Decoder(_OldAsk)
+_granted = msgspec.json.Decoder(_Granted)
+_old_granted = msgspec.json.Decoder(_OldGranted)
 
 
 def _option_of(channel: str, source: Any) -> str:  # Any: a request's parameters
@@ -101,6 +120,7 @@ class KrakenDialect:
         self._options: dict[int, dict[tuple[str, str], str]] = defaultdict(dict)  # by place
         self._numbers: dict[str, int] = {}  # v1 stream -> channelID
         self._status = {"v1": b"", "v2": b""}
+        self._quiet: set[str] = set()  # streams that the venue granted; a quiet one had no frame
         self.recording = Recording(capture, self._stream_of)
         self._rest = KrakenAnswers(self.recording)
 
@@ -113,6 +133,7 @@ class KrakenDialect:
         try:
             found = _frame.decode(frame)
         except (msgspec.DecodeError, UnicodeDecodeError):
+            self._note_grant(frame)
             return ""
         if found.channel == "status":
             self._status["v2"] = self._status["v2"] or frame
@@ -120,6 +141,25 @@ class KrakenDialect:
             return ""
         item = found.data[0] if found.data else _Item()
         return f"{found.channel}:{self._option(found.channel, item, place)}|{item.symbol}"
+
+    def _note_grant(self, frame: bytes) -> None:
+        """Take note of a subscription that the venue granted."""
+        try:
+            if b'"subscriptionStatus"' in frame:
+                old = _old_granted.decode(frame)
+                stream = f"{_V1}{old.channelName}|{old.pair}"
+                self._numbers.setdefault(stream, old.channelID)
+                if old.status == "subscribed":
+                    self._quiet.add(stream)
+                return
+            new = _granted.decode(frame)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            return
+        if new.success and new.method == "subscribe":
+            channel = str(new.result.get("channel", ""))
+            name = _OPTION.get(channel, "")
+            option = new.result.get(name, _DEFAULT.get(channel, ""))
+            self._quiet.add(f"{channel}:{option}|{new.result.get('symbol', '')}")
 
     def _option(self, channel: str, item: _Item, place: Place) -> str:
         if channel == "ohlc":
@@ -157,7 +197,7 @@ class KrakenDialect:
 
     def _known(self, stream: str) -> str:
         """Return why a stream can not be had, in the venue's words where it has some."""
-        if stream in self.recording.by_stream:
+        if stream in self.recording.by_stream or stream in self._quiet:
             return ""
         channel, _, symbol = stream.removeprefix(_V1).partition("|")
         same = [s for s in self.recording.by_stream if s.endswith(f"|{symbol}")]
