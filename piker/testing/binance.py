@@ -54,6 +54,7 @@ class BinanceVenue:
         self.listings: dict[tuple[str, str], Listing] = make_listings(
             symbols, seed, wall_ns() // 10**9
         )
+        self.port = 0  # once it serves
         self.clients: set[Client] = set()
         self.streams = Streams(self.listings.values())
         self._random = random.Random(seed)
@@ -64,6 +65,7 @@ class BinanceVenue:
         """Serve and trade until cancelled; the started value is the port."""
         async with trio.open_nursery() as nursery:
             bound = await nursery.start(partial(serve, self, self.gate, address=host, port=port))
+            self.port = bound
             nursery.start_soon(self._trade)
             nursery.start_soon(self._tick)
             task_status.started(bound)

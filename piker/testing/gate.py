@@ -182,8 +182,9 @@ class Gate:
         return armed.fault.count is not None and armed.hits >= armed.fault.count
 
     def drop(self, client: Connected) -> None:
-        """Cut a websocket, and count that."""
-        self.counters.cut += 1
+        """Cut a websocket, and count that once."""
+        if self.clients.pop(client, None) is not None:
+            self.counters.cut += 1
         client.cut()
 
     # -- what the server asks ------------------------------------------------------------------

@@ -153,6 +153,8 @@ class Client:
             if data:
                 wire.receive_data(data)
             for event in wire.events():
+                if self.closed:
+                    return
                 if isinstance(event, TextMessage):
                     parts.append(event.data)
                     if event.message_finished and self._gate.hears(self):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+import contextlib
+import json
+import random
+from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
@@ -13,13 +16,19 @@ import numpy as np
 import pendulum
 import pytest
 import trio
+from trio_websocket import open_websocket_url
+from wsproto import ConnectionType
+from wsproto.connection import Connection
+from wsproto.events import TextMessage
 
 from piker.brokers import binance
 from piker.brokers.binance import repair
 from piker.brokers.binance.decode import MissedTrades
 from piker.brokers.binance.depth import open_book
-from piker.errors import DataUnavailable, NoData, SymbolNotFound
+from piker.brokers.rest import open_rest
+from piker.errors import DataUnavailable, NoData, Rejected, SymbolNotFound
 from piker.ohlcv import ClosedBar
+from piker.testing import binance as venue_module
 from piker.testing.conformance import check_provider
 from piker.testing.loopback import open_loopback, point_backend_at
 from piker.ticks import QUOTE, TRADE, Outage, Resync, TickBatch, TickType
@@ -35,6 +44,8 @@ async def loopback(rate: float = 200.0) -> AsyncIterator[Any]:
     async with open_loopback("binance", symbols=2, rate=rate) as (venue, port):
         point_backend_at("binance", port)
         yield venue
+        assert venue.gate.stats()["violations"] == {}  # whatever was asked, within the limits
+        assert venue.gate.counters.errors == 0
 
 
 @asynccontextmanager
@@ -239,3 +250,221 @@ async def test_a_gaps_trades_are_what_the_venue_has_when_they_are_fetched(
         assert await repair.fetch_missed(gap, market) == trades[3:53]
         monkeypatch.setattr(repair, "MAX_REPAIR", 20)
         assert await repair.fetch_missed(gap, market) == trades[33:53]
+
+
+# -- what others use of it -----------------------------------------------------------------------
+async def test_a_quarterly_future_streams_when_it_is_asked_for(piker_dirs: Path) -> None:
+    """Both kinds have two of them, with their delivery; they have trades, marks and no funding."""
+    async with loopback() as venue:
+        dated = [x for x in venue.listings.values() if x.delivery_ms and x.spec.base == "BTC"]
+        assert [(x.kind, x.contract) for x in dated] == [
+            ("usdm", "CURRENT_QUARTER"), ("coinm", "CURRENT_QUARTER"),
+            ("usdm", "NEXT_QUARTER"), ("coinm", "NEXT_QUARTER"),
+        ]  # fmt: skip
+        kinds = {"usdm": "usdtm", "coinm": "coinm"}
+        names = [f"{x.pair.lower()}.{kinds[x.kind]}.{x.wire[-6:]}" for x in dated]
+        assert (await binance.get_mkt_info(names[0])).bs_mktid == dated[0].wire
+        async with binance.open_history_client(names[1]) as (get_ohlc, _):
+            rows, _, _ = await get_ohlc(60.0)
+            inside = (rows["bar_wap"] >= rows["low"]) & (rows["bar_wap"] <= rows["high"])
+            assert inside.all()
+            assert (rows["bar_wap"][rows["high"] > rows["low"]] > rows["low"].min()).any()
+        async with streaming(*names) as (_, receive, _live):
+            wanted = {(n, kind) for n in names for kind in (TRADE, QUOTE, int(TickType.MARK))}
+            items = await collect(receive, lambda got: wanted <= {r[:2] for r in rows_of(got)})
+            assert int(TickType.FUNDING) not in {row[1] for row in rows_of(items)}
+
+
+class Listener:
+    """A plain websocket client."""
+
+    def __init__(self, socket: Any) -> None:
+        self.socket = socket
+
+    async def say(self, method: str, *params: Any) -> Any:
+        """Send a command; return its answer, whatever comes before it."""
+        await self.socket.send_message(json.dumps({"method": method, "params": params, "id": 7}))
+        return await self.until(lambda said: said.get("id") == 7)
+
+    async def until(self, wanted: Callable[[Any], bool]) -> Any:
+        """Return the first message that is wanted."""
+        with trio.fail_after(20):
+            while True:
+                said = json.loads(await self.socket.get_message())
+                if isinstance(said, dict) and wanted(said):
+                    return said
+
+
+@asynccontextmanager
+async def listening(path: str, *, limits: bool = True) -> AsyncIterator[tuple[Any, Listener, Any]]:
+    """Serve a venue; yield it, a websocket at ``path``, and a REST client."""
+    async with open_loopback("binance", symbols=2, rate=100, limits=limits) as (venue, port):
+        async with open_rest("test.loopback", f"http://127.0.0.1:{port}") as rest:
+            async with open_websocket_url(f"ws://127.0.0.1:{port}{path}") as socket:
+                yield venue, Listener(socket), rest
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [("/stream", "btcusdt"), ("/public/stream", "btcusdt"), ("/coinm/stream", "btcusd_perp")],
+)
+async def test_partial_depth_is_the_book_when_it_is_streamed(path: str, name: str) -> None:
+    """Five, ten or twenty levels, best first; the book at that id where the diffs say so."""
+    names = [f"{name}@depth5", f"{name}@depth20@100ms", f"{name}@depth@100ms"]
+    async with listening(path) as (_, client, _rest):
+        await client.say("SUBSCRIBE", *names)
+        for stream, levels in ((names[0], 5), (names[1], 20)):
+            data = (await client.until(lambda said: said.get("stream") == stream))["data"]  # noqa: B023
+            bids, asks = (data.get(a) or data[b] for a, b in (("bids", "b"), ("asks", "a")))
+            assert len(bids) == len(asks) == levels
+            prices = [float(row[0]) for row in [*reversed(asks), *bids]]
+            assert prices == sorted(prices, reverse=True)
+
+
+async def test_only_its_own_streams_come_when_a_path_is_for_some() -> None:
+    """USD-M serves tops on one path and trades on another; spot and the rest have one."""
+    async with listening("/public/stream") as (venue, client, _):
+        await client.say("SUBSCRIBE", "btcusdt@aggTrade", "btcusdt@bookTicker")
+        assert (await client.say("LIST_SUBSCRIPTIONS"))["result"] == [
+            "btcusdt@aggTrade", "btcusdt@bookTicker",
+        ]  # fmt: skip
+        seen = set()
+        for _ in range(50):
+            seen.add((await client.until(lambda said: "stream" in said))["stream"])
+        assert seen == {"btcusdt@bookTicker"}
+        await client.say("UNSUBSCRIBE", "btcusdt@aggTrade", "btcusdt@bookTicker")
+        assert not any(market.streams for market in venue.streams.markets.values())
+
+
+async def test_streams_of_all_markets_come_when_they_are_asked_for() -> None:
+    """An array of every market of the kind, once a second."""
+    async with listening("/usdm/stream") as (venue, client, _):
+        names = ["!miniTicker@arr", "!ticker@arr", "!markPrice@arr@1s"]
+        await client.say("SUBSCRIBE", *names)
+        listed = {x.wire for x in venue.listings.values() if x.kind == "usdm"}
+        for name in names:
+            said = await client.until(lambda said: said.get("stream") == name)  # noqa: B023
+            assert {row["s"] for row in said["data"]} == listed
+        await client.say("SUBSCRIBE", "!bookTicker")
+        first = await client.until(lambda said: said.get("stream") == "!bookTicker")
+        assert first["data"]["s"] in listed
+
+
+async def test_one_some_or_all_are_answered_when_tickers_are_asked_for() -> None:
+    """An object for one; a list for some and all, and for COIN-M whatever was asked."""
+    async with listening("/ws") as (venue, _, rest):
+        for path in ("ticker/price", "ticker/bookTicker", "ticker/24hr"):
+            one = await rest.get_json(f"/api/v3/{path}", {"symbol": "BTCUSDT"}, type=dict)
+            assert one["symbol"] == "BTCUSDT"
+            some = await rest.get_json(f"/api/v3/{path}", {"symbols": '["ETHUSDT"]'}, type=list)
+            assert [row["symbol"] for row in some] == ["ETHUSDT"]
+            for prefix, kind in (("api/v3", "spot"), ("fapi/v1", "usdm"), ("dapi/v1", "coinm")):
+                rows = await rest.get_json(f"/{prefix}/{path}", type=list)
+                assert {x["symbol"] for x in rows} == {w for k, w in venue.listings if k == kind}
+            perp = await rest.get_json(f"/fapi/v1/{path}", {"symbol": "BTCUSDT"}, type=dict)
+            assert perp["symbol"] == "BTCUSDT"
+            coin = await rest.get_json(f"/dapi/v1/{path}", {"symbol": "BTCUSD_PERP"}, type=list)
+            assert [row["symbol"] for row in coin] == ["BTCUSD_PERP"]
+        used = await rest.get("/api/v3/ping")
+        assert int(used.headers["x-mbx-used-weight-1m"]) >= 1 + 3 * (2 + 2 + 4)
+
+
+async def test_fundings_are_in_order_when_their_past_is_asked_for() -> None:
+    """Eight hours apart, oldest first, in the range; the next one is the mark's."""
+    async with listening("/ws") as (_, _client, rest):
+        period = 8 * 3600 * 1000
+        params = {"symbol": "BTCUSDT", "limit": 5}
+        rows = await rest.get_json("/fapi/v1/fundingRate", params, type=list)
+        times = [row["fundingTime"] for row in rows]
+        assert np.diff(times).tolist() == [period] * 4
+        since = await rest.get_json(
+            "/fapi/v1/fundingRate", params | {"startTime": times[1] + 1}, type=list
+        )
+        assert [row["fundingTime"] for row in since] == times[2:]
+        mark = await rest.get_json("/fapi/v1/premiumIndex", {"symbol": "BTCUSDT"}, type=dict)
+        assert mark["nextFundingTime"] == times[-1] + period
+        assert mark["lastFundingRate"] == rows[-1]["fundingRate"]
+
+
+VALUES = ["", "0", "-1", "7", "1e9", "9" * 25, "BTCUSDT", "btcusdt", '["BTCUSDT"',
+          '["BTCUSDT"]', "[1]", "null", "1m", "1M", "1s", "99m", "\u0663", "a b", "%",
+          "1795246080000"]  # fmt: skip
+PATHS = ["klines", "depth", "aggTrades", "trades", "historicalTrades", "ticker/price",
+         "ticker/24hr", "ticker/bookTicker", "premiumIndex", "fundingRate", "exchangeInfo",
+         "avgPrice", "nothing"]  # fmt: skip
+
+
+async def test_the_venue_has_words_for_it_when_parameters_are_bad() -> None:
+    """A thousand requests with what nobody should send: 200, 4xx with a code; never a 500."""
+    dice = random.Random(5)
+    names = ["symbol", "symbols", "limit", "fromId", "startTime", "endTime", "interval", "type"]
+    async with listening("/ws", limits=False) as (venue, _, rest):
+        seen = Counter()
+        for _ in range(1000):
+            kind = dice.choice(["api/v3", "fapi/v1", "dapi/v1"])
+            params = {name: dice.choice(VALUES) for name in dice.sample(names, 3)}
+            params |= {"symbol": "BTCUSDT"} if dice.random() < 0.5 else {}
+            try:
+                await rest.get(f"/{kind}/{dice.choice(PATHS)}", params)
+                seen["200"] += 1
+            except Rejected as error:
+                seen[error.code] += 1
+        assert venue.gate.counters.errors == 0
+        assert set(seen) == {"200", "400", "404"}
+        assert seen["200"] > 50
+
+
+async def test_the_venue_has_words_for_it_when_a_command_is_bad() -> None:
+    """Every malformed message is answered; the connection and the others live on."""
+    async with listening("/ws", limits=False) as (venue, client, _):
+        for text in ("", "x", "[]", "{}", '{"method":3}', '{"method":"FLY","id":1}', "[" * 5000,
+                     '{"method":"SUBSCRIBE","params":"btcusdt@trade"}',
+                     '{"method":"SET_PROPERTY","params":[]}'):  # fmt: skip
+            await client.socket.send_message(text)
+            assert "error" in await client.until(lambda said: "error" in said)
+        await client.say("SUBSCRIBE", 3, None, "@", "!", "btcusdt@", "nothing@aggTrade", "btcusdt")
+        assert (await client.say("GET_PROPERTY", "combined"))["result"] is False
+        await client.say("SET_PROPERTY", "combined", True)
+        await client.say("SUBSCRIBE", "btcusdt@aggTrade")
+        await client.until(lambda said: said.get("stream") == "btcusdt@aggTrade")
+        assert venue.gate.counters.errors == 0
+
+
+async def until_cut(port: int, path: str, *texts: str) -> None:
+    """Open a websocket that answers nothing, say something, and wait for its end."""
+    wire = Connection(ConnectionType.CLIENT)
+    head = (
+        f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+        "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+    )
+    async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
+        with trio.fail_after(10), contextlib.suppress(trio.BrokenResourceError):
+            await stream.send_all(head.encode())
+            for text in texts:
+                await stream.send_all(wire.send(TextMessage(data=text)))
+            while await stream.receive_some():
+                pass
+
+
+async def test_the_connection_ends_when_its_limits_are_passed() -> None:
+    """More messages a second than allowed, more streams than allowed: cut, and counted."""
+    async with listening("/ws") as (venue, _, _rest):
+        await until_cut(venue.port, "/ws", *['{"method":"LIST_SUBSCRIPTIONS"}'] * 100)
+        assert venue.gate.stats()["violations"] == {"messages": 1}
+        many = [f"x{number}usd_perp@trade" for number in range(201)]
+        ask = json.dumps({"method": "SUBSCRIBE", "params": many})
+        await until_cut(venue.port, "/coinm/ws", ask)
+        assert venue.gate.stats()["violations"] == {"messages": 1, "streams": 1}
+        assert venue.gate.counters.cut == 2
+
+
+async def test_a_client_is_cut_off_when_it_answers_no_ping(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The venue pings; who is silent for too long is gone, who answers stays."""
+    monkeypatch.setattr(venue_module, "PING_S", 0.2)
+    monkeypatch.setattr(venue_module, "PONG_S", 0.5)
+    async with listening("/ws") as (venue, _, _rest):  # trio-websocket answers by itself
+        await until_cut(venue.port, "/ws")
+        assert venue.gate.counters.cut == 1
+        assert len(venue.clients) == 1
