@@ -3,7 +3,8 @@
 pikerd restarts datad; pikerd itself is started again as its systemd unit would. For every kill: the
 seconds until the client was told (an Outage in its stream) and until quotes flowed again (after a
 Resync), rows of the bars that were torn or out of step, reads of an array that called itself live
-more than a second after its writer had died, and processes that outlived their pikerd. Prints one
+more than a second after its writer had died and before it had another, and processes that outlived
+their pikerd. Prints one
 JSON line; exits 1 when anything of that is against the promise.
 """
 
@@ -43,6 +44,7 @@ class Tally:
 
 async def read_on(feed: Feed, tally: Tally, killed: list[float]) -> None:
     """Read the arrays again and again; ``killed`` holds when the writer died, while it is dead."""
+    writer: dict[str, int] = {}
     while True:
         await trio.sleep(LOOK_S)
         for flume in feed.flumes.values():
@@ -55,8 +57,10 @@ async def read_on(feed: Feed, tally: Tally, killed: list[float]) -> None:
             good = (rows["low"] <= rows["open"]) & (rows["high"] >= rows["close"])
             good &= rows["low"] > 0
             tally.torn += int((~good).sum()) + int((np.diff(rows["time"]) != 1).sum())
-            if killed and flume.state == "live" and time.monotonic() - killed[0] > FRESH_S:
-                tally.stale += 1
+            if not killed:
+                writer[flume.fqme] = flume.bars_1s.generation
+            elif flume.bars_1s.generation == writer[flume.fqme] and flume.state == "live":
+                tally.stale += time.monotonic() - killed[0] > FRESH_S
 
 
 async def one_kill(feed: Feed, pid: int, tally: Tally, killed: list[float]) -> None:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
+
+import numpy as np
 
 from piker.log import get_logger
 
-__all__ = ["QualityLog", "venue_quality"]
+__all__ = ["QualityLog", "sound_bars", "venue_quality"]
 
+MAX_VALUE = 1e15  # a price or volume of more is no market's
 MAX_KINDS = 256  # a bound on the table: kinds are rules of ours, not words of the venue's
 _log = get_logger("quality")
 _logs: dict[str, QualityLog] = {}
@@ -39,3 +43,23 @@ class QualityLog:
     def total(self) -> int:
         """Return how many there were in all."""
         return sum(self.counts.values())
+
+
+def sound_bars(rows: np.ndarray[Any, Any], quality: QualityLog, what: str) -> np.ndarray[Any, Any]:
+    """Return ``OHLC_DTYPE`` rows without those that no market could have; count what is left out.
+
+    A row stays when its prices are positive, its open and close lie between low and high, and its
+    time, volume and mean are finite and not negative. ``what`` names the market in the log.
+    """
+    low, high = rows["low"], rows["high"]
+    # Comparisons with NaN are false, so NaN fails them all.
+    good = (low > 0) & (high < MAX_VALUE) & (rows["time"] > 0)
+    for name in ("open", "close"):
+        good &= (low <= rows[name]) & (rows[name] <= high)
+    for name in ("volume", "bar_wap"):
+        good &= (rows[name] >= 0) & (rows[name] < MAX_VALUE)
+    if good.all():
+        return rows
+    for row in rows[~good]:
+        quality.count("impossible-bar", f"{what}: {row}")
+    return rows[good]

@@ -304,6 +304,7 @@ class Segment:
             words[Word.REVISION] += 1
             words[Word.SEQ] += 1
         self._own(words[Word.GENERATION] + 1)
+        words[Word.STATE] = State.RECONNECTING  # until what feeds the new writer flows again
 
 
 def read_spec(fd: int, path: Path) -> Spec:

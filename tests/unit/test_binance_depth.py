@@ -129,12 +129,12 @@ def test_the_book_stays_when_frames_are_none_of_its_business() -> None:
 
 
 def test_a_book_never_lies_when_its_frames_are_mutated(shared: Path) -> None:
-    """Whatever comes, it is in step and possible, or says that it is not."""
+    """20,000 frames: whatever comes, it is in step and possible, or says that it is not."""
     rng = random.Random(3)
     frames = [f for _, f in captures.frames(shared, "spot") if b"nknusdt@depth" in f[:60]]
     first = snapshots(shared, "spot")["NKNUSDT"]
     keeper = BookKeeper("NKNUSDT", QualityLog("test"), futures=False)
-    for number in range(3000):
+    for number in range(20_000):
         frame = bytearray(frames[number % len(frames)])
         for _ in range(rng.randrange(3)):
             frame[rng.randrange(len(frame))] = rng.randrange(256)

@@ -20,9 +20,9 @@ from piker.brokers.binance.decode import MissedTrades
 from piker.brokers.binance.repair import repair_for_ever
 from piker.brokers.binance.streams import StreamSource, sources
 from piker.brokers.hub import Continuity, open_hub_feed
-from piker.brokers.quality import venue_quality
+from piker.brokers.quality import sound_bars, venue_quality
 from piker.clock import wall_ns
-from piker.errors import DataUnavailable, NoData
+from piker.errors import DataQuality, DataUnavailable, NoData
 from piker.market import MktPair
 from piker.ohlcv import OHLC_DTYPE
 from piker.ticks import Outage, Resync, TickBatch
@@ -165,7 +165,9 @@ async def open_history_client(symbol: str) -> AsyncIterator[tuple[Any, dict[str,
                 found = [row for row in found if row.close_ms < now_ms]  # closed ones only
             if not found:
                 raise NoData(f"{symbol}: no bars there.", frame_size=kind.max_klines)
-            rows = bars_of(found, market)
+            rows = sound_bars(bars_of(found, market), quality, symbol)
+            if not len(rows):
+                raise DataQuality(f"{symbol}: no bar of the answer is possible.", kind="bad-answer")
             return rows, _moment(rows["time"][0]), _moment(rows["time"][-1])
 
         yield get_ohlc, {"erlangs": 3, "rate": 3}

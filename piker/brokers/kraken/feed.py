@@ -25,7 +25,7 @@ from piker.brokers.kraken.api import (
 from piker.brokers.kraken.decode import MissedTrades
 from piker.brokers.kraken.repair import repair_for_ever
 from piker.brokers.kraken.streams import source
-from piker.brokers.quality import venue_quality
+from piker.brokers.quality import sound_bars, venue_quality
 from piker.errors import DataUnavailable, NoData
 from piker.ohlcv import OHLC_DTYPE
 from piker.ticks import TickBatch
@@ -118,7 +118,8 @@ async def open_history_client(symbol: str) -> AsyncIterator[tuple[Any, dict[str,
             if minutes is None:
                 raise DataUnavailable(f"kraken has no bars of {timeframe:g} s.")
             found, final = await fetch_ohlc(client, listing, minutes)
-            rows = select(bars_of(found), final, start_dt, end_dt)
+            rows = sound_bars(bars_of(found), quality, symbol)
+            rows = select(rows, final, start_dt, end_dt)
             return rows, _moment(rows["time"][0]), _moment(rows["time"][-1])
 
         yield get_ohlc, {"erlangs": 3, "rate": 3}
