@@ -60,6 +60,7 @@ class KrakenVenue:
             seed=seed, faults=faults, limits=KrakenLimits() if limits else None, refusal=refusal
         )
         self.listings = wire.make_listings(symbols, seed, wall_ns() // 10**9)
+        self.port = 0  # once it serves
         self.clients: set[Client] = set()
         self.by_stream: dict[str, set[Client]] = defaultdict(set)
         self.system = "online"
@@ -72,6 +73,7 @@ class KrakenVenue:
         """Serve and trade until cancelled; the started value is the port."""
         async with trio.open_nursery() as nursery:
             bound = await nursery.start(partial(serve, self, self.gate, address=host, port=port))
+            self.port = bound
             nursery.start_soon(self._trade)
             nursery.start_soon(self._tick)
             task_status.started(bound)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -9,9 +10,11 @@ from typing import Any
 
 import pytest
 import trio
+from trio_websocket import open_websocket_url
 
 from piker.brokers.kraken import api, open_book, open_history_client, stream_quotes
 from piker.brokers.limits import Limit, venue_budget
+from piker.brokers.rest import RestClient, open_rest
 from piker.clock import NS, wall_ns
 from piker.errors import DataUnavailable, NoData, Rejected, SymbolNotFound
 from piker.market import MktPair
@@ -19,6 +22,7 @@ from piker.ohlcv import ClosedBar
 from piker.testing import conformance
 from piker.testing.faults import Fault
 from piker.testing.kraken import KrakenVenue
+from piker.testing.loopback import open_loopback
 from piker.ticks import QUOTE, TRADE, Outage, Resync, TickBatch, TickRow
 
 SYMBOL = "xbtusd.spot"
@@ -27,18 +31,26 @@ SOON_S = 20  # nothing here takes longer unless it is broken
 
 @asynccontextmanager
 async def venue_of(
-    dirs: Path, *, symbols: int = 3, rate: float = 100, within_s: float = SOON_S
+    dirs: Path,
+    *,
+    symbols: int = 3,
+    rate: float = 100,
+    within_s: float = SOON_S,
+    limits: bool = False,
 ) -> AsyncIterator[KrakenVenue]:
-    """Serve the venue, and point the backend at it."""
-    venue = KrakenVenue(symbols=symbols, rate=rate, seed=1, limits=False)
+    """Serve the venue, and point the backend at it; without limits, because ours are off, too."""
+    venue = KrakenVenue(symbols=symbols, rate=rate, seed=1, limits=limits)
     async with trio.open_nursery() as nursery:
         port = await nursery.start(venue.run, "127.0.0.1", 0)
+        assert port == venue.port
         (dirs / "config" / "brokers.toml").write_text(
             f'[kraken.urls]\nspot_http = "http://127.0.0.1:{port}"\n'
             f'spot_ws = "ws://127.0.0.1:{port}"\n'
         )
         with trio.fail_after(within_s):
             yield venue
+            assert venue.gate.stats()["violations"] == {}
+            assert venue.gate.counters.errors == 0
         nursery.cancel_scope.cancel()
 
 
@@ -281,3 +293,125 @@ async def test_kraken_passes_every_rule_on_its_loopback_venue(
             async for result in conformance.check_provider("kraken", symbol=SYMBOL, break_hook=cut)
         ]
     assert [result for result in found if result.status != "pass"] == []
+
+
+@pytest.mark.slow
+async def test_no_limit_is_passed_when_the_venue_keeps_its_own(
+    piker_dirs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Feeds, history and a search at once, with gaps to fill: the backend waits its turn."""
+    monkeypatch.setattr(api, "_cache", {})
+    monkeypatch.setattr(api, "_lock", trio.Lock())
+    venue_budget("kraken").set_limits(api.LIMITS)
+    async with venue_of(piker_dirs, limits=True, within_s=60) as venue:
+        async with stream_of(SYMBOL, "ethusd.spot") as stream:
+            await stream.until(lambda: len(stream.ids()) > 20)
+            lose(venue, "trade", 5)
+            async with trio.open_nursery() as nursery:
+                for symbol in (SYMBOL, "ethusd.spot"):
+                    for seconds in (60.0, 300.0):
+                        nursery.start_soon(_history, symbol, seconds)
+            venue.cut()
+            await stream.until(lambda: any(isinstance(x, Outage) for x in stream.others))
+            seen = len(stream.ids())
+            await stream.until(lambda: len(stream.ids()) > seen + 20 and _whole(stream.ids()))
+
+
+async def _history(symbol: str, seconds: float) -> None:
+    async with open_history_client(symbol) as (get_ohlc, _):
+        rows, _, _ = await get_ohlc(seconds)
+        assert len(rows) == 720
+
+
+@asynccontextmanager
+async def raw_venue(*, limits: bool = False) -> AsyncIterator[tuple[KrakenVenue, RestClient]]:
+    """Serve a venue; yield it with a plain REST client."""
+    async with open_loopback("kraken", symbols=2, rate=100, limits=limits) as (venue, port):
+        async with open_rest("test.kraken", f"http://127.0.0.1:{port}") as rest:
+            with trio.fail_after(SOON_S):
+                yield venue, rest
+
+
+async def test_every_public_call_is_answered_in_the_venues_words() -> None:
+    """Results under the venue's keys; errors as text in a 200."""
+    async with raw_venue() as (venue, rest):
+
+        async def call(name: str, **params: Any) -> Any:
+            return await rest.get_json(f"/0/public/{name}", params, type=dict)
+
+        keys = {
+            "Time": "unixtime", "SystemStatus": "status", "Assets": "XXBT",
+            "AssetPairs": "XXBTZUSD", "Ticker": "XXBTZUSD",
+        }  # fmt: skip
+        for name, key in keys.items():
+            said = await call(name)
+            assert said["error"] == []
+            assert key in said["result"]
+        while not venue.listings[0].spreads:
+            await trio.sleep(0.01)
+        for name in ("Depth", "Trades", "OHLC", "Spread"):
+            said = await call(name, pair="XBTUSD")
+            assert said["result"]["XXBTZUSD"], name
+        ticker = (await call("Ticker", pair="XBTUSD"))["result"]["XXBTZUSD"]
+        assert float(ticker["l"][0]) <= float(ticker["c"][0]) <= float(ticker["h"][0])
+        assert float(ticker["v"][0]) > 0
+        assert list((await call("Assets", asset="XBT"))["result"]) == ["XXBT"]
+        for name, params, words in (
+            ("Ticker", {"pair": "NOUSD"}, "EQuery:Unknown asset pair"),
+            ("Assets", {"asset": "NO"}, "EQuery:Unknown asset"),
+            ("OHLC", {"pair": "XBTUSD", "interval": 7}, "EGeneral:Invalid arguments"),
+            ("OHLC", {}, "EGeneral:Invalid arguments"),
+            ("Depth", {"pair": "XBTUSD", "count": "many"}, "EGeneral:Invalid arguments:count"),
+            ("Levels", {}, "EGeneral:Unknown method"),
+        ):
+            assert await call(name, **params) == {"error": [words]}
+        assert venue.gate.counters.errors == 0
+
+
+async def test_a_call_is_refused_in_a_200_when_there_were_too_many() -> None:
+    """Three of a pair at once; the fourth is one too many."""
+    async with raw_venue(limits=True) as (venue, rest):
+        said = []
+        for _ in range(4):
+            answer = await rest.get("/0/public/Ticker", {"pair": "XBTUSD"})
+            said.append(b"EAPI:Rate limit exceeded" in answer.body)
+        assert said == [False, False, False, True]
+        assert venue.gate.stats()["violations"] == {"public": 1}
+
+
+async def test_websocket_requests_are_answered_when_they_are_bad() -> None:
+    """Each with success false and words; the connection lives on."""
+    async with raw_venue() as (venue, _):
+        async with open_websocket_url(f"ws://127.0.0.1:{venue.port}/v2") as socket:
+
+            async def ask(text: str) -> Any:
+                await socket.send_message(text)
+                while "method" not in (said := json.loads(await socket.get_message())):
+                    if "error" in said:
+                        break
+                return said
+
+            first = json.loads(await socket.get_message())
+            assert first["channel"] == "status"
+            assert first["data"][0]["system"] == "online"
+            book = '{"method":"subscribe","params":{"channel":"book","symbol":["BTC/USD"]%s}}'
+            for text in ("x", "[]", "3", "[" * 5000, '{"method":[]}', '{"method":"buy"}',
+                         '{"method":"subscribe","params":3}', book % ',"depth":11',
+                         '{"method":"subscribe","params":{"channel":"book"}}',
+                         '{"method":"subscribe","params":{"channel":["book"]}}',
+                         '{"method":"subscribe","params":{"channel":"book","symbol":"BTC/USD"}}',
+                         '{"method":"subscribe","params":{"channel":"book","symbol":[["x"]]}}',
+                         book.replace("subscribe", "unsubscribe") % ""):  # fmt: skip
+                said = await ask(text)
+                assert said["success"] is False
+                assert said["error"]
+            assert (await ask('{"method":"ping","req_id":9}'))["req_id"] == 9
+            assert (await ask(book % ""))["success"] is True
+            assert (await ask(book % ""))["error"] == "Already subscribed"
+            subscribe = '{"method":"subscribe","params":{"channel":"instrument"}}'
+            assert (await ask(subscribe))["success"] is True
+            while (said := json.loads(await socket.get_message())).get("channel") != "instrument":
+                pass
+            assert {pair["symbol"] for pair in said["data"]["pairs"]} == {"BTC/USD", "ETH/USD"}
+            assert {asset["id"] for asset in said["data"]["assets"]} == {"BTC", "ETH", "USD"}
+            assert venue.gate.counters.errors == 0
