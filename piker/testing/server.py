@@ -219,10 +219,10 @@ async def serve(
         try:
             if gate.accepts():
                 await _converse(stream, host, gate)
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
-            return  # the client is gone
-        except RemoteProtocolError:
-            return  # what it sent is no websocket frame
+        except* (trio.BrokenResourceError, trio.ClosedResourceError):
+            pass  # the client is gone
+        except* RemoteProtocolError:
+            pass  # what it sent is no websocket frame
         finally:
             await trio.aclose_forcefully(stream)
 

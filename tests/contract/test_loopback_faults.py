@@ -6,7 +6,10 @@ a trade is the venue's own, none comes twice. A loss is told, and what was lost 
 
 from __future__ import annotations
 
+import json
 import math
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
@@ -258,6 +261,20 @@ async def test_a_silent_connection_is_given_up_when_it_is_half_open(
         assert gone.startswith("nothing received for")
 
 
+@pytest.mark.full
+async def test_a_silent_connection_is_given_up_at_the_real_pace(
+    piker_dirs: Path, name: str
+) -> None:
+    """The same with the times that backends really use: 45 s without a byte."""
+    async with session(name, rate=5) as feed:
+        await feed.more(5)
+        feed.venue.gate.add_faults([Fault(what="half-open", count=1)])
+        with trio.fail_after(90):
+            while not (feed.told(Outage) and feed.told(Resync, "reconnect")):
+                item = await feed.items.receive()
+                feed.others += [] if isinstance(item, TickBatch) else [item]
+
+
 async def test_every_trade_comes_when_the_connection_is_slow(piker_dirs: Path, name: str) -> None:
     """A slow venue is late, that is all; when it is quick again everything has come."""
     slow = Fault(what="slow", bytes_per_s=20_000, for_s=2)
@@ -405,3 +422,49 @@ async def test_the_call_times_out_when_the_answer_never_ends(
 async def _impatient(client: RestClient, path: str) -> None:
     params = {"symbol": "BTCUSDT", "pair": "XBTUSD", "interval": "1m" if "v3" in path else "1"}
     await client.request("GET", path, params=params, deadline_s=0.3, idempotent=None)
+
+
+# -- the command -------------------------------------------------------------------------------
+def venue_command(*arguments: str) -> list[str]:
+    """Return the command that runs a venue."""
+    return [sys.executable, "-m", "piker.cli", "venue", *arguments]
+
+
+async def test_a_plan_is_in_force_when_the_command_was_given_one(tmp_path: Path) -> None:
+    """The JSON line says where; the plan holds, and more can be added while it runs."""
+    plan = tmp_path / "plan.toml"
+    plan.write_text('[[fault]]\nwhat = "status"\nstatus = 503\nmatch = "/time"\ncount = 1\n')
+    command = venue_command("binance", "--symbols", "1", "--faults", str(plan))
+    async with trio.open_nursery() as nursery:
+        process = await nursery.start(partial(trio.run_process, command, stdout=subprocess.PIPE,
+                                              check=False))  # fmt: skip
+        try:
+            with trio.fail_after(SOON_S):
+                line = b""
+                while not line.endswith(b"\n"):
+                    line += await process.stdout.receive_some()
+                urls = json.loads(line)
+                async with open_rest("test.command", urls["http"]) as client:
+                    assert (await client.get("/api/v3/time")).status == 200
+                    assert client.retries == 1
+                    said = await client.request(
+                        "POST", "/_piker/faults", body=b'{"what":"close","for_s":1}'
+                    )
+                    assert json.loads(said.body)[0]["active"] is True
+                async with open_rest("test.command", urls["control"]) as client:
+                    stats = await client.get_json("/stats", type=dict)
+                    assert stats["faults"] == {"status": 1}
+                    assert stats["violations"] == {}
+        finally:
+            process.terminate()
+
+
+def test_nothing_is_started_when_a_plan_is_wrong(tmp_path: Path) -> None:
+    """Exit code 2, and a sentence with file, line, and the nearest word."""
+    plan = tmp_path / "plan.toml"
+    plan.write_text('[[fault]]\nwhat = "droop"\n')
+    done = subprocess.run(
+        venue_command("kraken", "--faults", str(plan)), capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"{plan}:2: fault 1: what: 'droop' is none. Did you mean 'drop'" in done.stderr

@@ -286,6 +286,29 @@ async def test_the_venue_lives_on_when_requests_are_bad() -> None:
         assert gate.counters.errors == 1
 
 
+async def test_the_venue_lives_on_when_clients_send_rubbish() -> None:
+    """Random bytes before, inside and after a handshake; the client is cut, others are served."""
+    dice = random.Random(3)
+    head = (
+        b"GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+        b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+    )
+    async with echo() as (gate, port):
+        for number in range(150):
+            data = bytearray(head if number % 3 else b"") + dice.randbytes(dice.randrange(1, 300))
+            for _ in range(number % 4):
+                data[dice.randrange(len(data))] = dice.randrange(256)
+            async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
+                with contextlib.suppress(trio.BrokenResourceError):
+                    await stream.send_all(data)
+                    await stream.send_eof()
+                    while await stream.receive_some():
+                        pass
+        assert await ask(port, "/x?n=1") == (200, b"1")
+        while gate.clients:
+            await trio.lowlevel.checkpoint()
+
+
 async def test_each_kind_does_what_its_name_says_when_it_is_on_http() -> None:
     """Cut, refused at the door, garbled, slow: one request each."""
     async with echo(Fault(what="close", on="http", count=1)) as (gate, port):
