@@ -43,6 +43,8 @@ QUIET_MAX_S = 3.0  # and this long after the first, at the latest
 FLOOD = 64 * 1024  # bytes sent between two looks at whether the clients keep up, at full speed
 DRAIN_S = 0.001  # how often that is looked at
 LAST_S = 0.2  # at the end, for what is on its way to leave this process
+BEHIND_NS = 5 * NS  # times are moved to this long before now at least, and 55 s after it at most:
+# a consumer takes ticks of a minute ahead for garbage (piker.data.tape), and clocks differ
 SHIFT_TTL_NS = 30 * NS  # before the start, times are moved anew when they were for this long
 _PING = b"\x89\x00"
 PING_S = 20.0  # as often as Binance's spot servers ping
@@ -131,10 +133,17 @@ class ReplayVenue:
         return self._shift
 
     def _shift_to_now(self) -> Shift:
-        """Move the begin to now; at full speed the end: nothing may lie in the future."""
-        recorded = self.recording.first_ns if self.speed else self.recording.last_ns
-        const_ns = (wall_ns() - recorded) // MINUTE_NS * MINUTE_NS
-        return Shift(const_ns, self.recording.first_ns, self.speed or 1.0)
+        """Move the begin to the next minute from now that fits; at full speed the end to the last.
+
+        Ahead of the clock rather than behind it: whoever begins its bars at the moment of a first
+        quote would take the trades of up to a minute for late ones.
+        """
+        first_ns = self.recording.first_ns
+        if not self.speed:
+            const_ns = (wall_ns() - self.recording.last_ns) // MINUTE_NS * MINUTE_NS
+            return Shift(const_ns, first_ns, 1.0)
+        const_ns = -(-(wall_ns() - BEHIND_NS - first_ns) // MINUTE_NS) * MINUTE_NS
+        return Shift(const_ns, first_ns, self.speed)
 
     def moment(self) -> Moment:
         """Return where the replay stands."""
