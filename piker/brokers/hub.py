@@ -72,6 +72,11 @@ class Source(Protocol):
     sends_per_s: float
 
     @property
+    def greetings(self) -> Sequence[str]:
+        """Return the messages of a new connection, before any symbol's."""
+        ...
+
+    @property
     def url(self) -> Url:
         """Return where to connect, or how to find out."""
         ...
@@ -319,6 +324,8 @@ class _Connection:
     async def _subscribe(self, link: Link) -> None:
         self._sides = {old: side for old, side in self._sides.items() if not old.lost.is_set()}
         self._sides[link] = _Side()
+        for message in self.source.greetings:
+            await link.send(message)
         await self._align(link, self._sides[link])
 
     async def _align_for_ever(self) -> None:

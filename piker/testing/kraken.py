@@ -40,6 +40,7 @@ _OPTIONS: dict[str, tuple[str, tuple[Any, ...], Any]] = {  # channel -> (option,
     "ohlc": ("interval", MINUTES, 1),
     "book": ("depth", DEPTHS, 10),
 }
+_INSTRUMENTS = "instrument:|"  # the name of that stream among a client's
 _encode = msgspec.json.encode
 
 
@@ -248,9 +249,19 @@ class KrakenVenue:
         begin = Timeframe(f"{option}m").floor(now_s) - (SNAPSHOT_BARS - 1) * option * 60
         return wire.ohlc(listing, option, listing.bars(option, begin, now_s), "snapshot")
 
+    def set_status(self, name: str, status: str) -> None:
+        """Change the status of a market (``BTC/USD``), as ``maintenance``, and tell who listens."""
+        listing = next(x for x in self.listings if x.wire == name)
+        listing.status = status
+        data = {"assets": [], "pairs": [wire.instrument(listing)]}
+        frame = _encode({"channel": "instrument", "type": "update", "data": data})
+        for client in self.clients:
+            if _INSTRUMENTS in client.streams:
+                client.send(frame)
+
     def _instruments(self, client: Client, ask: dict[str, Any], method: str) -> None:
-        """Answer for the reference data: a snapshot, of markets that never change here."""
-        stream = "instrument:|"
+        """Answer for the reference data: a snapshot, unless it is not wanted."""
+        stream = _INSTRUMENTS
         if (stream in client.streams) == (method == "subscribe"):
             error = "Already subscribed" if method == "subscribe" else "Subscription Not Found"
             _answer(client, ask, method=method, success=False, error=error)
@@ -260,6 +271,8 @@ class KrakenVenue:
             client.streams.discard(stream)
             return
         client.streams.add(stream)
+        if ask["params"].get("snapshot", True) is False:
+            return
         names = dict.fromkeys(name for x in self.listings for name in x.wire.split("/"))
         data = {
             "assets": [wire.asset(name) for name in names],

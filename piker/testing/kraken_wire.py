@@ -52,6 +52,7 @@ class Listing:
         self.pair_id = f"{self.base}ZUSD" if base in _PREFIXED else self.altname
         self.wire = f"{new_base}/USD"
         self.digits = digits
+        self.status = "online"
         self.market = market
         self.owed = 0.0  # steps of order flow due
         self.traded = False  # since bars were last sent
@@ -229,7 +230,7 @@ def instrument(listing: Listing) -> dict[str, Any]:
     base, _, quote = listing.wire.partition("/")
     spec = listing.market.spec
     return {
-        "symbol": listing.wire, "base": base, "quote": quote, "status": "online",
+        "symbol": listing.wire, "base": base, "quote": quote, "status": listing.status,
         "qty_precision": SIZE_DIGITS, "qty_increment": 10.0**-SIZE_DIGITS, "qty_min": spec.lot,
         "price_precision": listing.digits, "price_increment": spec.tick, "cost_precision": 5,
         "cost_min": 0.5, "marginable": False, "has_index": True,
@@ -255,7 +256,7 @@ def asset_pair(listing: Listing) -> dict[str, Any]:
         "lot_multiplier": 1, "leverage_buy": [], "leverage_sell": [], "fees": [[0, 0.4]],
         "fees_maker": [[0, 0.25]], "fee_volume_currency": "ZUSD", "margin_call": 80,
         "margin_stop": 40, "ordermin": listing.size(listing.market.spec.lot), "costmin": "0.5",
-        "tick_size": listing.price(listing.market.spec.tick), "status": "online",
+        "tick_size": listing.price(listing.market.spec.tick), "status": listing.status,
         "execution_venue": "international",
     }  # fmt: skip
 

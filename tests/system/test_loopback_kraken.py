@@ -126,6 +126,26 @@ async def test_stream_starts_with_quotes_and_goes_live(dirs: Path) -> None:
 
 
 @pytest.mark.slow
+async def test_halt_is_told_when_the_venue_changes_a_market(dirs: Path) -> None:
+    """An Outage for that market alone, a Resync when it goes on; statuses that match do nothing."""
+    async with venue_of(dirs) as venue, stream_of(SYMBOL, "ethusd.spot") as stream:
+        await stream.until(lambda: len(stream.rows) > 20)
+        for status in ("post_only", "maintenance", "cancel_only", "online"):
+            venue.set_status("BTC/USD", status)
+        await stream.until(lambda: len(stream.others) >= 2)
+        assert stream.others == [
+            Outage("the venue says: maintenance", SYMBOL),
+            Resync("venue", SYMBOL, detail="the venue says: online"),
+        ]
+        venue.set_status("ETH/USD", "delisted")
+    async with venue_of(dirs) as venue:
+        venue.set_status("BTC/USD", "maintenance")
+        async with stream_of(SYMBOL) as stream:
+            await stream.until(lambda: bool(stream.others))
+            assert stream.others == [Outage("the venue says: maintenance", SYMBOL)]
+
+
+@pytest.mark.slow
 async def test_every_trade_comes_through_a_cut_once(dirs: Path) -> None:
     """The snapshot after the reconnect brings what was missed; the loss is told first."""
     async with venue_of(dirs) as venue, stream_of(SYMBOL) as stream:

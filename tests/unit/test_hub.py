@@ -60,6 +60,8 @@ class Source:
     venue = "hubtest"
     sends_per_s = 1000.0
 
+    greetings: tuple[str, ...] = ()
+
     def __init__(self, url: str, *, max_symbols: int = 100) -> None:
         self.url = url
         self.key = url

@@ -38,6 +38,8 @@ class StreamSource:
     The symbols are market ids; :attr:`markets` must know each before it is subscribed.
     """
 
+    greetings: tuple[str, ...] = ()
+
     def __init__(self, kind: Kind, path: str, streams: Sequence[str]) -> None:
         self.url = url(kind, "ws") + path
         self.key = f"{kind.name} {self.url}"

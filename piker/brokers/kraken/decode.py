@@ -19,7 +19,9 @@ from piker.brokers.quality import QualityLog
 from piker.ohlcv import ClosedBar
 from piker.ticks import QUOTE, TRADE, Resync, TickRow
 
-__all__ = ["Decoder", "MissedTrades", "time_ns"]
+__all__ = ["HALTED", "Decoder", "MarketStatus", "MissedTrades", "time_ns"]
+
+HALTED = frozenset({"cancel_only", "delisted", "maintenance", "work_in_progress"})  # no matching
 
 MAX_UNKNOWN = 64  # kinds of unknown messages that are counted apart
 MAX_RETIRED = 4096  # wire symbols no longer wanted whose late frames are no fault
@@ -53,7 +55,14 @@ class MissedTrades(msgspec.Struct, frozen=True):
         return Resync("sequence-gap", self.symbol, self.count)
 
 
-Outband = ClosedBar | MissedTrades
+class MarketStatus(msgspec.Struct, frozen=True):
+    """The venue changed a market's status: ``online``, ``post_only``, ``maintenance``, ..."""
+
+    symbol: str
+    status: str
+
+
+Outband = ClosedBar | MarketStatus | MissedTrades
 
 
 def time_ns(text: str) -> int:
@@ -101,6 +110,8 @@ class Decoder:
                 self._trades(message, rows)
             elif kind is schema.OhlcFrame:
                 self._ohlc(message)
+            elif kind is schema.Instruments:
+                self._statuses(message.data.pairs)
             elif kind is schema.Status:
                 self.system = message.data[0].system if message.data else self.system
         return rows
@@ -117,6 +128,13 @@ class Decoder:
                 table.pop(name, None)
             if len(self._retired) < MAX_RETIRED:
                 self._retired.add(name)
+
+    def _statuses(self, pairs: list[schema.Instrument]) -> None:
+        """Note changes of our markets; everybody else's come along, and are no fault."""
+        for pair in pairs:
+            symbol = self.markets.get(pair.symbol)
+            if symbol is not None and pair.status:
+                self.outband.append(MarketStatus(symbol, pair.status))
 
     # -- frames --------------------------------------------------------------------------------
     def _typed(self, frames: list[bytes]) -> list[Any]:

@@ -22,13 +22,13 @@ from piker.brokers.kraken.api import (
     find_listing,
     open_client,
 )
-from piker.brokers.kraken.decode import MissedTrades
+from piker.brokers.kraken.decode import HALTED, MarketStatus, MissedTrades
 from piker.brokers.kraken.repair import repair_for_ever
 from piker.brokers.kraken.streams import source
 from piker.brokers.quality import sound_bars, venue_quality
 from piker.errors import DataUnavailable, NoData
 from piker.ohlcv import OHLC_DTYPE
-from piker.ticks import TickBatch
+from piker.ticks import Outage, Resync, TickBatch
 
 __all__ = ["open_history_client", "stream_quotes"]
 
@@ -62,8 +62,16 @@ async def stream_quotes(
     gaps, to_repair = trio.open_memory_channel[MissedTrades](MAX_GAPS)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(repair_for_ever, to_repair, listings, send_chan)
+        halts = Halts()
+        for symbol, listing in listings.items():
+            for event in halts.take(MarketStatus(symbol, listing.market.status)):
+                await send_chan.send(event)
         async with open_hub_feed(shared, list(listings)) as feed:
             async for item in feed:
+                if isinstance(item, MarketStatus):
+                    for event in halts.take(item):
+                        await send_chan.send(event)
+                    continue
                 if isinstance(item, MissedTrades):
                     await send_chan.send(item.resync)
                     _note(gaps, item)
@@ -71,6 +79,25 @@ async def stream_quotes(
                 await send_chan.send(item)
                 if type(item) is TickBatch:
                     feed_is_live.set()
+
+
+class Halts:
+    """Which markets the venue has halted. Pure: it says what their readers are to be told."""
+
+    def __init__(self) -> None:
+        self._halted: set[str] = set()
+
+    def take(self, news: MarketStatus) -> list[Outage | Resync]:
+        """Return an Outage when a market stops matching orders, a Resync when it goes on."""
+        symbol, halted = news.symbol, news.status in HALTED
+        if halted == (symbol in self._halted):
+            return []
+        said = f"the venue says: {news.status.replace('_', ' ')}"
+        if halted:
+            self._halted.add(symbol)
+            return [Outage(said, symbol)]
+        self._halted.discard(symbol)
+        return [Resync("venue", symbol, detail=said)]
 
 
 def _note(gaps: trio.MemorySendChannel[MissedTrades], gap: MissedTrades) -> None:

@@ -26,6 +26,9 @@ _CHANNELS: tuple[dict[str, object], ...] = (
     {"channel": "ohlc", "interval": 1, "snapshot": True},
 )
 
+# Which markets are halted. The snapshot is half a megabyte, and REST has told the same.
+_INSTRUMENTS = {"channel": "instrument", "snapshot": False}
+
 log = get_logger("kraken")
 
 
@@ -38,6 +41,7 @@ class StreamSource:
     venue = PROVIDER
     max_symbols = SYMBOLS_PER_CONNECTION
     sends_per_s = SENDS_PER_S
+    greetings = (msgspec.json.encode({"method": "subscribe", "params": _INSTRUMENTS}).decode(),)
 
     def __init__(self, base_url: str) -> None:
         self.url = f"{base_url}/v2"
