@@ -381,7 +381,6 @@ async def test_the_call_succeeds_when_the_fault_passes(
         assert venue.gate.counters.requests[PATHS[name]] >= 1
 
 
-@pytest.mark.xfail(reason="binance.api._classify takes a 5xx that has a code for a refusal")
 async def test_the_call_succeeds_when_a_server_error_has_a_code(piker_dirs: Path) -> None:
     """An error of the server stays one, whatever its body says; Kraken's is the table's case."""
     async with history("binance", Fault(what="status", status=500, count=2)) as (_, get_ohlc):

@@ -81,7 +81,7 @@ async def open_client(kind: Kind) -> AsyncIterator[RestClient]:
 
 def _classify(status: int, headers: Mapping[str, str], body: bytes) -> PikerError | None:
     """Map a refused request by the venue's own code (venues.md 2.6)."""
-    if status < 400:
+    if status < 400 or status >= 500:  # an error of the server is no refusal, whatever it says
         return None
     try:
         said = msgspec.json.decode(body, type=schema.ErrorBody)
