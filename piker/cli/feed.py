@@ -60,12 +60,14 @@ def _print_quote(quote: Quote, as_json: bool) -> None:
         print(msgspec.json.encode(quote).decode())
         return
     trades = [tick for tick in quote.ticks if tick.type.label == "trade"]
-    volume = sum(tick.size for tick in trades)
-    print(
+    total = sum(tick.size for tick in trades)
+    volume = f"{total:g} in {len(trades)} trade{'s'[: len(trades) > 1]}" if trades else ""
+    line = (
         f"{quote.symbol}  last {_number(quote.last)}  bid {_number(quote.bid)} x "
         f"{_number(quote.bid_size)}  ask {_number(quote.ask)} x {_number(quote.ask_size)}  "
-        f"{len(trades)} trades, {volume:g}"
+        f"{volume}"
     )
+    print(line.rstrip())
 
 
 def _number(value: float | None) -> str:

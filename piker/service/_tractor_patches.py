@@ -10,11 +10,13 @@
 4. *What can be called*: tractor serves every function of an exposed module and every method of
    its own Actor. Here only marked endpoints and the few runtime methods that tractor itself
    needs (tests/security/test_rpc_auth.py).
-5. *Deprecations*: tractor uses ``trio.MultiError``, which trio 0.23 warns about at every use.
+5. *Noise*: tractor uses ``trio.MultiError``, which trio 0.23 warns about at every use, and logs
+   through :mod:`logging`, which prints to stderr where nobody configured it.
 """
 
 from __future__ import annotations
 
+import logging
 import struct
 import warnings
 from collections.abc import AsyncGenerator
@@ -23,6 +25,7 @@ from typing import Any
 import msgspec
 import trio
 
+logging.getLogger("tractor").addHandler(logging.NullHandler())
 warnings.filterwarnings("ignore", message=r".*MultiError.*")
 warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"tractor.*")
 with warnings.catch_warnings():

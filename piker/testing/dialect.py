@@ -26,6 +26,7 @@ class Said(msgspec.Struct):
 
     answers: list[bytes] = []
     subscribe: list[str] = []
+    bare: list[str] = []  # of those, what was subscribed without a snapshot
     unsubscribe: list[str] = []
 
 

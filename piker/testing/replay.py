@@ -248,9 +248,9 @@ class ReplayVenue:
         for stream in said.unsubscribe:
             client.streams.discard(stream)
             self.by_stream[stream].discard(client)
-        self._subscribe(client, said.subscribe)
+        self._subscribe(client, said.subscribe, said.bare)
 
-    def _subscribe(self, client: Client, streams: list[str]) -> None:
+    def _subscribe(self, client: Client, streams: list[str], bare: Iterable[str] = ()) -> None:
         for stream in streams:
             client.streams.add(stream)
             self.by_stream[stream].add(client)
@@ -259,7 +259,7 @@ class ReplayVenue:
             self._asked_at = max(self._asked_at, trio.current_time())
             if not self._hold:
                 self._begin.set()
-            if self.position:
+            if self.position and stream not in bare:
                 for frame in self.dialect.late(stream, self.moment()):
                     self._send(frame, stream, [client])
 

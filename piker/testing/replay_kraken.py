@@ -31,6 +31,7 @@ _ECHOED = {**_OPTION, "ticker": "event_trigger"}
 _DEFAULT: dict[str, Any] = {"ohlc": 1, "book": 10}
 _SECONDS = re.compile(rb'"(\d{10})\.\d{1,9}"')  # of v1, text in arrays
 _V1 = "v1:"
+_INSTRUMENTS = "instrument:|"  # of all symbols; granted whether or not it was recorded
 _encode = msgspec.json.encode
 
 
@@ -133,6 +134,8 @@ class KrakenDialect:
         try:
             found = _frame.decode(frame)
         except (msgspec.DecodeError, UnicodeDecodeError):
+            if frame.startswith(b'{"channel":"instrument"'):
+                return _INSTRUMENTS
             self._note_grant(frame)
             return ""
         if found.channel == "status":
@@ -197,7 +200,7 @@ class KrakenDialect:
 
     def _known(self, stream: str) -> str:
         """Return why a stream can not be had, in the venue's words where it has some."""
-        if stream in self.recording.by_stream or stream in self._quiet:
+        if stream == _INSTRUMENTS or stream in self.recording.by_stream or stream in self._quiet:
             return ""
         channel, _, symbol = stream.removeprefix(_V1).partition("|")
         same = [s for s in self.recording.by_stream if s.endswith(f"|{symbol}")]
@@ -245,7 +248,7 @@ class KrakenDialect:
         if ask.method not in ("subscribe", "unsubscribe"):
             error = "Unsupported method"
             return Said([_answer(ask.req_id, method=ask.method, success=False, error=error)])
-        said = Said([], [], [])
+        said = Said([], [], [], [])
         wanted, params = ask.method == "subscribe", ask.params
         for symbol in params.symbol or ([""] if params.channel == "instrument" else []):
             stream = f"{params.channel}:{params.option}|{symbol}"
@@ -259,6 +262,8 @@ class KrakenDialect:
                 )
                 continue
             (said.subscribe if wanted else said.unsubscribe).append(stream)
+            if params.snapshot is False:
+                said.bare.append(stream)
             result: dict[str, Any] = {"channel": params.channel, **named}
             if name := _ECHOED.get(params.channel):
                 result[name] = getattr(params, name)
@@ -279,7 +284,7 @@ class KrakenDialect:
             return Said(
                 [_encode({"errorMessage": "Unsupported event", "event": "error", **number})]
             )
-        said = Said([], [], [])
+        said = Said([], [], [], [])
         channel = ask.subscription.channel
         for pair in ask.pair:
             stream = f"{_V1}{channel}|{pair}"

@@ -90,6 +90,8 @@ def late_v2(stream: str, frames: list[bytes]) -> list[bytes]:
         return _snapshot(channel, _newest_items(frames, TRADES))
     if channel == "ohlc":
         return _snapshot(channel, _newest_bars(frames))
+    if channel == "instrument":
+        return [frame for frame in frames if b'"type":"snapshot"' in frame[:60]][-1:]
     return _snapshot(channel, _newest_items(frames[-1:], 1))
 
 

@@ -35,6 +35,11 @@ _CYCLES = (
     (97, 0.0005),
     (23, 0.0002),
 )
+BLOCK_S = 3600  # seconds of the past that are made from one beginning
+_PERIODS = np.array([period for period, _ in _CYCLES])
+_WEIGHTS = np.array([weight for _, weight in _CYCLES])
+_ANGLES = np.arange(BLOCK_S) % _PERIODS[:, None] * (math.tau / _PERIODS[:, None])
+_WITHIN = np.vstack([np.cos(_ANGLES), np.sin(_ANGLES)])
 
 
 class MarketSpec(NamedTuple):
@@ -259,8 +264,10 @@ class SyntheticMarket:
     def _second_bars(self, grid: Any, step: int) -> dict[str, Any]:
         """Return one bar for each grid point: the past by formula, the rest as it was traded."""
         tick = self.spec.tick
-        opens = np.round(self._path(grid) / tick) * tick
-        closes = np.round(self._path(np.minimum(grid + step, self.start_s)) / tick) * tick
+        # The end of a bar is the beginning of the next one: one price for both.
+        times = np.minimum(np.append(grid, grid[-1] + step), self.start_s)
+        edges = np.round(self._path(times) / tick) * tick
+        opens, closes = edges[:-1], edges[1:].copy()
         noise = ((grid * 2654435761) % 1000) / 1000
         volume = np.round((0.2 + noise) * step * 20) * self.spec.lot
         out: dict[str, Any] = {
@@ -311,13 +318,31 @@ class SyntheticMarket:
         return self._path(np.array(times_s, dtype=np.int64))
 
     def _path(self, times: Any) -> Any:
-        total = np.zeros(len(times))
-        for (period, weight), phase in zip(_CYCLES, self._phases, strict=True):
-            total += weight * np.sin(times * (math.tau / period) + phase)
+        dense = len(times) > BLOCK_S // 10 and times[-1] - times[0] < 2 * len(times)
+        total = self._waves_by_block(times) if dense else self._waves(times)
         jitter = (
             (times.astype("u8") * np.uint64(2654435761) >> np.uint64(7)) % np.uint64(997)
         ) / 997 - 0.5
         return self.spec.price * np.exp(total + jitter * 0.0003)
+
+    def _waves(self, times: Any) -> Any:
+        total = np.zeros(len(times))
+        for (period, weight), phase in zip(_CYCLES, self._phases, strict=True):
+            total += weight * np.sin(times % period * (math.tau / period) + phase)
+        return total
+
+    def _waves_by_block(self, times: Any) -> Any:
+        """Return the same for second after second, without a sine for each of them.
+
+        sin(a + b) = sin a cos b + cos a sin b, where a is a block's beginning and b runs within it.
+        Whole seconds are taken modulo the period first, so that both ways agree to the last tick.
+        """
+        first = int(times[0]) // BLOCK_S
+        starts = np.arange(first, int(times[-1]) // BLOCK_S + 1) * BLOCK_S
+        angles = starts[:, None] % _PERIODS * (math.tau / _PERIODS) + np.array(self._phases)
+        heads = np.hstack([_WEIGHTS * np.sin(angles), _WEIGHTS * np.cos(angles)])
+        waves = np.einsum("bk,kr->br", heads, _WITHIN)
+        return waves.ravel()[times - first * BLOCK_S]
 
 
 _FIELDS = ("open", "high", "low", "close", "volume", "count", "turnover")

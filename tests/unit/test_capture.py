@@ -444,6 +444,24 @@ def test_a_late_kraken_client_gets_a_snapshot_of_what_was_sent(tmp_path: Path) -
     assert old[2:] == ["book-10", "XBT/USD"]
 
 
+def test_a_snapshot_is_not_sent_when_kraken_is_asked_for_none(tmp_path: Path) -> None:
+    """And the instrument channel is granted whatever was recorded."""
+    venue = make_replay(
+        "kraken", read_any(written(tmp_path / "a", header("kraken"), kraken_records()))
+    )
+    request = asked("/v2")
+    ask = {"method": "subscribe", "params": {"channel": "trade", "symbol": ["BTC/USD"]}}
+    said = venue.dialect.message(request, set(), json.dumps(ask))
+    assert (said.subscribe, said.bare) == (["trade:|BTC/USD"], [])
+    ask["params"] = {"channel": "instrument", "snapshot": False}
+    said = venue.dialect.message(request, set(), json.dumps(ask))
+    assert (said.subscribe, said.bare) == (["instrument:|"], ["instrument:|"])
+    ask["params"] = {"channel": "book", "symbol": ["BTC/USD"], "depth": 500}
+    (answer,) = venue.dialect.message(request, set(), json.dumps(ask)).answers
+    assert not json.loads(answer)["success"]
+    assert "book:25" in json.loads(answer)["error"]
+
+
 def test_only_its_own_venue_replays_a_capture(tmp_path: Path) -> None:
     """And only one that holds frames; a capture of quotes says whose they are."""
     path = written(tmp_path / "a", header(), binance_records())
