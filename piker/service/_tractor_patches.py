@@ -10,7 +10,10 @@
 4. *What can be called*: tractor serves every function of an exposed module and every method of
    its own Actor. Here only marked endpoints and the few runtime methods that tractor itself
    needs (tests/security/test_rpc_auth.py).
-5. *Noise*: tractor uses ``trio.MultiError``, which trio 0.23 warns about at every use, and logs
+5. *Finished calls*: tractor keeps the context of every call it has served, for ever; a heartbeat
+   alone would cost hundreds of megabytes a day. Here it goes with its call
+   (tests/system/test_service.py).
+6. *Noise*: tractor uses ``trio.MultiError``, which trio 0.23 warns about at every use, and logs
    through :mod:`logging`, which prints to stderr where nobody configured it.
 """
 
@@ -157,6 +160,22 @@ def _get_rpc_func(self: Any, ns: str, funcname: str) -> Any:
     return found
 
 
+# -- 5. finished calls -----------------------------------------------------------------------
+_serve_call = _actor._invoke
+
+
+async def _invoke(actor: Any, cid: str, chan: Any, *args: Any, **kwargs: Any) -> None:
+    uid = chan.uid
+    try:
+        await _serve_call(actor, cid, chan, *args, **kwargs)
+    finally:
+        context = actor._contexts.pop((uid, cid), None)
+        if context is not None:
+            context._send_chan.close()
+            context._recv_chan.close()
+
+
+_actor._invoke = _invoke
 _ipc.Channel.connect = _connect
 _actor.Actor._stream_handler = _stream_handler
 _actor.Actor._process_messages = _process_messages

@@ -8,6 +8,7 @@ import trio
 
 from piker import service
 from piker.errors import DataUnavailable, ProviderError
+from piker.service._tractor_patches import tractor
 
 
 async def main(name: str, task_status: trio.TaskStatus[None]) -> None:
@@ -28,6 +29,12 @@ async def add(a: int, b: int) -> int:
 async def whoami() -> int:
     """Return the pid."""
     return os.getpid()
+
+
+@service.request
+async def contexts() -> int:
+    """Return how many calls tractor has not forgotten here."""
+    return len(tractor.current_actor()._contexts)
 
 
 @service.request

@@ -75,6 +75,23 @@ async def test_dialog_streams_both_ways_and_is_cancelled_with_its_caller(pikerd:
         assert await peer.run(sample.add, a=1, b=1) == 2
 
 
+async def test_nothing_is_kept_of_a_call_when_it_is_answered(pikerd: Pikerd) -> None:
+    """Thousands of calls and hundreds of dialogs: the process that served them is as it was."""
+    await pikerd.ready()
+    async with service.open_service("sample.a") as peer:
+
+        async def serve(calls: int) -> int:
+            for _ in range(calls):
+                await peer.run(sample.add, a=1, b=1)
+            for _ in range(calls // 20):
+                async with peer.open_dialog(sample.count, upto=1):
+                    pass
+            return int(await peer.run(sample.contexts))
+
+        assert await serve(100) <= 2
+        assert await serve(1000) <= 2  # this very question, and a heartbeat's
+
+
 async def test_unexposed_function_is_refused(pikerd: Pikerd) -> None:
     """Only marked functions of exposed modules can be called."""
     await pikerd.ready()

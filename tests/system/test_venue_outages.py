@@ -73,11 +73,11 @@ async def datad_pid() -> int:
 
 
 def cost_of(pid: int) -> tuple[int, int]:
-    """Return (open files, resident kilobytes that are not shared)."""
+    """Return (open files, resident kilobytes of its own: segments are everybody's)."""
     files = len(os.listdir(f"/proc/{pid}/fd"))
-    smaps = Path(f"/proc/{pid}/smaps_rollup").read_text()
-    private = sum(int(line.split()[1]) for line in smaps.splitlines() if line.startswith("Private"))
-    return files, private
+    status = Path(f"/proc/{pid}/status").read_text()
+    (anonymous,) = (line.split()[1] for line in status.splitlines() if "RssAnon" in line)
+    return files, int(anonymous)
 
 
 @asynccontextmanager
