@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 import ssl
-from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import Any
@@ -225,7 +224,7 @@ class Link:
         self._connection: Any = None  # a trio_websocket.WebSocketConnection
         self._opened = False
         self._turn = trio.StrictFIFOLock()
-        self._sent: deque[float] = deque(maxlen=max(1, int(options.sends_per_s)))
+        self._sent_at = -math.inf
 
     # -- state ----------------------------------------------------------------------------
     def fail(self, reason: str) -> None:
@@ -257,14 +256,14 @@ class Link:
             raise Transient(f"{self.options.venue}: nothing could be sent for {timeout_s:g} s")
 
     async def _pace(self) -> None:
-        if len(self._sent) == self._sent.maxlen:
-            await trio.sleep_until(self._sent[0] + len(self._sent) / self.options.sends_per_s)
+        """Keep sends apart: bursts a second apart can meet in one second of the venue's."""
+        await trio.sleep_until(self._sent_at + 1 / self.options.sends_per_s)
 
     async def _send(self, text: str) -> None:
         await trio.lowlevel.checkpoint_if_cancelled()
         if self.lost.is_set():
             raise Transient(f"{self.options.venue}: websocket lost: {self.reason}")
-        self._sent.append(trio.current_time())
+        self._sent_at = trio.current_time()
         if self._wiretap is not None:
             self._wiretap.sent(self._number, text)
         try:

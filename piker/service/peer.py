@@ -22,9 +22,10 @@ from piker.service.liveness import wait_exit
 __all__ = ["CALL_S", "Dialog", "Peer", "open_peer"]
 
 CALL_S = 30.0  # a request's deadline; what takes longer is a dialog with progress
-BEAT_S = 0.2  # pause between heartbeats
-SILENCE_S = 0.45  # a heartbeat unanswered for this long is suspicious ...
-AGAIN_S = 0.3  # ... and a loss when a second one is too: all of it within a second
+BEAT_S = 0.5  # pause between heartbeats
+SILENCE_S = 1.5  # a heartbeat unanswered for this long is suspicious ...
+AGAIN_S = 1.0  # ... and a loss when a second one is too. A dead process is known at once (pidfd);
+# this is for a frozen one, and a machine under load must not look like that (docs/adr/0003).
 GREET_S = 2.0  # a busy peer may take this long for its first word
 LEAVE_S = 0.5  # how long an orderly good-bye may take
 
