@@ -81,7 +81,7 @@ async def open_client(kind: Kind) -> AsyncIterator[RestClient]:
 
 def _classify(status: int, headers: Mapping[str, str], body: bytes) -> PikerError | None:
     """Map a refused request by the venue's own code (venues.md 2.6)."""
-    if status < 400 or status >= 500:  # an error of the server is no refusal, whatever it says
+    if status < 400:
         return None
     try:
         said = msgspec.json.decode(body, type=schema.ErrorBody)
@@ -89,7 +89,7 @@ def _classify(status: int, headers: Mapping[str, str], body: bytes) -> PikerErro
         return None
     if said.code == -1121:
         return SymbolNotFound(f"binance: {said.msg}")
-    if said.code in (-1003, -1008, -1021):
+    if said.code in (-1003, -1008, -1021) or status >= 500:  # the server's error is no refusal
         return Transient(f"binance: {said.msg} ({said.code})")
     return (
         Rejected(f"binance: {said.msg} ({said.code})", code=str(said.code)) if said.code else None
