@@ -43,6 +43,7 @@ KIND_BARS, KIND_TICKS = 1, 2
 _FIXED = struct.Struct(
     "<8sIIQIIQQQ"
 )  # magic version header_size schema row kind capacity period guard
+_UNDO = 2048  # where the header keeps what a row was while it is revised
 _TEXTS = {"symbol": (256, 128), "provider": (384, 64), "dtype": (512, 1024)}  # offset, size
 _FLOCK = struct.Struct("hhqqi4x")  # struct flock on 64-bit Linux
 
@@ -60,6 +61,7 @@ class Word:
     SETTLED = 19
     REVISION = 20
     HEARTBEAT = 21
+    REVISED = 22  # one past the number of the row under revision, 0 outside of one
 
 
 class State:
@@ -123,7 +125,10 @@ class Spec(msgspec.Struct, frozen=True):
 
 
 class Segment:
-    """An open segment. ``words`` is the header as 64-bit words, ``rows`` the data, twice."""
+    """An open segment. ``words`` is the header as 64-bit words, ``rows`` the data, twice.
+
+    ``bytes`` are the data raw; ``undo`` is where a row is kept while it is revised.
+    """
 
     def __init__(self, path: Path, fd: int, spec: Spec, *, writable: bool) -> None:
         self.path = path
@@ -137,11 +142,13 @@ class Segment:
         whole = memoryview(buffer).cast("B")
         self.words = whole[:HEADER_SIZE].cast("Q")
         self.bytes = whole[HEADER_SIZE:]
+        self.undo = whole[_UNDO : _UNDO + spec.row_size]
         rows = np.frombuffer(buffer, spec.np_dtype, count=2 * spec.capacity, offset=HEADER_SIZE)
         if not writable:
             rows.flags.writeable = False
             self.words = self.words.toreadonly()
             self.bytes = self.bytes.toreadonly()
+            self.undo = self.undo.toreadonly()
         self.rows = rows
 
     # -- opening -----------------------------------------------------------------------------
@@ -297,10 +304,19 @@ class Segment:
         self.beat()
 
     def _take_over(self) -> None:
-        """Repair what a killed writer left: rows it may have been writing are given up."""
+        """Repair what a killed writer left.
+
+        A row under revision is what it was before; new rows it may have been writing are given up.
+        """
         words = self.words
         if words[Word.SEQ] & 1:
-            words[Word.LAST] = min(words[Word.LAST], max(words[Word.SETTLED], words[Word.FIRST]))
+            if revised := words[Word.REVISED]:
+                offset = (revised - 1) % self.spec.capacity * self.spec.row_size
+                self.bytes[offset : offset + self.spec.row_size] = self.undo
+                words[Word.REVISED] = 0
+            else:
+                settled = max(words[Word.SETTLED], words[Word.FIRST])
+                words[Word.LAST] = min(words[Word.LAST], settled)
             words[Word.REVISION] += 1
             words[Word.SEQ] += 1
         self._own(words[Word.GENERATION] + 1)

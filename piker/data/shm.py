@@ -270,6 +270,8 @@ class ShmArray(_Shared):
         offset = (start % self._capacity) * 72
         seq = words[_SEQ]
         words[_SEQ] = seq + 1
+        if start < words[_SETTLED]:  # the open row was given up when a killed writer was replaced
+            words[Word.REVISION] += 1
         for index, bar in enumerate(bars, start):
             _pack_bar(raw, offset, index, *bar)
             offset += 72
@@ -288,10 +290,13 @@ class ShmArray(_Shared):
         index = last - 1 - (newest - bar.time) // self.period_s
         if not self.first_index <= index < last or (newest - bar.time) % self.period_s:
             return False
-        offset = (index % self._capacity) * _BAR.size
+        offset, raw = (index % self._capacity) * _BAR.size, self._segment.bytes
         words[_SEQ] += 1
-        self._segment.bytes[offset : offset + _BAR.size] = _BAR.pack(index, *bar)
+        self._segment.undo[:] = raw[offset : offset + _BAR.size]
+        words[Word.REVISED] = index + 1
+        _pack_bar(raw, offset, index, *bar)
         words[Word.REVISION] += 1
+        words[Word.REVISED] = 0
         words[_SEQ] += 1
         return True
 

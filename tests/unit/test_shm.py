@@ -175,6 +175,23 @@ def test_adoption_gives_up_the_open_row_when_the_writer_died_in_it(tmp_path: Pat
     assert adopted
     assert again.generation == 2
     assert reader.read()["count"].tolist() == [0, 1]
+    revision = again._words[Word.REVISION]
+    again.write_bars([bar_of(1)._replace(close=9.0)], replaces_last=True)
+    assert again._words[Word.REVISION] == revision + 1, "readers take row 1 for settled"
+
+
+def test_adoption_restores_the_row_when_the_writer_died_revising_it(tmp_path: Path) -> None:
+    """What a row was stays in the header until its revision is whole; no other row is given up."""
+    writer, _ = open_bars(tmp_path / "a.seg")
+    writer.write_bars([bar_of(number) for number in range(4)], replaces_last=False)
+    before = writer.read()
+    assert writer.revise_bar(bar_of(1)._replace(close=9.0))
+    writer._words[Word.SEQ] -= 1  # as if killed before the end of it
+    writer._words[Word.REVISED] = int(before["index"][1]) + 1
+    writer.close()
+    again, _ = open_bars(tmp_path / "a.seg")
+    assert again.read().tobytes() == before.tobytes()
+    assert again._words[Word.REVISED] == 0
 
 
 def test_segment_of_another_layout_is_set_aside_when_opened(tmp_path: Path) -> None:
