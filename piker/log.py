@@ -23,6 +23,7 @@ _PLAIN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ01234567
 _actor = "main"
 _configured_for: int | None = None
 _stream: TextIO | None = None
+_logger: Any = None
 
 
 class Secret:
@@ -64,20 +65,30 @@ class Secret:
         return hash(self._value)
 
 
-def level_name(level: str | None) -> str:
-    """Return the level in upper case, or the one in force; raise ``ValueError`` if unknown."""
-    name = (level or os.environ.get(_LEVEL_ENV) or "WARNING").upper()
+def level_name(level: str | None = None, *, default: str = "WARNING") -> str:
+    """Return the level in upper case: ``level``, else ``PIKER_LOG``, else ``default``.
+
+    Raises ``ValueError`` for one that is unknown.
+    """
+    name = (level or os.environ.get(_LEVEL_ENV) or default).upper()
     if name not in LEVELS:
         raise ValueError(f"unknown log level {name!r}; it is one of {', '.join(LEVELS)}")
     return name
 
 
 def configure(
-    level: str | None = None, *, actor: str = "main", stream: TextIO | None = None
+    level: str | None = None,
+    *,
+    default: str = "WARNING",
+    actor: str = "main",
+    stream: TextIO | None = None,
 ) -> None:
-    """Set this process's level, name and stream; child processes inherit the level."""
+    """Set this process's level, name and stream; child processes inherit the level.
+
+    ``default`` (of conf.toml) counts where neither ``level`` nor ``PIKER_LOG`` says one.
+    """
     global _actor, _configured_for, _stream
-    os.environ[_LEVEL_ENV] = level_name(level)
+    os.environ[_LEVEL_ENV] = level_name(level, default=default)
     _actor = actor
     _stream = stream
     _configured_for = None
@@ -101,21 +112,27 @@ def _format(event: str, fields: dict[str, object]) -> str:
 
 
 def _sink() -> Any:  # loguru's Logger; its type lives in a stub we do not import at run time
-    global _configured_for
-    from loguru import logger
+    """Return piker's own logger: the program that imports us keeps its loguru as it was."""
+    global _configured_for, _logger
+    if _configured_for != os.getpid() or _logger is None:
+        from loguru._logger import Core
+        from loguru._logger import Logger as Loguru
 
-    if _configured_for != os.getpid():
-        logger.remove()
-        logger.add(
+        # What loguru's own __init__ does for its one logger; it has no public way to a second.
+        core = Core()  # type: ignore[no-untyped-call]
+        _logger = Loguru(  # type: ignore[no-untyped-call]
+            core, None, 0, False, False, False, False, True, [], {}
+        )
+        _logger.add(
             _stream or sys.stderr,
-            level=level_name(None),
+            level=level_name(),
             format="{time:YYYY-MM-DDTHH:mm:ss.SSS!UTC}Z {level: <8} {extra[actor]} {message}",
             backtrace=False,
             diagnose=False,
             catch=True,
         )
         _configured_for = os.getpid()
-    return logger
+    return _logger
 
 
 class Logger:
@@ -127,7 +144,7 @@ class Logger:
         self._name = name
 
     def _write(self, level: str, event: str, fields: dict[str, object]) -> None:
-        if LEVELS.index(level) < LEVELS.index(level_name(None)):
+        if LEVELS.index(level) < LEVELS.index(level_name()):
             return
         line = _format(event, fields)
         _sink().bind(actor=_actor).log(level, "{}", line)

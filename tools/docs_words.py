@@ -63,8 +63,8 @@ VARIABLES = {
         "`registry` of conf.toml",
     ),
     "PIKER_LOG": (
-        "The log level, handed by every process to those it starts. Commands set it from "
-        "`--log-level` or conf.toml; it counts where neither is read, as in a script of yours.",
+        "The log level, handed by every process to those it starts. After `--log-level`, before "
+        "`level` of conf.toml.",
         "`WARNING`",
     ),
     "PIKER_ALLOW_WEAK_MEMORY": (

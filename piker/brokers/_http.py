@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import select
 import ssl
+import warnings
 import zlib
 from collections.abc import Mapping
 from contextvars import ContextVar
@@ -16,10 +17,13 @@ from decimal import Decimal
 from typing import Any
 from urllib.parse import quote
 
-import asks
 import msgspec
 import trio
-from anyio.abc import SocketAttribute
+
+with warnings.catch_warnings():
+    warnings.filterwarnings("ignore", message=".*MultiError.*")  # its anyio's, about this trio
+    import asks
+    from anyio.abc import SocketAttribute
 
 from piker.errors import Bug, DataQuality
 

@@ -53,7 +53,7 @@ log = get_logger("limits")
 
 MAX_WAITERS = 4096  # callers in the queue of one venue; a history scan asks a few hundred at once
 FLIGHT_MAX_S = 120.0  # a permit nobody gave back counts as answered then; above any REST deadline
-BAN_DEFAULT_S = 120.0  # a 418 without Retry-After: the shortest Binance ban (venues.md 1.3)
+BAN_DEFAULT_S = 120.0  # a 418 without Retry-After: the shortest Binance ban by its documents
 _SOON_S = 0.001  # shortest sleep: below it the event loop would spin on rounding
 
 DATA, ORDER, CANCEL = "data", "order", "cancel"  # kinds of request

@@ -52,7 +52,7 @@ class Step(msgspec.Struct, Generic[E], frozen=True):
 
 
 class DepthSync(Generic[E]):
-    """Binance's book synchronisation (venues.md 2.3 for spot, 3.4 for futures).
+    """Binance's book synchronisation ("How to manage a local order book correctly" in its documents).
 
     Diffs are buffered until a snapshot is there; a snapshot older than the first of them is
     asked for again; diffs it already holds are dropped; from the first that overlaps it on, each
@@ -234,7 +234,7 @@ def crc_digits(text: str) -> str:
 
 
 def book_crc32(asks: Iterable[tuple[str, str]], bids: Iterable[tuple[str, str]]) -> int:
-    """Return Kraken's checksum of a book (venues.md 6).
+    """Return Kraken's checksum of a book ("Book checksum" in its documents).
 
     ``asks`` and ``bids`` are (price, size) as text in exactly the venue's digits, best first;
     the first ten of each count, asks before bids.

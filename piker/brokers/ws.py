@@ -45,7 +45,7 @@ log = get_logger("ws")
 PENDING_BYTES = 8 * 2**20  # frames read ahead of the consumer; then the venue's TCP is held up
 FRAME_COST = 64  # bytes a frame costs beside its payload: the object and its place in a list
 SUBSCRIBE_S = 60.0  # on_connect may take this long: 240 messages at Binance's pace
-ROTATE_AFTER_S = 23 * 3600.0  # venues cut a connection at 24 h (venues.md 1.4)
+ROTATE_AFTER_S = 23 * 3600.0  # venues cut a connection at 24 h (Binance says so)
 ROTATE_JITTER = 0.05  # connections opened together are not rotated together
 
 State = Literal["connecting", "live", "waiting", "closed"]

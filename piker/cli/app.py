@@ -315,10 +315,8 @@ def record(
 
     Example: piker record btcusdt.spot.binance --out btc.jsonl.gz --seconds 60
     """
-    import warnings
     from pathlib import Path
 
-    warnings.filterwarnings("ignore", message=".*MultiError.*")  # asks' anyio says it when imported
     from piker.cli import record as command
 
     command.run(

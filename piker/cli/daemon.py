@@ -18,7 +18,7 @@ def run(*, registry: str | None, log_level: str | None) -> None:
     """Serve until SIGINT, SIGTERM or SIGHUP; everything it started ends with it."""
     conf = config.load_conf()
     config.load_brokers()
-    log.configure(log_level or conf.log.level, actor="pikerd")
+    log.configure(log_level, default=conf.log.level, actor="pikerd")
     trio.run(_serve, service.registry_address(registry))
 
 

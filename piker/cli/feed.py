@@ -26,7 +26,7 @@ def run(
 ) -> None:
     """Print until the time is up or Ctrl-C."""
     check_markets(fqmes)
-    log.configure(log_level or config.load_conf().log.level, actor="feed")
+    log.configure(log_level, default=config.load_conf().log.level, actor="feed")
     trio.run(_follow, fqmes, seconds, as_json, throttle)
 
 

@@ -55,7 +55,7 @@ class Tally:
 def run(fqmes: Sequence[str], *, seconds: float | None, log_level: str | None) -> None:
     """Show the markets until the time is up or Ctrl-C."""
     check_markets(fqmes)
-    log.configure(log_level or config.load_conf().log.level, actor="monitor")
+    log.configure(log_level, default=config.load_conf().log.level, actor="monitor")
     trio.run(_watch, fqmes, seconds)
 
 

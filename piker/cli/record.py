@@ -53,7 +53,7 @@ def run(
 ) -> None:
     """Record until the time is up, Ctrl-C or SIGTERM; print one line."""
     conf = config.load_conf()
-    log.configure(log_level or conf.log.level, actor="record")
+    log.configure(log_level, default=conf.log.level, actor="record")
     provider, symbols = _of_one_provider(fqmes)
     if out.exists() and not force:
         raise ConfigError(f"{out} exists.", remedy="Choose another file, or replace it: --force.")

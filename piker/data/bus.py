@@ -184,7 +184,7 @@ class Bus:
         made: list[Market] = []
         try:
             for mkt in mkts:
-                made.append(Market(mkt, self._make_tape(mkt.mktid)))
+                made.append(Market(mkt, self._make_tape(mkt)))
         except ShmError:
             for market in made:
                 _close_tape(market.tape, unlink=True)
@@ -194,14 +194,14 @@ class Bus:
             self.tapes.add(market.tape)
         self._nursery.start_soon(self._run_group, made)
 
-    def _make_tape(self, mktid: str) -> Tape:
-        name, conf = self.backend.name, self.conf
+    def _make_tape(self, mkt: MktPair) -> Tape:
+        name, conf, mktid = self.backend.name, self.conf, mkt.mktid
         ring, _ = TickRing.open_writer(name, mktid, rows=conf.ring_ticks)
         seconds, _ = ShmArray.open_writer(name, mktid, period_s=1, rows=conf.rows_1s)
         minutes, _ = ShmArray.open_writer(name, mktid, period_s=60, rows=conf.rows_1m)
         for segment in (ring, seconds, minutes):
             segment.set_state(State.RECONNECTING)
-        tape = Tape(mktid, ring, (seconds, minutes))
+        tape = Tape(mktid, ring, (seconds, minutes), inverse=mkt.inverse)
         for builder, array in zip(tape.builders, tape.bars, strict=True):
             builder.resume(bars_of(array.read()[-REVISABLE:]))  # of a writer that died, if any
         return tape

@@ -61,7 +61,11 @@ class BarWrite(NamedTuple):
 
 
 class BarBuilder:
-    """Builds one timeframe of one market from trades, the clock and the venue's own bars."""
+    """Builds one timeframe of one market from trades, the clock and the venue's own bars.
+
+    A turnover is the sum of price times size; of an inverse market, whose sizes are contracts, the
+    sum of size divided by price.
+    """
 
     __slots__ = (
         "_close",
@@ -73,24 +77,26 @@ class BarBuilder:
         "_finished",
         "_high",
         "_low",
-        "_notional",
         "_open",
         "_revised",
+        "_turnover",
         "_volume",
         "_written",
         "corrections",
+        "inverse",
         "late",
         "period_s",
         "time",
     )
 
-    def __init__(self, period_s: int) -> None:
+    def __init__(self, period_s: int, *, inverse: bool = False) -> None:
         self.period_s = period_s
+        self.inverse = inverse
         self.time = -1  # open time of the current bar; -1 until something is known
         self.late = 0  # trades that arrived after their bar was closed
         self.corrections = 0  # bars that the venue's own closed bar put right
         self._open = self._high = self._low = self._close = math.nan
-        self._volume = self._notional = 0.0
+        self._volume = self._turnover = 0.0
         self._count = 0
         self._complete = False
         self._down = False
@@ -119,7 +125,7 @@ class BarBuilder:
         self._open, self._high, self._low, self._close = last.open, last.high, last.low, last.close
         self._volume = last.volume
         self._count = last.trades if last.complete else -last.trades - 1
-        self._notional = last.bar_wap * last.volume
+        self._turnover = self._turnover_of(last.volume, last.bar_wap)
         self.interrupt()
         self._written = True
 
@@ -131,13 +137,13 @@ class BarBuilder:
         low: float,
         last: float,
         volume: float,
-        notional: float,
+        turnover: float,
         count: int,
     ) -> None:
         """Add ``count`` trades of one second, summed by the caller in arrival order."""
         start = time_s - time_s % self.period_s
         if start < self.time:
-            self._fold_late(start, first, high, low, last, volume, notional, count)
+            self._fold_late(start, first, high, low, last, volume, turnover, count)
             return
         if start > self.time:
             self._roll_to(start, first)
@@ -149,7 +155,7 @@ class BarBuilder:
             self._low = low
         self._close = last
         self._volume += volume
-        self._notional += notional
+        self._turnover += turnover
         self._count += count
 
     def advance(self, venue_now_s: float) -> None:
@@ -209,7 +215,8 @@ class BarBuilder:
             self._high, self._low = max(self._high, bar.high), min(self._low, bar.low)
             if not seen:
                 self._high, self._low, self._close = bar.high, bar.low, bar.close
-            self._volume, self._notional = bar.volume, bar.bar_wap * bar.volume
+            self._volume = bar.volume
+            self._turnover = self._turnover_of(bar.volume, bar.bar_wap)
             self._count = max(seen, bar.trades)
             self._complete = closed and bar.complete
             return
@@ -241,16 +248,28 @@ class BarBuilder:
         return time_s - time_s % self.period_s
 
     def _current(self) -> Bar:
-        wap = self._notional / self._volume if self._volume > 0 else 0.0
+        wap = self._mean(self._volume, self._turnover)
         count = self._count if self._complete else -(self._count + 1)
         return Bar(
             self.time, self._open, self._high, self._low, self._close, self._volume, count, wap
         )
 
+    def _mean(self, volume: float, turnover: float) -> float:
+        """Return the volume-weighted price, 0 without trades."""
+        if volume <= 0.0 or turnover <= 0.0:
+            return 0.0
+        return volume / turnover if self.inverse else turnover / volume
+
+    def _turnover_of(self, volume: float, mean: float) -> float:
+        """Return the turnover that ``_mean`` makes ``mean`` of."""
+        if not self.inverse:
+            return mean * volume
+        return volume / mean if mean > 0.0 else 0.0
+
     def _begin(self, start: int, price: float, *, complete: bool) -> None:
         self.time = start
         self._open = self._high = self._low = self._close = price
-        self._volume = self._notional = 0.0
+        self._volume = self._turnover = 0.0
         self._count = 0
         self._complete = complete
 
@@ -293,7 +312,7 @@ class BarBuilder:
         low: float,
         last: float,
         volume: float,
-        notional: float,
+        turnover: float,
         count: int,
     ) -> None:
         """Add trades to a bar that was closed already, unless the venue has closed it itself."""
@@ -312,7 +331,7 @@ class BarBuilder:
             close=bar.close if seen else last,
             volume=total,
             trades=seen + count if bar.complete else -(seen + count + 1),
-            bar_wap=(bar.bar_wap * bar.volume + notional) / total if total > 0 else 0.0,
+            bar_wap=self._mean(total, self._turnover_of(bar.volume, bar.bar_wap) + turnover),
         )
         self._revise(position, now)
         self._carry_close(position, bar.close, now.close)

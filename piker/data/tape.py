@@ -42,23 +42,27 @@ class Tape:
         "first",
         "flags",
         "high",
+        "inverse",
         "last",
         "low",
         "next_index",
-        "notional",
         "parts",
         "ring",
         "second",
         "symbol",
         "touched",
+        "turnover",
         "volume",
     )
 
-    def __init__(self, symbol: str, ring: TickRing, bars: tuple[ShmArray, ...]) -> None:
+    def __init__(
+        self, symbol: str, ring: TickRing, bars: tuple[ShmArray, ...], *, inverse: bool = False
+    ) -> None:
         self.symbol = symbol
+        self.inverse = inverse
         self.ring = ring
         self.bars = bars
-        self.builders = tuple(BarBuilder(period) for period in _SAMPLED)
+        self.builders = tuple(BarBuilder(period, inverse=inverse) for period in _SAMPLED)
         self.parts: list[bytes] = []
         self.next_index = ring.last_index
         self.flags = 0
@@ -66,14 +70,14 @@ class Tape:
         self.second = -1
         self.count = 0
         self.first = self.high = self.low = self.last = 0.0
-        self.volume = self.notional = 0.0
+        self.volume = self.turnover = 0.0
 
     def fold(self) -> None:
         """Give the trades of the second in progress to both builders."""
         for builder in self.builders:
             builder.fold(
                 self.second, self.first, self.high, self.low, self.last,
-                self.volume, self.notional, self.count,
+                self.volume, self.turnover, self.count,
             )  # fmt: skip
         self.count = 0
 
@@ -178,14 +182,15 @@ class Tapes:
                         tape.low = price
                     tape.last = price
                     tape.volume += size
-                    tape.notional += price * size
+                    tape.turnover += size / price if tape.inverse else price * size
                     tape.count += 1
                 else:
                     if tape.count:
                         tape.fold()
                     tape.second = second
                     tape.first = tape.high = tape.low = tape.last = price
-                    tape.volume, tape.notional, tape.count = size, price * size, 1
+                    tape.turnover = size / price if tape.inverse else price * size
+                    tape.volume, tape.count = size, 1
             elif (
                 kind == QUOTE
                 and 0.0 < price <= price2 < top

@@ -6,7 +6,6 @@ async with open_service("datad.kraken", start_pikerd=True) as peer:
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Mapping
@@ -209,5 +208,4 @@ def _start_detached(log_file: Path) -> subprocess.Popen[bytes]:
             stdout=log,
             stderr=log,
             start_new_session=True,
-            env={**os.environ, "PIKER_LOG": "INFO"},
         )

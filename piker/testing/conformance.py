@@ -262,7 +262,7 @@ async def search(kit: Kit) -> str:
 async def reconnect(kit: Kit) -> str:
     """A broken connection gives Outage or Resync, and then ticks again."""
     if kit.break_hook is None:
-        raise Skipped("no loopback venue for this provider: nothing to break")
+        raise Skipped("nobody to cut the connections of: checked with --loopback only")
     told = ticks_after = 0
     async with kit.stream() as running:
         await _first_tick(running)

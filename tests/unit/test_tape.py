@@ -22,7 +22,7 @@ T0 = 1_700_000_000
 class Rig:
     """One market on real segments."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, inverse: bool = False) -> None:
         ring, _ = TickRing.open_writer("t", "x", rows=4096, path=folder / "r.seg")
         bars = tuple(
             ShmArray.open_writer("t", "x", period_s=p, rows=1024, path=folder / f"{p}.seg")[0]
@@ -30,7 +30,7 @@ class Rig:
         )
         self.refused: Counter[str] = Counter()
         self.tapes = Tapes(lambda kind, _: self.refused.update([kind]))
-        self.tape = Tape("x", ring, bars)
+        self.tape = Tape("x", ring, bars, inverse=inverse)
         self.tapes.add(self.tape)
         self.ring, self.seconds, self.minutes = ring, *bars
 
@@ -175,3 +175,19 @@ def test_no_wild_value_ever_reaches_a_bar(
     assert (ring["price"] == ring["price"]).all()
     assert (abs(ring["price"]) < MAX_VALUE).all()
     rig.close()
+
+
+def test_bars_of_an_inverse_market_are_weighted_by_coins_when_sizes_are_contracts(
+    tmp_path: Path,
+) -> None:
+    """Ten contracts at 100 are 0.1 coin, ten at 200 half as much: the mean is 133.33, not 150."""
+    rig = Rig(tmp_path, inverse=True)
+    try:
+        rig.apply(trade(0.1, 100.0, 10.0), trade(1.2, 200.0, 10.0))
+        assert rig.minutes.read()["bar_wap"][-1] == pytest.approx(400 / 3)
+        assert rig.seconds.read()["bar_wap"].tolist() == pytest.approx([100.0, 200.0])
+        rig.apply(trade(0.5, 200.0, 10.0))  # late: its second is closed
+        assert rig.seconds.read()["bar_wap"].tolist() == pytest.approx([400 / 3, 200.0])
+        assert rig.minutes.read()["bar_wap"][-1] == pytest.approx(30 / (10 / 100 + 20 / 200))
+    finally:
+        rig.close()

@@ -27,7 +27,7 @@ __all__ = ["DEPTHS", "BookSync", "LiveBook", "open_book"]
 
 log = get_logger("kraken.book")
 
-DEPTHS = (10, 25, 100, 500, 1000)  # what the venue offers (venues.md 6.2)
+DEPTHS = (10, 25, 100, 500, 1000)  # what the venue offers
 MAX_FAILURES = 4  # frames in a row that did not hold before the connection itself is distrusted
 MAX_DIGITS = 40  # characters of one number; the longest price or size has some 20
 
@@ -113,7 +113,7 @@ class BookSync:
         return [(digits(x.price, price_digits), digits(x.qty, size_digits)) for x in levels]
 
     def _verify(self, checksum: int) -> None:
-        """Cut the book to its depth and compare; the order is the venue's (venues.md 6.2)."""
+        """Cut the book to its depth and compare; the order is the venue's."""
         book = self.book
         book.truncate(self._depth)
         ours = book_crc32(book.asks.levels(10), book.bids.levels(10))

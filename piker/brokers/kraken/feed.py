@@ -33,7 +33,7 @@ from piker.ticks import Outage, Resync, TickBatch
 __all__ = ["open_history_client", "stream_quotes"]
 
 MAX_GAPS = 1000  # holes that wait to be filled; an outage makes one for each symbol
-ROWS = 720  # bars the venue serves, whatever is asked (venues.md 6.1)
+ROWS = 720  # bars the venue serves, whatever is asked (its OHLC documents)
 # Weeks (10080) and half months (21600) are left out: where theirs begin was not checked.
 _MINUTES = {60: 1, 300: 5, 900: 15, 1800: 30, 3600: 60, 14_400: 240, 86_400: 1440}
 

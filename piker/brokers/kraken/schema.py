@@ -2,7 +2,7 @@
 
 The raw payload stands above each struct. Websocket v2 sends numbers as JSON numbers, REST as
 strings (decoded in msgspec's lax mode). What can not be (a price of 0, a negative size, an id
-beyond 64 bits) is refused while decoding. Sources: venues.md section 6 and the recorded answers
+beyond 64 bits) is refused while decoding. Sources: the venue's documents and the recorded answers
 that the tests replay.
 """
 
