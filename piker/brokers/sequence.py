@@ -52,7 +52,7 @@ class Step(msgspec.Struct, Generic[E], frozen=True):
 
 
 class DepthSync(Generic[E]):
-    """Binance's book synchronisation ("How to manage a local order book correctly" in its documents).
+    """Binance's book synchronisation (its documents: "How to manage a local order book").
 
     Diffs are buffered until a snapshot is there; a snapshot older than the first of them is
     asked for again; diffs it already holds are dropped; from the first that overlaps it on, each

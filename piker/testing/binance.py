@@ -2,7 +2,7 @@
 
 One port serves REST and websocket of all three: REST tells them apart by its prefix, websockets by
 their path (``/public`` and ``/market``, or ``/usdm``, lead to USD-M, ``/coinm`` to COIN-M, all else
-to spot). Facts: venues.md sections 1 to 4.
+to spot). Facts: docs/brokers/binance.md.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from piker.testing.server import Client, serve
 
 __all__ = ["BinanceVenue"]
 
-PING_S = 20.0  # a ping this often (venues.md 1.4, spot's)
+PING_S = 20.0  # a ping this often (spot's)
 PONG_S = 60.0  # without a pong for this long a client is cut off
 SLICE_S = 0.01  # how finely the order flow is paced
 MAX_ELAPSED_S = 1.0  # of order flow that is made up for, when this process could not run

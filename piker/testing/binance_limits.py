@@ -1,6 +1,6 @@
 """Binance's rate limits, as the venue keeps them: weights, bans, handshakes, messages.
 
-Facts: venues.md sections 1.3, 1.4, 2 and 3.1; weights that are not there are those that ccxt 4.5.90
+Facts: docs/brokers/binance.md; weights that are not there are those that ccxt 4.5.90
 uses. After how many refused requests an address is banned the venue does not say.
 """
 

@@ -1,6 +1,6 @@
 """Kraken spot on this machine: public REST and websocket v2, by its wire protocol.
 
-One port serves both. Facts: venues.md section 6. Trades, books, bars and checksums come from one
+One port serves both. Facts: docs/brokers/kraken.md. Trades, books, bars and checksums come from one
 matching engine for each market, so they agree exactly.
 """
 
@@ -31,7 +31,7 @@ from piker.testing.server import Client, serve
 __all__ = ["KrakenVenue"]
 
 SLICE_S = 0.01  # how finely the order flow is paced
-SNAPSHOT_TRADES = 50  # venues.md 6.2
+SNAPSHOT_TRADES = 50  # by its documents
 SNAPSHOT_BARS = 60
 DEPTHS = (10, 25, 100, 500, 1000)
 _OPTIONS: dict[str, tuple[str, tuple[Any, ...], Any]] = {  # channel -> (option, values, default)

@@ -1,4 +1,4 @@
-"""Kraken's rate limits for public data, as the venue keeps them. Facts: venues.md section 6.4."""
+"""Kraken's rate limits for public data, as the venue keeps them. Facts: docs/brokers/kraken.md."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from piker.testing.requests import Reply, Request
 __all__ = ["MINUTES", "answer"]
 
 MINUTES = (1, 5, 15, 30, 60, 240, 1440, 10_080, 21_600)
-ROWS = 720  # bars of an answer, whatever was asked (venues.md 6.1)
+ROWS = 720  # bars of an answer, whatever was asked
 PAGE = 1000  # trades of an answer
 DEPTH = 500  # levels of an answer
 PREFIX = "/0/public/"

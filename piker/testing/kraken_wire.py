@@ -111,7 +111,7 @@ class Listing:
     def book_changes(self, depth: int) -> bytes:
         """Return an update from what was last sent to what is now; empty where nothing changed.
 
-        A level that better ones pushed out is not mentioned: clients truncate (venues.md 6.2).
+        A level that better ones pushed out is not mentioned: clients truncate.
         """
         if depth not in self._sent:
             self._sent[depth] = self._view(depth)

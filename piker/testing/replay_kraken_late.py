@@ -13,7 +13,7 @@ import msgspec
 
 __all__ = ["late_v1", "late_v2"]
 
-TRADES, BARS = 50, 60  # of a snapshot (venues.md 6.2)
+TRADES, BARS = 50, 60  # of a snapshot
 
 
 class _Level(msgspec.Struct, frozen=True):

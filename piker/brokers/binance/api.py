@@ -1,4 +1,4 @@
-"""Binance's public REST interface: markets, prices, bars, time. venues.md sections 1 to 4."""
+"""Binance's public REST interface: markets, prices, bars, time."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ __all__ = [
 ]
 
 PROVIDER = "binance"
-#: Connection attempts per address (venues.md 1.4; stated for spot, taken for all).
+#: Connection attempts per address (stated for spot, taken for all).
 HANDSHAKES = Limit("handshakes", 300, 300, "rolling", "requests", (CONNECT,))
 MARKETS_TTL_NS = 3600 * 10**9  # listings change a few times a day
 _NO_MATCH = 5
@@ -80,7 +80,7 @@ async def open_client(kind: Kind) -> AsyncIterator[RestClient]:
 
 
 def _classify(status: int, headers: Mapping[str, str], body: bytes) -> PikerError | None:
-    """Map a refused request by the venue's own code (venues.md 2.6)."""
+    """Map a refused request by the venue's own code."""
     if status < 400:
         return None
     try:

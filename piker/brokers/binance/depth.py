@@ -8,7 +8,7 @@
             print(live.book.best_bid, live.book.best_ask)
 
 :class:`BookKeeper` is the pure part, and what the replays drive; the rules of synchronisation are
-those of :class:`piker.brokers.sequence.DepthSync` (venues.md 2.3, 3.4).
+those of :class:`piker.brokers.sequence.DepthSync`.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from piker.market import MktPair
 __all__ = ["BookKeeper", "LiveBook", "open_book"]
 
 SNAPSHOT_LEVELS = 1000
-SNAPSHOT_WEIGHT = {"spot": 50, "usdm": 20, "coinm": 20}  # of 1000 levels (venues.md 2.3, 3.1)
+SNAPSHOT_WEIGHT = {"spot": 50, "usdm": 20, "coinm": 20}  # of 1000 levels
 RETRY_S = 0.5  # before a snapshot that was too old, or failed, is asked for again
 _PATHS = {"spot": "/stream", "usdm": "/public/stream", "coinm": "/stream"}
 

@@ -31,7 +31,7 @@ __all__ = ["open_history_client", "stream_quotes"]
 
 MAX_GAPS = 1000  # gaps that wait to be filled; an outage makes one for each symbol
 MAX_MS = 2**53  # later than any time that is asked for
-COINM_WINDOW_MS = 200 * 86_400_000  # from startTime to endTime (venues.md 4)
+COINM_WINDOW_MS = 200 * 86_400_000  # from startTime to endTime
 _INTERVALS = {
     1: "1s", 60: "1m", 180: "3m", 300: "5m", 900: "15m", 1800: "30m", 3600: "1h", 7200: "2h",
     14_400: "4h", 21_600: "6h", 28_800: "8h", 43_200: "12h", 86_400: "1d", 604_800: "1w",

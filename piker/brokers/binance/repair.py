@@ -20,7 +20,7 @@ __all__ = ["MAX_REPAIR", "fetch_missed", "repair_for_ever"]
 
 MAX_REPAIR = 5000  # trades of one gap: five calls; of a longer gap the newest, bars end with them
 PAGE = 1000  # the venue's most per call
-WEIGHT = {"spot": 4, "usdm": 20, "coinm": 20}  # venues.md 2.3, 3.1
+WEIGHT = {"spot": 4, "usdm": 20, "coinm": 20}  # by its documents
 
 log = get_logger("binance.repair")
 

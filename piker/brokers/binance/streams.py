@@ -1,7 +1,7 @@
 """Binance's websocket endpoints as sources of the shared hub: paths, stream names, commands.
 
 USD-M serves its streams on two paths, by kind: top of book on ``/public``, all else on ``/market``
-(venues.md 3.2); a stream asked for on the wrong one never comes. Spot and COIN-M have one path.
+(as its documents say); a stream asked for on the wrong one never comes. Spot and COIN-M have one path.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from piker.ticks import TickRow
 __all__ = ["StreamSource", "sources"]
 
 STREAMS_PER_MESSAGE = 150  # a SUBSCRIBE of this many names stays well under 8 KB
-STREAMS_PER_CONNECTION = {"spot": 1000, "usdm": 1000, "coinm": 200}  # venues.md 1.4: 1024, 200
+STREAMS_PER_CONNECTION = {"spot": 1000, "usdm": 1000, "coinm": 200}  # by its documents
 SENDS_PER_S = {"spot": 4.0, "usdm": 8.0, "coinm": 8.0}  # of 5 and 10 a second, pings among them
 
 _MARKET = ("aggTrade", "kline_1m")

@@ -39,7 +39,7 @@ VENUE = "spot"
 URLS = {"spot_http": "https://api.kraken.com", "spot_ws": "wss://ws.kraken.com"}
 LISTINGS_TTL_NS = 3600 * NS  # listings change a few times a day
 LIMITS = (
-    # About one public call a second, address and pair (docs/brokers/kraken.md); three may come at once.
+    # About one public call a second, address and pair; three may come at once.
     Limit("public", 3, 3, "decay", "requests", ("data",), 0.0),
     # Connection attempts to the websocket hosts (Kraken's guide, "websocket rate limits").
     Limit("handshakes", 150, 600, "rolling", "requests", (CONNECT,)),
