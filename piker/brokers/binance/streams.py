@@ -1,7 +1,7 @@
 """Binance's websocket endpoints as sources of the shared hub: paths, stream names, commands.
 
 USD-M serves its streams on two paths, by kind: top of book on ``/public``, all else on ``/market``
-(as its documents say); a stream asked for on the wrong one never comes. Spot and COIN-M have one path.
+(its documents say so); a stream asked for on the wrong one never comes. Spot and COIN-M have one.
 """
 
 from __future__ import annotations
