@@ -10,16 +10,22 @@ from setuptools import find_packages, setup
 RUNTIME = [
     "asks>=3.0,<4",
     "h11>=0.14",
+    "isal>=1.6",
     "loguru>=0.7",
     "msgspec>=0.19",
     "numpy>=1.26",
+    "pandas>=2.2",
     "pendulum>=3.0",
+    "polars>=1.30",
+    "pyarrow>=16",
+    "rapidfuzz>=3.9",
     "rich>=13.0",
     "tractor==0.1.0a5",
     "trio>=0.23.2,<0.24",
     "trio-websocket>=0.11",
     "typer>=0.12",
     "wsproto>=1.2",
+    "xxhash>=3.4",
 ]
 DEV = [
     "hypothesis>=6.100",

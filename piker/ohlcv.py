@@ -12,7 +12,7 @@ from functools import total_ordering
 import msgspec
 import numpy as np
 
-__all__ = ["OHLC_DTYPE", "ClosedBar", "Timeframe", "ohlc_dtype"]
+__all__ = ["KLINE_DTYPE", "OHLC_DTYPE", "ClosedBar", "Timeframe", "ohlc_dtype"]
 
 #: The row that seed 002 fixes. ``index`` is the monotonic row number, ``time`` the bar's open in
 #: epoch seconds UTC, ``count`` the number of trades, ``bar_wap`` the volume-weighted price of the
@@ -31,6 +31,13 @@ OHLC_DTYPE = np.dtype(
     ]
 )
 ohlc_dtype = OHLC_DTYPE  # seed 002's name
+
+#: A bar of history, as archives and REST interfaces know it. ``turnover`` is the sum of price times
+#: size, in the quote asset; of an inverse market the sum of contracts in coins. ``taker_volume`` and
+#: ``taker_turnover`` are the parts of both that buyers took. NaN where the source does not say.
+KLINE_DTYPE = np.dtype(
+    [*OHLC_DTYPE.descr, ("turnover", "<f8"), ("taker_volume", "<f8"), ("taker_turnover", "<f8")]
+)
 
 
 class ClosedBar(msgspec.Struct, frozen=True, tag="bar"):

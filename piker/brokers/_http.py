@@ -17,15 +17,15 @@ from decimal import Decimal
 from typing import Any
 from urllib.parse import quote
 
+import asks
 import msgspec
 import trio
-
-with warnings.catch_warnings():
-    warnings.filterwarnings("ignore", message=".*MultiError.*")  # its anyio's, about this trio
-    import asks
-    from anyio.abc import SocketAttribute
+from anyio.abc import SocketAttribute
 
 from piker.errors import Bug, DataQuality
+
+# asks' anyio uses trio.MultiError, which trio 0.23 warns about at every use.
+warnings.filterwarnings("ignore", message=".*MultiError.*")
 
 __all__ = ["CLOSE_S", "IDLE_S", "Http", "Params", "Response", "encode_params"]
 
