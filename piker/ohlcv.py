@@ -33,8 +33,8 @@ OHLC_DTYPE = np.dtype(
 ohlc_dtype = OHLC_DTYPE  # seed 002's name
 
 #: A bar of history, as archives and REST interfaces know it. ``turnover`` is the sum of price times
-#: size, in the quote asset; of an inverse market the sum of contracts in coins. ``taker_volume`` and
-#: ``taker_turnover`` are the parts of both that buyers took. NaN where the source does not say.
+#: size, in the quote asset; of an inverse market the contracts' worth in coins. ``taker_volume``
+#: and ``taker_turnover`` are the parts that buyers took. NaN where the source does not say.
 KLINE_DTYPE = np.dtype(
     [*OHLC_DTYPE.descr, ("turnover", "<f8"), ("taker_volume", "<f8"), ("taker_turnover", "<f8")]
 )
