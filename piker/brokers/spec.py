@@ -96,6 +96,14 @@ ENDPOINTS: tuple[Endpoint, ...] = (
     Endpoint(
         "get_server_time", "async", False, (), default="clock skew is not measured at this venue"
     ),
+    Endpoint(
+        "open_archive_client",
+        "acm",
+        False,
+        ("symbol",),
+        ("", ".archive"),
+        default="history comes from the store and from open_history_client alone",
+    ),
     Endpoint("capabilities", "value", False, default="the defaults of Capabilities"),
 )
 
@@ -112,6 +120,7 @@ class Backend:
         self.get_mkt_info: Callable[..., Any] | None = found.get("get_mkt_info")
         self.search_symbols: Callable[..., Any] | None = found.get("search_symbols")
         self.get_server_time: Callable[..., Any] | None = found.get("get_server_time")
+        self.open_archive_client: Callable[..., Any] | None = found.get("open_archive_client")
         self.capabilities: Capabilities = found.get("capabilities") or Capabilities()
 
     def __repr__(self) -> str:
