@@ -7,6 +7,8 @@ turned into ``Rejected``, and cancellation is never caught.
 
 from __future__ import annotations
 
+import errno
+
 __all__ = [
     "BrokerError",
     "Bug",
@@ -20,6 +22,7 @@ __all__ = [
     "Refused",
     "Rejected",
     "ShmError",
+    "StoreError",
     "SymbolNotFound",
     "Transient",
     "Unknown",
@@ -74,6 +77,23 @@ class ShmError(PikerError):
     """A shared-memory segment can not be made, mapped or trusted."""
 
     exit_code = 6
+
+
+class StoreError(PikerError):
+    """The history store can not be read or written: disk full, locked, of a newer format."""
+
+    exit_code = 9
+
+    @classmethod
+    def of(cls, err: Exception, place: object) -> StoreError:
+        """Return what a failed write to the disk means to a person."""
+        code = getattr(err, "errno", None)
+        if code in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(err):
+            return cls(
+                f"the disk is full: nothing was written to {place}.",
+                remedy="Free some space; what was stored before is whole.",
+            )
+        return cls(f"can not write to {place}: {err}.")
 
 
 # -- the venue's ----------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from functools import total_ordering
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -106,6 +107,36 @@ class Timeframe:
         if self.unit == "M":
             return _month_start((_month_number(time_s) // self.count + 1) * self.count)
         return self.floor(time_s) + self.seconds
+
+    def grid(self, start_s: int, end_s: int) -> np.ndarray[Any, np.dtype[np.int64]]:
+        """Return the open times of all bars that open in [start_s, end_s), ascending."""
+        first = self.floor(start_s)
+        first = first if first >= start_s else self.next(start_s)
+        if self.unit != "M":
+            return np.arange(first, end_s, self.seconds, dtype=np.int64)
+        times = []
+        while first < end_s:
+            times.append(first)
+            first = self.next(first)
+        return np.array(times, np.int64)
+
+    def count_between(self, start_s: int, end_s: int) -> int:
+        """Return how many bars open in [start_s, end_s)."""
+        if self.unit == "M":
+            return len(self.grid(start_s, end_s))
+        first = self.floor(start_s)
+        first = first if first >= start_s else first + self.seconds
+        return max(0, -(-(end_s - first) // self.seconds))
+
+    def on_grid(
+        self, times_s: np.ndarray[Any, np.dtype[np.int64]]
+    ) -> np.ndarray[Any, np.dtype[np.bool_]]:
+        """Tell for each time whether a bar opens there."""
+        if self.unit == "M":
+            return np.array([self.floor(int(time)) == time for time in times_s], bool)
+        origin = _MONDAY if self.unit == "w" else 0
+        found: np.ndarray[Any, np.dtype[np.bool_]] = (times_s - origin) % self.seconds == 0
+        return found
 
     def __str__(self) -> str:
         """Return the text form, as given."""

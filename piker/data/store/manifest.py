@@ -1,0 +1,291 @@
+"""The manifest: one SQLite database that says what the store holds.
+
+A file counts when a row here names it; what no row names was never acknowledged. Commits are
+durable (WAL, full sync). Times are epoch seconds unless a name says otherwise.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import msgspec
+
+from piker.clock import wall_ns
+from piker.data.ranges import Range
+from piker.data.store.segment import Written
+from piker.data.store.series import Series
+from piker.errors import StoreError
+
+__all__ = ["BUSY_S", "Hole", "Manifest", "Origin"]
+
+BUSY_S = 30.0  # how long a commit waits for another process's
+VERSION = 1
+_SCHEMA = """
+CREATE TABLE series (
+    id INTEGER PRIMARY KEY, provider TEXT NOT NULL, market TEXT NOT NULL, interval TEXT NOT NULL,
+    listed_s INTEGER,                      -- no bar before: where history begins, once known
+    UNIQUE (provider, market, interval));
+CREATE TABLE segment (
+    series INTEGER NOT NULL REFERENCES series, name TEXT NOT NULL,
+    start_s INTEGER NOT NULL, end_s INTEGER NOT NULL, rows INTEGER NOT NULL, size INTEGER NOT NULL,
+    sha256 TEXT NOT NULL, blocks BLOB NOT NULL, written_ns INTEGER NOT NULL,
+    PRIMARY KEY (series, start_s), CHECK (start_s < end_s)) WITHOUT ROWID;
+CREATE TABLE hole (
+    series INTEGER NOT NULL REFERENCES series, start_s INTEGER NOT NULL, end_s INTEGER NOT NULL,
+    confirmed INTEGER NOT NULL, why TEXT NOT NULL, seen_ns INTEGER NOT NULL,
+    PRIMARY KEY (series, start_s), CHECK (start_s < end_s)) WITHOUT ROWID;
+CREATE TABLE origin (
+    series INTEGER NOT NULL REFERENCES series, path TEXT NOT NULL, source TEXT NOT NULL,
+    start_s INTEGER NOT NULL, end_s INTEGER NOT NULL, sha256 TEXT NOT NULL, etag TEXT NOT NULL,
+    verified INTEGER NOT NULL, checked_ns INTEGER NOT NULL,
+    PRIMARY KEY (series, path)) WITHOUT ROWID;
+CREATE TABLE tail (
+    series INTEGER NOT NULL REFERENCES series, time_s INTEGER NOT NULL, source INTEGER NOT NULL,
+    row BLOB NOT NULL, PRIMARY KEY (series, time_s)) WITHOUT ROWID;
+"""
+
+
+class Hole(msgspec.Struct, frozen=True):
+    """Bars that are not there: ``confirmed`` when the venue says that it has none either."""
+
+    start_s: int
+    end_s: int
+    confirmed: bool
+    why: str
+    seen_ns: int = 0
+
+
+class Origin(msgspec.Struct, frozen=True):
+    """A file of an archive that bars came from, to notice when the venue replaces it."""
+
+    path: str
+    source: str
+    start_s: int
+    end_s: int
+    sha256: str
+    etag: str
+    verified: bool
+    checked_ns: int = 0
+
+
+class Manifest:
+    """An open manifest. One for each thread: SQLite's connections are not shared."""
+
+    def __init__(self, path: Path) -> None:
+        try:
+            self._db = sqlite3.connect(
+                path, timeout=BUSY_S, isolation_level=None, check_same_thread=False
+            )
+            self._db.execute("PRAGMA journal_mode = WAL")
+            self._db.execute("PRAGMA synchronous = FULL")
+            self._migrate(path)
+        except sqlite3.DatabaseError as err:
+            raise StoreError(
+                f"the store's manifest {path} can not be read: {err}.",
+                remedy="Run: piker store repair, which makes it anew from the files.",
+            ) from err
+        self._ids: dict[Series, int] = {}
+
+    def _migrate(self, path: Path) -> None:
+        found = self._db.execute("PRAGMA user_version").fetchone()[0]
+        if found > VERSION:
+            raise StoreError(
+                f"{path} was written by a newer piker (format {found}, this one knows {VERSION}).",
+                remedy="Upgrade piker, or set PIKER_DATA_DIR to another directory.",
+            )
+        if found == 0:
+            with self.commit():
+                if self._db.execute("PRAGMA user_version").fetchone()[0] == 0:
+                    for statement in _SCHEMA.split(";\n"):
+                        if statement.strip():
+                            self._db.execute(statement)
+                    self._db.execute(f"PRAGMA user_version = {VERSION}")
+
+    def close(self) -> None:
+        """Close the database."""
+        self._db.close()
+
+    @contextmanager
+    def commit(self) -> Iterator[None]:
+        """Do everything of the block or nothing; durable when it ends."""
+        try:
+            self._db.execute("BEGIN IMMEDIATE")
+            yield
+            self._db.execute("COMMIT")
+        except sqlite3.Error as err:
+            self._roll_back()
+            if "full" in str(err):
+                raise StoreError(
+                    "the disk is full: nothing was stored.",
+                    remedy="Free some space; what was stored before is whole.",
+                ) from err
+            raise StoreError(f"the store's manifest can not be written: {err}.") from err
+        except BaseException:
+            self._roll_back()
+            raise
+
+    def _roll_back(self) -> None:
+        if self._db.in_transaction:
+            self._db.execute("ROLLBACK")
+
+    # -- series ------------------------------------------------------------------------------
+    def find(self, series: Series) -> int | None:
+        """Return a series' number, None when nothing of it was ever stored."""
+        if series not in self._ids:
+            row = self._db.execute(
+                "SELECT id FROM series WHERE provider = ? AND market = ? AND interval = ?",
+                (series.provider, series.market, series.interval),
+            ).fetchone()
+            if row is None:
+                return None
+            self._ids[series] = row[0]
+        return self._ids[series]
+
+    def add(self, series: Series) -> int:
+        """Return a series' number, made if it is not there; inside of a ``commit`` block."""
+        self._db.execute(
+            "INSERT OR IGNORE INTO series (provider, market, interval) VALUES (?, ?, ?)",
+            (series.provider, series.market, series.interval),
+        )
+        found = self.find(series)
+        assert found is not None
+        return found
+
+    def all_series(self) -> list[tuple[int, Series]]:
+        """Return every series with its number, by name."""
+        rows = self._db.execute(
+            "SELECT id, provider, market, interval FROM series ORDER BY 2, 3, 4"
+        ).fetchall()
+        return [(number, Series(*names)) for number, *names in rows]
+
+    def listed_s(self, number: int) -> int | None:
+        """Return the time before which the venue has no bars, once that is known."""
+        row = self._db.execute("SELECT listed_s FROM series WHERE id = ?", (number,)).fetchone()
+        return row[0] if row else None
+
+    def set_listed(self, number: int, time_s: int | None) -> None:
+        """Keep the time before which the venue has no bars."""
+        self._db.execute("UPDATE series SET listed_s = ? WHERE id = ?", (time_s, number))
+
+    # -- segments ----------------------------------------------------------------------------
+    def segments(self, number: int, start_s: int, end_s: int) -> list[Written]:
+        """Return the files that overlap [start_s, end_s), ascending. They never overlap."""
+        rows = self._db.execute(
+            "SELECT name, start_s, end_s, rows, size, sha256, blocks FROM segment"
+            " WHERE series = ? AND start_s < ? AND end_s > ? ORDER BY start_s",
+            (number, end_s, start_s),
+        ).fetchall()
+        return [Written(*row) for row in rows]
+
+    def replace_segments(
+        self, number: int, gone: Iterable[Written], come: Iterable[Written]
+    ) -> None:
+        """Put files in the place of others; inside of a ``commit`` block."""
+        self._db.executemany(
+            "DELETE FROM segment WHERE series = ? AND name = ?",
+            [(number, written.name) for written in gone],
+        )
+        now = wall_ns()
+        self._db.executemany(
+            "INSERT INTO segment VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            [
+                (number, one.name, one.start_s, one.end_s, one.rows, one.size, one.sha256,
+                 one.blocks, now)
+                for one in come
+            ],
+        )  # fmt: skip
+
+    # -- holes -------------------------------------------------------------------------------
+    def holes(self, number: int, start_s: int, end_s: int) -> list[Hole]:
+        """Return the holes that overlap [start_s, end_s), ascending."""
+        rows = self._db.execute(
+            "SELECT start_s, end_s, confirmed, why, seen_ns FROM hole"
+            " WHERE series = ? AND start_s < ? AND end_s > ? ORDER BY start_s",
+            (number, end_s, start_s),
+        ).fetchall()
+        return [Hole(start, end, bool(sure), why, seen) for start, end, sure, why, seen in rows]
+
+    def replace_holes(self, number: int, within: Range, holes: Iterable[Hole]) -> None:
+        """Say anew which holes there are in a range; inside of a ``commit`` block.
+
+        Holes that reach beyond the range keep what is beyond.
+        """
+        outside = []
+        for hole in self.holes(number, *within):
+            if hole.start_s < within.start:
+                outside.append(msgspec.structs.replace(hole, end_s=within.start))
+            if hole.end_s > within.end:
+                outside.append(msgspec.structs.replace(hole, start_s=within.end))
+        self._db.execute(
+            "DELETE FROM hole WHERE series = ? AND start_s < ? AND end_s > ?",
+            (number, within.end, within.start),
+        )
+        now = wall_ns()
+        self._db.executemany(
+            "INSERT INTO hole VALUES (?, ?, ?, ?, ?, ?)",
+            [
+                (number, hole.start_s, hole.end_s, hole.confirmed, hole.why, hole.seen_ns or now)
+                for hole in (*outside, *holes)
+            ],
+        )
+
+    # -- origins -----------------------------------------------------------------------------
+    def origins(self, number: int, start_s: int, end_s: int) -> list[Origin]:
+        """Return the archive files that bars of [start_s, end_s) came from."""
+        rows = self._db.execute(
+            "SELECT path, source, start_s, end_s, sha256, etag, verified, checked_ns FROM origin"
+            " WHERE series = ? AND start_s < ? AND end_s > ? ORDER BY start_s",
+            (number, end_s, start_s),
+        ).fetchall()
+        return [
+            Origin(path, source, start, end, sha256, etag, bool(sound), checked)
+            for path, source, start, end, sha256, etag, sound, checked in rows
+        ]
+
+    def put_origin(self, number: int, origin: Origin) -> None:
+        """Keep an archive file's words; inside of a ``commit`` block."""
+        self._db.execute(
+            "INSERT OR REPLACE INTO origin VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (number, origin.path, origin.source, origin.start_s, origin.end_s, origin.sha256,
+             origin.etag, origin.verified, origin.checked_ns or wall_ns()),
+        )  # fmt: skip
+
+    # -- bars that are not in files yet --------------------------------------------------------
+    def put_tail(self, number: int, time_s: int, source: int, row: bytes) -> None:
+        """Keep one bar; inside of a ``commit`` block."""
+        self._db.execute(
+            "INSERT OR REPLACE INTO tail VALUES (?, ?, ?, ?)", (number, time_s, source, row)
+        )
+
+    def tail(self, number: int, start_s: int, end_s: int) -> list[tuple[int, int, bytes]]:
+        """Return (time, source, row) of the bars in [start_s, end_s), ascending."""
+        return self._db.execute(
+            "SELECT time_s, source, row FROM tail WHERE series = ? AND time_s >= ? AND time_s < ?"
+            " ORDER BY time_s",
+            (number, start_s, end_s),
+        ).fetchall()
+
+    def drop_tail(self, number: int, kept: Iterable[tuple[int, int, bytes]]) -> None:
+        """Forget bars that a file holds now, as ``tail`` gave them; inside of a ``commit`` block.
+
+        One that was written anew meanwhile stays.
+        """
+        self._db.executemany(
+            "DELETE FROM tail WHERE series = ? AND time_s = ? AND source = ? AND row = ?",
+            [(number, *row) for row in kept],
+        )
+
+    def integrity(self) -> str:
+        """Return ``ok``, or what SQLite found wrong with its file."""
+        found: str = self._db.execute("PRAGMA quick_check").fetchone()[0]
+        return found
+
+    def tail_size(self, number: int) -> int:
+        """Return how many bars are not in files."""
+        found: int = self._db.execute(
+            "SELECT count(*) FROM tail WHERE series = ?", (number,)
+        ).fetchone()[0]
+        return found

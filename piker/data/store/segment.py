@@ -1,0 +1,290 @@
+"""One file of bars: written once, renamed into place when it is whole, never changed.
+
+Arrow IPC, one record batch, uncompressed, so that any reader of Arrow maps it into memory as it
+is. Each block of ``BLOCK_ROWS`` rows has a checksum, which the manifest keeps: a reader checks the
+blocks that it is about to use, once in the life of its process.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+import xxhash
+
+from piker.data.store.series import Series
+from piker.errors import DataQuality, StoreError
+from piker.ohlcv import KLINE_DTYPE
+
+__all__ = [
+    "BLOCK_ROWS",
+    "SCHEMA",
+    "SOURCES",
+    "Segment",
+    "Written",
+    "arrow_of",
+    "rows_of",
+    "sync_directory",
+    "write_segment",
+    "written_of",
+]
+
+BLOCK_ROWS = 65_536  # 6 MB: what one day in the middle of years costs to check, under a millisecond
+FORMAT = b"1"
+NS = 1_000_000_000
+_TIME = pa.timestamp("ns", "UTC")
+#: Where a bar came from; the store keeps the position in this list. Append only.
+SOURCES = ("unknown", "rest", "archive", "trades", "live", "import")
+SCHEMA = pa.schema(
+    [
+        ("open_time", _TIME),
+        ("open", pa.float64()),
+        ("high", pa.float64()),
+        ("low", pa.float64()),
+        ("close", pa.float64()),
+        ("volume", pa.float64()),
+        ("close_time", _TIME),
+        ("turnover", pa.float64()),
+        ("count", pa.int64()),
+        ("taker_volume", pa.float64()),
+        ("taker_turnover", pa.float64()),
+        ("source", pa.uint8()),
+    ]
+)
+CLOSE_LAG_NS = 1_000_000  # a bar's close_time is a millisecond before the next one opens
+
+Rows = np.ndarray[Any, np.dtype[Any]]
+
+
+class Written(msgspec.Struct, frozen=True):
+    """What the manifest has to know of a file."""
+
+    name: str
+    start_s: int
+    end_s: int
+    rows: int
+    size: int
+    sha256: str
+    blocks: bytes  # a 64-bit checksum for each block, little-endian
+
+
+# -- rows and tables -----------------------------------------------------------------------------
+def arrow_of(rows: Rows, series: Series, source: int | Rows) -> pa.Table:
+    """Return ``KLINE_DTYPE`` rows as a table; ``source`` is one code or one for each row."""
+    times = np.ascontiguousarray(rows["time"])
+    nexts = np.append(times[1:], series.timeframe.next(int(times[-1]))) if len(times) else times
+    regular = series.timeframe.unit != "M"
+    closes = times + series.timeframe.seconds if regular else _next_opens(times, nexts, series)
+    codes = np.full(len(rows), source, "u1") if isinstance(source, int) else source.astype("u1")
+    columns = {
+        "open_time": (times * NS).view("M8[ns]"),
+        "close_time": (closes * NS - CLOSE_LAG_NS).view("M8[ns]"),
+        "source": codes,
+    }
+    arrays = [
+        pa.array(columns[field.name], field.type)
+        if field.name in columns
+        else pa.array(np.ascontiguousarray(rows[field.name]), field.type)
+        for field in SCHEMA
+    ]
+    return pa.Table.from_arrays(arrays, schema=SCHEMA)
+
+
+def _next_opens(times: Rows, nexts: Rows, series: Series) -> Rows:
+    return np.array([series.timeframe.next(int(time)) for time in times], np.int64)
+
+
+def rows_of(table: pa.Table) -> tuple[Rows, Rows]:
+    """Return (``KLINE_DTYPE`` rows, source codes) of a table; copies."""
+    rows = np.zeros(table.num_rows, KLINE_DTYPE)
+    rows["time"] = numpy_of(table, "open_time").view("i8") // NS
+    for name in ("open", "high", "low", "close", "volume", "count", "turnover", "taker_volume",
+                 "taker_turnover"):  # fmt: skip
+        rows[name] = numpy_of(table, name)
+    return rows, numpy_of(table, "source").copy()
+
+
+def numpy_of(table: pa.Table, name: str) -> Rows:
+    """Return a column as an array; a view where it lies in one piece."""
+    column = table.column(name)
+    if column.num_chunks == 1:
+        found: Rows = column.chunk(0).to_numpy(zero_copy_only=True)
+        return found
+    return column.to_numpy()  # type: ignore[no-any-return]
+
+
+# -- writing -------------------------------------------------------------------------------------
+def write_segment(
+    folder: Path, series: Series, table: pa.Table, start_s: int, end_s: int
+) -> Written:
+    """Write a file that covers [start_s, end_s), durably; return what the manifest must know.
+
+    The file has its name, and is on the disk with its directory entry, when this returns; it
+    counts only once the manifest names it. Raises ``StoreError`` when the disk is full, and then
+    leaves nothing.
+    """
+    table = table.combine_chunks()
+    blocks = b"".join(_checksums(table))
+    name = f"{start_s}-{end_s}-{secrets.token_hex(4)}.arrow"
+    draft = folder / f".{name}.tmp"
+    schema = SCHEMA.with_metadata({
+        "piker.format": FORMAT, "piker.series": str(series),
+        "piker.range": f"{start_s} {end_s}", "piker.blocks": blocks.hex(),
+    })  # fmt: skip
+    try:
+        with draft.open("wb") as file:
+            with pa.ipc.new_file(file, schema) as writer:
+                for batch in table.to_batches():
+                    writer.write_batch(batch)
+            file.flush()
+            os.fsync(file.fileno())
+            size = file.tell()
+        digest = _sha256(draft)
+        draft.rename(folder / name)
+        sync_directory(folder)
+    except (OSError, pa.ArrowException) as err:
+        draft.unlink(missing_ok=True)
+        raise StoreError.of(err, folder) from err
+    return Written(name, start_s, end_s, table.num_rows, size, digest, blocks)
+
+
+def sync_directory(folder: Path) -> None:
+    """Make names in a directory durable."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _checksums(table: pa.Table) -> Iterator[bytes]:
+    """Give a checksum for each block of rows."""
+    columns = [numpy_of(table, name) for name in SCHEMA.names] if table.num_rows else []
+    for begin in range(0, table.num_rows, BLOCK_ROWS):
+        yield _checksum(columns, begin)
+
+
+def _checksum(columns: list[Rows], begin: int) -> bytes:
+    state = xxhash.xxh3_64()
+    for column in columns:
+        state.update(column[begin : begin + BLOCK_ROWS].view("u1").data)
+    return state.intdigest().to_bytes(8, "little")
+
+
+def written_of(path: Path, series: Series) -> Written:
+    """Return what a sound file says of itself, for a manifest that was lost.
+
+    Raises ``DataQuality`` for one that is damaged.
+    """
+    try:
+        with pa.memory_map(str(path)) as source:
+            schema = pa.ipc.open_file(source).schema
+            rows = pa.ipc.open_file(source).read_all().num_rows
+        said = schema.metadata or {}
+        start_s, end_s = (int(part) for part in said[b"piker.range"].split())
+        blocks = bytes.fromhex(said[b"piker.blocks"].decode())
+    except (OSError, pa.ArrowException, KeyError, ValueError) as err:
+        raise _damaged(path, str(err)) from err
+    known = Written(path.name, start_s, end_s, rows, path.stat().st_size, _sha256(path), blocks)
+    Segment(path, series, known).verify()
+    return known
+
+
+# -- reading -------------------------------------------------------------------------------------
+class Segment:
+    """An open file. Raises ``DataQuality`` (kind ``damaged``) for one that is not as written."""
+
+    def __init__(self, path: Path, series: Series, known: Written) -> None:
+        self.path = path
+        self.known = known
+        try:
+            self._map = pa.memory_map(str(path))
+            reader = pa.ipc.open_file(self._map)
+            table = reader.read_all()
+        except FileNotFoundError as err:
+            raise _damaged(path, "the file is gone") from err
+        except (OSError, pa.ArrowException, ValueError) as err:
+            raise _damaged(path, str(err)) from err
+        said = table.schema.metadata or {}
+        if said.get(b"piker.series") != str(series).encode():
+            raise _damaged(
+                path, f"it holds {said.get(b'piker.series', b'?').decode()}, not {series}"
+            )
+        if table.num_rows != known.rows or table.schema.names != SCHEMA.names:
+            raise _damaged(path, f"it has {table.num_rows} rows, not {known.rows}")
+        self.table = table.replace_schema_metadata(None)
+        self._columns = [numpy_of(table, name) for name in SCHEMA.names] if known.rows else []
+        self._sound: set[int] = set()
+        self._stat = _identity(path)
+        self._step = series.timeframe.seconds if series.timeframe.unit != "M" else 0
+
+    def is_as_opened(self) -> bool:
+        """Tell whether the file has not been touched since it was opened and checked."""
+        return _identity(self.path) == self._stat
+
+    @property
+    def times_ns(self) -> Rows:
+        """Return the open times in nanoseconds."""
+        return self._columns[0].view("i8") if self._columns else np.zeros(0, "i8")
+
+    def slice(self, start_s: int, end_s: int) -> pa.Table:
+        """Return the bars that open in [start_s, end_s): a view, its blocks checked."""
+        low, high = self._position(start_s), self._position(end_s)
+        self._check(low, high)
+        return self.table.slice(low, high - low)
+
+    def _position(self, time_s: int) -> int:
+        """Return the first row at or after a time. Without holes that is arithmetic."""
+        known, times = self.known, self.times_ns
+        if not known.rows:
+            return 0
+        if self._step:
+            first = int(times[0]) // NS
+            at = min(max(0, -(-(time_s - first) // self._step)), known.rows)
+            before = at == 0 or int(times[at - 1]) < time_s * NS
+            after = at == known.rows or int(times[at]) >= time_s * NS
+            if before and after:
+                return at
+        return int(np.searchsorted(times, time_s * NS))
+
+    def _check(self, low: int, high: int) -> None:
+        for block in range(low // BLOCK_ROWS, -(-high // BLOCK_ROWS) if high > low else 0):
+            if block in self._sound:
+                continue
+            if _checksum(self._columns, block * BLOCK_ROWS) != self.known.blocks[block * 8 :][:8]:
+                raise _damaged(self.path, f"the checksum of block {block} does not hold")
+            self._sound.add(block)
+
+    def verify(self) -> None:
+        """Read every byte; raise ``DataQuality`` when it is not what was written."""
+        try:
+            found = _sha256(self.path)
+        except OSError as err:
+            raise _damaged(self.path, str(err)) from err
+        if found != self.known.sha256:
+            raise _damaged(self.path, "its sha256 is not what was written")
+        self._check(0, self.known.rows)
+
+
+def _identity(path: Path) -> tuple[int, ...]:
+    try:
+        found = path.stat()
+    except OSError:
+        return ()
+    return (found.st_ino, found.st_size, found.st_mtime_ns)
+
+
+def _damaged(path: Path, why: str) -> DataQuality:
+    return DataQuality(f"{path.name} is damaged: {why}.", kind="damaged")

@@ -1,0 +1,382 @@
+"""The store: what was fetched once is there for good, or is found to be damaged.
+
+Files never change: a write makes new ones and a commit of the manifest puts them in the place of
+the old, so that a process killed at any moment leaves the store as it was before the write or
+after it. Writers of one series take turns (a lock file in its folder); readers take no lock.
+
+Every method blocks: on the disk, and writers on each other. Async code calls them in a thread.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import itertools
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from piker import config
+from piker.clock import NS, monotonic_ns, wall_ns
+from piker.data.ranges import Range, intersect
+from piker.data.store import merge
+from piker.data.store.manifest import Hole, Manifest, Origin
+from piker.data.store.segment import (
+    SCHEMA,
+    SOURCES,
+    Segment,
+    Written,
+    arrow_of,
+    rows_of,
+    write_segment,
+)
+from piker.data.store.series import Series
+from piker.errors import Bug, DataQuality, StoreError
+from piker.log import get_logger
+from piker.ohlcv import KLINE_DTYPE
+
+__all__ = ["Coverage", "Store", "Stored"]
+
+log = get_logger("store")
+
+OPEN_FILES = 1024  # mapped files kept open by one process
+LOCK_S = 60.0  # how long a writer waits for another one of the same series
+_RETRIES = 20  # readings of the manifest while others replace files under us
+
+Rows = np.ndarray[Any, np.dtype[Any]]
+
+
+class Coverage(NamedTuple):
+    """What is known of a range: where it was asked for, and what was not there."""
+
+    covered: tuple[Range, ...]
+    holes: tuple[Hole, ...]
+    listed_s: int | None  # no bar before, once known
+
+
+class Stored(NamedTuple):
+    """Bars of a range as they are stored: a table of ``SCHEMA``, mapped where it can be."""
+
+    table: pa.Table
+    coverage: Coverage
+    damaged: int  # files that were found damaged and set aside on the way
+
+
+class Store:
+    """All series under one directory. Safe between threads and processes."""
+
+    def __init__(self, root: Path | None = None) -> None:
+        self.root = root or config.data_dir() / "store"
+        try:
+            self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as err:
+            raise StoreError.of(err, self.root) from err
+        self._local = threading.local()
+        self._manifests: list[Manifest] = []
+        self._open: OrderedDict[Path, Segment] = OrderedDict()
+        self._guard = threading.Lock()
+
+    def close(self) -> None:
+        """Close the database; tables that were read stay valid."""
+        with self._guard:
+            self._open.clear()
+            for manifest in self._manifests:
+                manifest.close()
+            self._manifests.clear()
+        self._local = threading.local()
+
+    @property
+    def manifest(self) -> Manifest:
+        """Return this thread's connection to the manifest."""
+        found: Manifest | None = getattr(self._local, "manifest", None)
+        if found is None:
+            found = self._local.manifest = Manifest(self.root / "manifest.db")
+            with self._guard:
+                self._manifests.append(found)
+        return found
+
+    def folder(self, series: Series) -> Path:
+        """Return where a series' files are."""
+        return self.root / series.folder
+
+    # -- reading -----------------------------------------------------------------------------
+    def coverage(self, series: Series, start_s: int, end_s: int) -> Coverage:
+        """Return what is known of [start_s, end_s), without opening a file."""
+        number = self.manifest.find(series)
+        if number is None:
+            return Coverage((), (), None)
+        return self._coverage(number, series, start_s, end_s)
+
+    def _coverage(self, number: int, series: Series, start_s: int, end_s: int) -> Coverage:
+        manifest, whole = self.manifest, [(start_s, end_s)]
+        files = [(one.start_s, one.end_s) for one in manifest.segments(number, start_s, end_s)]
+        times = [time for time, _, _ in manifest.tail(number, start_s, end_s)]
+        tail = [(time, series.timeframe.next(time)) for time in times]
+        return Coverage(
+            intersect(files + tail, whole),
+            tuple(manifest.holes(number, start_s, end_s)),
+            manifest.listed_s(number),
+        )
+
+    def read(self, series: Series, start_s: int, end_s: int) -> Stored:
+        """Return the bars that open in [start_s, end_s), ascending, as far as they are stored.
+
+        A damaged file is set aside and its bars are missing from the coverage: fetch them again.
+        """
+        number = self.manifest.find(series)
+        damaged = 0
+        if number is None:
+            return Stored(SCHEMA.empty_table(), Coverage((), (), None), 0)
+        for _ in range(_RETRIES):
+            files = self.manifest.segments(number, start_s, end_s)
+            tail = self.manifest.tail(number, start_s, end_s)
+            if files != self.manifest.segments(number, start_s, end_s):
+                continue  # bars moved from the tail into a file between the two questions
+            bad = None
+            pieces = []
+            for known in files:
+                try:
+                    piece = self.open_segment(series, known).slice(start_s, end_s)
+                except DataQuality as err:
+                    bad = (known, err.message)
+                    break
+                pieces.append((known.start_s, piece))
+            if bad is None:
+                pieces += _tail_pieces(tail, series, files)
+                pieces.sort(key=lambda piece: piece[0])
+                found = [piece for _, piece in pieces if piece.num_rows]
+                table = pa.concat_tables(found) if found else SCHEMA.empty_table()
+                covered = self._coverage(number, series, start_s, end_s)
+                return Stored(table, covered, damaged)
+            damaged += self.set_aside(series, number, *bad)
+        raise StoreError(f"the files of {series} change faster than they can be read.")
+
+    def rows(self, series: Series, start_s: int, end_s: int) -> tuple[Rows, Rows]:
+        """Return (``KLINE_DTYPE`` rows, source codes) of a range, as copies."""
+        return rows_of(self.read(series, start_s, end_s).table)
+
+    def open_segment(self, series: Series, known: Written) -> Segment:
+        """Return a file, opened now or kept open; ``DataQuality`` when it can not be trusted."""
+        path = self.folder(series) / known.name
+        with self._guard:
+            found = self._open.get(path)
+            if found is not None and found.is_as_opened():
+                self._open.move_to_end(path)
+                return found
+        opened = Segment(path, series, known)
+        with self._guard:
+            self._open[path] = opened
+            while len(self._open) > OPEN_FILES:
+                self._open.popitem(last=False)
+        return opened
+
+    def set_aside(self, series: Series, number: int, known: Written, why: str) -> int:
+        """Move a damaged file to quarantine; return 0 when it was only replaced meanwhile."""
+        with self.lock(series):
+            now = self.manifest.segments(number, known.start_s, known.end_s)
+            if known not in now:
+                return 0
+            path = self.folder(series) / known.name
+            with self.manifest.commit():
+                self.manifest.replace_segments(number, [known], [])
+            aside = self.root / "quarantine"
+            aside.mkdir(mode=0o700, exist_ok=True)
+            if path.exists():
+                path.rename(aside / f"{str(series).replace('/', '_')}_{known.name}")
+        with self._guard:
+            self._open.pop(path, None)
+        log.error("store.damaged", series=series, file=known.name, why=why)
+        return 1
+
+    # -- writing -----------------------------------------------------------------------------
+    def write(
+        self, series: Series, rows: Rows, start_s: int, end_s: int, *,
+        source: str | Rows, confirmed: bool = False, why: str = "", origin: Origin | None = None,
+    ) -> int:  # fmt: skip
+        """Keep what was found in [start_s, end_s), durably; return how many stored bars changed.
+
+        ``rows`` are closed bars of ``KLINE_DTYPE``, ascending, unique, on the grid. Bars of the
+        range that are not among them are holes, ``confirmed`` if the venue says that it has none.
+        What is stored already and of a better source stays. Raises ``StoreError`` (and keeps
+        everything as it was) when the disk is full.
+        """
+        self._check(series, rows, start_s, end_s)
+        codes = _codes(source, len(rows))
+        with self.lock(series):
+            manifest = self.manifest
+            with manifest.commit():
+                number = manifest.add(series)
+            old = manifest.segments(number, start_s, end_s)
+            tail = manifest.tail(number, start_s, end_s)
+            kept = [self.whole(series, number, known) for known in old]
+            old = [known for known, table in zip(old, kept, strict=True) if table is not None]
+            parts = [rows_of(table) for table in kept if table is not None]
+            if tail:
+                parts.append(tail_rows(tail))
+            merged, merged_codes, changed = merge.merge(parts, (rows, codes))
+            span = Range(
+                min([start_s, *(known.start_s for known in old)]),
+                max([end_s, *(known.end_s for known in old)]),
+            )
+            holes = merge.holes_after(
+                merge.missing_runs(series.timeframe, merged["time"], span),
+                manifest.holes(number, *span),
+                Hole(start_s, end_s, confirmed, why),
+            )
+            new = self.write_files(series, merged, merged_codes, span)
+            try:
+                with manifest.commit():
+                    manifest.replace_segments(number, old, new)
+                    manifest.drop_tail(number, tail)
+                    manifest.replace_holes(number, span, holes)
+                    if origin is not None:
+                        manifest.put_origin(number, origin)
+            except BaseException:
+                self.unlink(series, new)
+                raise
+            self.unlink(series, old)
+        return changed
+
+    def append(self, series: Series, row: Rows, *, source: str = "live") -> bool:
+        """Keep one closed bar, durably, with one sync of the disk; False if it is stored already.
+
+        ``row`` is one element of ``KLINE_DTYPE``.
+        """
+        time_s = int(row["time"])
+        after = series.timeframe.next(time_s)
+        self._check(series, np.asarray(row).reshape(1), time_s, after)
+        manifest = self.manifest
+        number = manifest.find(series)
+        if number is not None and manifest.segments(number, time_s, after):
+            return False
+        with manifest.commit():
+            number = manifest.add(series)
+            manifest.put_tail(number, time_s, SOURCES.index(source), row.tobytes())
+        return True
+
+    def _check(self, series: Series, rows: Rows, start_s: int, end_s: int) -> None:
+        times, timeframe = rows["time"], series.timeframe
+        now_s = wall_ns() // NS
+        if (
+            start_s >= end_s
+            or timeframe.floor(start_s) != start_s
+            or timeframe.floor(end_s) != end_s
+        ):
+            raise Bug(f"{series}: [{start_s}, {end_s}) is no range of bars.")
+        if end_s > timeframe.floor(now_s):
+            raise Bug(f"{series}: the bar before {end_s} is not closed: it is not stored.")
+        if rows.dtype != KLINE_DTYPE:
+            raise Bug(f"{series}: rows to store must be KLINE_DTYPE.")
+        if len(rows) and not (
+            times[0] >= start_s
+            and times[-1] < end_s
+            and (np.diff(times) > 0).all()
+            and timeframe.on_grid(times).all()
+        ):
+            raise Bug(f"{series}: rows to store must ascend on the grid within their range.")
+
+    def write_files(self, series: Series, rows: Rows, codes: Rows, span: Range) -> list[Written]:
+        """Write files that no manifest names yet, one a bucket; leave nothing when one fails."""
+        folder = self.folder(series)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        new: list[Written] = []
+        try:
+            for part in merge.buckets(series.timeframe, span):
+                low, high = np.searchsorted(rows["time"], part)
+                table = arrow_of(rows[low:high], series, codes[low:high])
+                new.append(write_segment(folder, series, table, *part))
+        except BaseException:
+            self.unlink(series, new)
+            raise
+        return new
+
+    def whole(self, series: Series, number: int, known: Written) -> pa.Table | None:
+        """Return all of a file, checked; None when it was damaged and is set aside."""
+        try:
+            return self.open_segment(series, known).slice(known.start_s, known.end_s)
+        except DataQuality as err:
+            self.set_aside(series, number, known, err.message)
+            return None
+
+    def unlink(self, series: Series, files: list[Written]) -> None:
+        """Remove files that the manifest does not name any more; mapped ones stay readable."""
+        with self._guard:
+            for known in files:
+                path = self.folder(series) / known.name
+                self._open.pop(path, None)
+                path.unlink(missing_ok=True)
+
+    # -- the lock ----------------------------------------------------------------------------
+    @contextmanager
+    def lock(self, series: Series) -> Iterator[None]:
+        """Be the only writer of a series, among all threads and processes. Re-entrant."""
+        held: dict[Series, int] = self._local.__dict__.setdefault("held", {})
+        if held.get(series):
+            held[series] += 1
+            try:
+                yield
+            finally:
+                held[series] -= 1
+            return
+        folder = self.folder(series)
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            fd = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as err:
+            raise StoreError.of(err, folder) from err
+        try:
+            _wait_for_lock(fd, series)
+            held[series] = 1
+            yield
+        finally:
+            held.pop(series, None)
+            os.close(fd)
+
+
+def _wait_for_lock(fd: int, series: Series) -> None:
+    deadline = monotonic_ns() + int(LOCK_S * NS)
+    pause = threading.Event()
+    while True:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if monotonic_ns() > deadline:
+                raise StoreError(
+                    f"another process has been writing {series} for {LOCK_S:.0f} s.",
+                    remedy="See which with: fuser -v on the .lock file in its folder.",
+                ) from None
+            pause.wait(0.01)
+
+
+def _codes(source: str | Rows, count: int) -> Rows:
+    if isinstance(source, str):
+        return np.full(count, SOURCES.index(source), "u1")
+    return source
+
+
+def tail_rows(tail: list[tuple[int, int, bytes]]) -> tuple[Rows, Rows]:
+    """Return bars of the manifest as (rows, source codes)."""
+    rows = np.frombuffer(b"".join(row for _, _, row in tail), KLINE_DTYPE)
+    return rows, np.array([source for _, source, _ in tail], "u1")
+
+
+def _tail_pieces(
+    tail: list[tuple[int, int, bytes]], series: Series, files: list[Written]
+) -> list[tuple[int, pa.Table]]:
+    """Return the bars that are not in files as tables, one for each gap between files."""
+    if not tail:
+        return []
+    rows, codes = tail_rows(tail)
+    edges = np.searchsorted(rows["time"], [known.start_s for known in files])
+    cuts = sorted({0, len(rows), *edges.tolist()})
+    return [
+        (int(rows["time"][low]), arrow_of(rows[low:high], series, codes[low:high]))
+        for low, high in itertools.pairwise(cuts)
+    ]
