@@ -2,7 +2,7 @@
 
 One port serves REST and websocket of all three: REST tells them apart by its prefix, websockets by
 their path (``/public`` and ``/market``, or ``/usdm``, lead to USD-M, ``/coinm`` to COIN-M, all else
-to spot). Facts: docs/brokers/binance.md.
+to spot). The bulk archive is below ``/data/``. Facts: docs/brokers/binance.md.
 """
 
 from __future__ import annotations
@@ -17,8 +17,10 @@ import trio
 from trio_typing import TaskStatus
 
 from piker.clock import wall_ns
+from piker.testing.bar_table import GivenBars
+from piker.testing.binance_archive import LATE_S, Archive
 from piker.testing.binance_limits import MAX_STREAMS, BinanceLimits, refusal, ws_kind_of
-from piker.testing.binance_market import Listing, make_listings
+from piker.testing.binance_market import Listing, given_listings, make_listings
 from piker.testing.binance_rest import answer
 from piker.testing.binance_streams import TICK_S, Market, Streams
 from piker.testing.faults import Fault
@@ -47,13 +49,23 @@ class BinanceVenue:
         seed: int,
         faults: Iterable[Fault] = (),
         limits: bool = True,
+        bars: GivenBars | None = None,
+        archive_late_s: float = LATE_S,
     ) -> None:
+        """Make its markets.
+
+        ``bars`` are served in place of made ones; their markets stand beside the synthetic ones.
+        ``archive_late_s`` after a period's end the archive has its file.
+        """
         self.rate = rate
         self.limits = BinanceLimits() if limits else None
         self.gate = Gate(seed=seed, faults=faults, limits=self.limits, refusal=refusal)
-        self.listings: dict[tuple[str, str], Listing] = make_listings(
-            symbols, seed, wall_ns() // 10**9
-        )
+        now_s = wall_ns() // 10**9
+        self.listings: dict[tuple[str, str], Listing] = {
+            **make_listings(symbols, seed, now_s),
+            **given_listings(bars or {}, seed, now_s),
+        }
+        self.archive = Archive(self.listings, late_s=archive_late_s)
         self.port = 0  # once it serves
         self.clients: set[Client] = set()
         self.streams = Streams(self.listings.values())
@@ -115,7 +127,9 @@ class BinanceVenue:
                 client.send_control(_PING)
 
     async def http(self, request: Request) -> Reply:
-        """Answer a request for market data."""
+        """Answer a request for market data, or for a file of the archive."""
+        if request.path.startswith("/data/"):
+            return await self.archive.answer(request)
         return answer(request, self.listings)
 
     # -- websocket clients ---------------------------------------------------------------------

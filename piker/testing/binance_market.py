@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from datetime import UTC, date, datetime, timedelta
+from typing import Any
 
+from piker.testing.bar_table import BarTable, GivenBars, digits_of
 from piker.testing.synthetic import MarketSpec, SyntheticMarket
 
-__all__ = ["KINDS", "Listing", "make_listings", "quarter_ends"]
+__all__ = ["KINDS", "Listing", "given_listings", "make_listings", "quarter_ends"]
 
 KINDS = ("spot", "usdm", "coinm")
 QUARTERLY = 2  # so many of the first markets have quarterly futures, as BTC and ETH do
 BASIS = 0.004  # a quarterly future stands so much above spot for each quarter until delivery
 DELIVERY_HOUR = 8  # UTC
+#: The first trades of the oldest markets there (BTCUSDT); ours all began then.
+LISTED_S = {"spot": 1_502_942_400, "usdm": 1_569_398_400, "coinm": 1_569_398_400}
+DATED_S = 182 * 86_400  # a quarterly future is listed so long before its delivery
+_QUOTES = ("USDT", "USDC", "FDUSD", "TUSD", "BUSD", "USD", "EUR", "TRY", "BRL", "BTC", "ETH", "BNB")
 _BASES = (
     ("BTC", 60_000.0, 0.01, 0.00001), ("ETH", 3_000.0, 0.01, 0.0001), ("SOL", 150.0, 0.01, 0.001),
     ("BNB", 600.0, 0.1, 0.001), ("XRP", 0.6, 0.0001, 1.0), ("ADA", 0.4, 0.0001, 1.0),
@@ -30,6 +38,8 @@ class Listing:
         *,
         contract: str = "",
         delivery_ms: int = 0,
+        listed_s: int = 0,
+        given: Mapping[str, BarTable] | None = None,
     ) -> None:
         self.kind = kind  # one of KINDS
         self.wire = wire  # the venue's symbol
@@ -39,11 +49,13 @@ class Listing:
         self.market = market
         self.contract = contract  # contractType; empty for spot
         self.delivery_ms = delivery_ms  # 0 where there is none
+        self.listed_s = listed_s or LISTED_S[kind]  # there are no bars before
+        self.given = given  # its bars by interval, where they are given and not made
         self.contract_size = 0  # of an inverse market, in its quote asset
         if kind == "coinm":
             self.contract_size = 100 if self.spec.base == "BTC" else 10
 
-    def turnover(self, size: float, price: float) -> float:
+    def turnover(self, size: Any, price: Any) -> Any:  # Any: floats, or arrays of them
         """Return what ``size`` is worth: in quote, or in base where sizes are contracts."""
         return size * self.contract_size / price if self.contract_size else size * price
 
@@ -67,9 +79,36 @@ def make_listings(count: int, seed: int, start_s: int) -> dict[tuple[str, str], 
         for kind, wire, of, contract, delivery_ms in rows:
             market = SyntheticMarket(of, seed, start_s)
             found[kind, wire] = Listing(
-                kind, wire, market, contract=contract, delivery_ms=delivery_ms
-            )
+                kind, wire, market, contract=contract, delivery_ms=delivery_ms,
+                listed_s=delivery_ms // 1000 - DATED_S if delivery_ms else 0,
+            )  # fmt: skip
     return found
+
+
+def given_listings(given: GivenBars, seed: int, start_s: int) -> dict[tuple[str, str], Listing]:
+    """Return the markets of given bars; their steps are read off the numbers.
+
+    Their book and trades are synthetic, around the last close.
+    """
+    found: dict[tuple[str, str], Listing] = {}
+    for (kind, wire), tables in given.items():
+        rows = [row for table in tables.values() for row in table.numbers()]
+        tick = 10.0 ** -digits_of(text for prices, _ in rows for text in prices)
+        lot = 1.0 if kind == "coinm" else 10.0 ** -digits_of(volume for _, volume in rows)
+        base, quote = _assets(wire.partition("_")[0])
+        spec = MarketSpec(wire, base, quote, float(rows[-1][0][3]), tick, lot)
+        found[kind, wire] = Listing(
+            kind, wire, SyntheticMarket(spec, seed, start_s),
+            contract="" if kind == "spot" else "PERPETUAL",
+            listed_s=min(table.first_s for table in tables.values()), given=tables,
+        )  # fmt: skip
+    return found
+
+
+def _assets(pair: str) -> tuple[str, str]:
+    """Return (base, quote) of a symbol: it ends in a known quote, or in three letters."""
+    match = re.fullmatch(rf"(.+?)({'|'.join(_QUOTES)})", pair)
+    return (match[1], match[2]) if match else (pair[:-3] or pair, pair[-3:])
 
 
 def quarter_ends(now_s: int) -> tuple[datetime, datetime]:

@@ -11,6 +11,9 @@ import msgspec
 from piker.clock import wall_ns
 from piker.ohlcv import Timeframe
 from piker.testing import binance_wire as wire
+from piker.testing.bar_flaws import flawed_rows
+from piker.testing.bar_table import rows_of
+from piker.testing.binance_bars import newest_bars, oldest_bars
 from piker.testing.binance_limits import WEIGHT_LIMITS, kind_of
 from piker.testing.binance_market import Listing
 from piker.testing.engine import BUY, SELL
@@ -27,6 +30,7 @@ MAX_DEPTH = {"spot": 5000, "usdm": 1000, "coinm": 1000}
 FUTURES_DEPTHS = (5, 10, 20, 50, 100, 500, 1000)
 MAX_FUNDING = 1000
 MAX_MS = 10**15
+WINDOW_S = 200 * 86_400  # of COIN-M's bars in one answer
 _SYMBOLS = r'^\[("[A-Z0-9-_.]{1,20}")(,"[A-Z0-9-_.]{1,20}")*\]$'
 Listings = Mapping[tuple[str, str], Listing]
 _encode = msgspec.json.encode
@@ -42,12 +46,19 @@ class _Refused(Exception):
 
 
 class _Ask:
-    """One request: its market kind, its parameters, and the listings."""
+    """One request: its market kind, its parameters, the listings, and what is wrong with bars."""
 
-    def __init__(self, kind: str, params: dict[str, str], listings: Listings) -> None:
+    def __init__(
+        self,
+        kind: str,
+        params: dict[str, str],
+        listings: Listings,
+        flaws: frozenset[str] = frozenset(),
+    ) -> None:
         self.kind = kind
         self.params = params
         self.listings = listings
+        self.flaws = flaws
         self.now_ms = wall_ns() // 1_000_000
         self.now_s = self.now_ms // 1000
 
@@ -126,7 +137,8 @@ def answer(request: Request, listings: Listings) -> Reply:
     if request.method != "GET":
         return Reply(405, b'{"code":-1,"msg":"Method not allowed"}', {"Allow": "GET"})
     try:
-        return Reply(body=_encode(make(_Ask(kind, request.params, listings))))
+        flaws = frozenset(fault.what for fault in request.flaws)
+        return Reply(body=_encode(make(_Ask(kind, request.params, listings, flaws))))
     except _Refused as refused:
         return Reply(refused.status, refused.body)
 
@@ -159,14 +171,31 @@ def _exchange_info(ask: _Ask) -> Any:
 def _klines(ask: _Ask) -> Any:
     listing, timeframe = ask.listing(), ask.timeframe()
     limit = ask.limit(500, MAX_KLINES[ask.kind])
-    span = timeframe.seconds * limit
-    stop_s = min(ask.now_s + 1, ask.whole("endTime", MAX_MS) // 1000 + 1)
-    start_s = stop_s - span
-    if "startTime" in ask.params:
-        start_s = -(-ask.whole("startTime", 0) // 1000)
-        stop_s = min(stop_s, start_s + span)
-    rows = listing.market.bars(timeframe, max(0, start_s), stop_s, ask.now_s)[-limit:]
-    return [wire.kline_row(listing, row, timeframe) for row in rows]
+    stop_s = ask.whole("endTime", MAX_MS) // 1000 + 1
+    start_s = -(-ask.whole("startTime", 0) // 1000)
+    find = oldest_bars if "startTime" in ask.params else newest_bars
+    if ask.kind == "coinm":
+        start_s, stop_s = _window(ask, start_s, min(stop_s, ask.now_s + 1))
+        find = newest_bars
+    lines = find(listing, timeframe, limit, start_s, stop_s, now_s=ask.now_s)
+    if ask.flaws:
+        rows = [line.split(",") for line in lines]
+        lines = [",".join(row) for row in flawed_rows(rows, ask.flaws, timeframe)]
+    return rows_of(lines)
+
+
+def _window(ask: _Ask, start_s: int, stop_s: int) -> tuple[int, int]:
+    """Return COIN-M's range of 200 days: from the start given, else up to the end."""
+    begins, ends = "startTime" in ask.params, "endTime" in ask.params
+    if begins and ends and stop_s - 1 - start_s > WINDOW_S:
+        hours = WINDOW_S // 3600
+        raise _Refused(
+            -1127,
+            f"Lookup interval is too big. More than {hours} hours between startTime and endTime.",
+        )
+    if begins and not ends:
+        return start_s, min(stop_s, start_s + WINDOW_S + 1)
+    return (start_s if begins else max(0, stop_s - 1 - WINDOW_S)), stop_s
 
 
 def _average(ask: _Ask) -> Any:
@@ -282,7 +311,7 @@ def _funding(ask: _Ask) -> Any:
     for listing in found:
         if listing.delivery_ms or last_s < first_s:
             continue
-        for at_s in range(max(0, first_s), last_s + 1, period):
+        for at_s in wire.funding_times(listing, first_s, last_s + 1):
             mark = float(listing.market.path([at_s])[0])
             rows.append({
                 "symbol": listing.wire, "fundingTime": at_s * 1000,

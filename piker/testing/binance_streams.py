@@ -217,8 +217,9 @@ class Streams:
         self, market: Market, timeframe: Timeframe, open_s: int, time_ms: int, *, closed: bool
     ) -> None:
         listing = market.listing
-        (bar,) = listing.market.bars(timeframe, open_s, open_s + 1, time_ms // 1000)
-        body = wire.kline_event(listing, bar, timeframe, time_ms, closed=closed)
+        bars = listing.market.bars(timeframe, open_s, open_s + 1, time_ms // 1000)
+        (line,) = wire.bar_lines(listing, bars, timeframe)
+        body = wire.kline_event(listing, line, timeframe, time_ms, closed=closed)
         name = f"kline_{timeframe}"
         self._send(market.streams[name], f"{listing.name}@{name}", body)
 

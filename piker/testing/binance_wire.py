@@ -6,6 +6,8 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
+
 from piker.ohlcv import Timeframe
 from piker.testing.binance_market import Listing
 from piker.testing.engine import BUY, SELL
@@ -15,14 +17,16 @@ __all__ = [
     "FUNDING_S",
     "agg_trade_event",
     "agg_trade_row",
+    "bar_lines",
     "book_ticker",
     "book_ticker_event",
     "day_ticker",
     "day_ticker_event",
+    "decimals_of",
     "depth_event",
     "funding_rate",
+    "funding_times",
     "kline_event",
-    "kline_row",
     "levels_of",
     "mark_event",
     "mini_ticker_event",
@@ -34,6 +38,7 @@ __all__ = [
 ]
 
 FUNDING_S = 8 * 3600  # of most perpetuals
+TAKEN, TAKEN_OF = 11, 20  # of a bar's volume, what takers bought
 FOREVER_MS = 4_133_404_800_000  # the delivery date of what is never delivered
 
 _decimals: dict[float, int] = {}
@@ -41,11 +46,16 @@ _decimals: dict[float, int] = {}
 
 def text_of(value: float, step: float) -> str:
     """Return a number with as many decimals as its step has, two at least; none for whole lots."""
+    return f"{value:.{decimals_of(step)}f}"
+
+
+def decimals_of(step: float) -> int:
+    """Return with how many decimals a step's multiples are written."""
     digits = _decimals.get(step)
     if digits is None:
         text = f"{step:.10f}".rstrip("0").partition(".")[2]
         digits = _decimals[step] = max(2, len(text)) if step < 1 else 0
-    return f"{value:.{digits}f}"
+    return digits
 
 
 # -- listings ----------------------------------------------------------------------------------
@@ -89,7 +99,7 @@ def _future(listing: Listing) -> dict[str, Any]:
     body = {
         "contractStatus" if inverse else "status": "TRADING", "pair": listing.pair,
         "contractType": listing.contract, "deliveryDate": listing.delivery_ms or FOREVER_MS,
-        "onboardDate": 1_569_398_400_000, "marginAsset": spec.base if inverse else spec.quote,
+        "onboardDate": listing.listed_s * 1000, "marginAsset": spec.base if inverse else spec.quote,
         "pricePrecision": _digits(spec.tick), "quantityPrecision": _digits(spec.lot),
         "baseAssetPrecision": 8, "quotePrecision": 8, "underlyingType": "COIN",
         "underlyingSubType": ["PoW"], "triggerProtect": "0.0500", "liquidationFee": "0.012500",
@@ -204,36 +214,41 @@ def trade_row(listing: Listing, trade: Trade) -> dict[str, Any]:
 
 
 # -- bars --------------------------------------------------------------------------------------
-def _bar_texts(listing: Listing, row: Any) -> tuple[list[str], str, str]:
-    """Return (open, high, low, close), volume, turnover of a bar."""
-    spec, volume, wap = listing.spec, float(row["volume"]), float(row["bar_wap"])
-    prices = [text_of(float(row[name]), spec.tick) for name in ("open", "high", "low", "close")]
-    turnover = listing.turnover(volume, wap) if volume else 0.0
-    return prices, text_of(volume, spec.lot), text_of(turnover, 1e-8)
+def bar_lines(listing: Listing, rows: Any, timeframe: Timeframe) -> list[str]:
+    """Return bars as the archive writes them, times in ms: the text of every interface.
 
-
-def kline_row(listing: Listing, row: Any, timeframe: Timeframe) -> list[Any]:
-    """Return a bar as a row of klines."""
-    open_s = int(row["time"])
-    prices, volume, turnover = _bar_texts(listing, row)
-    return [
-        open_s * 1000, *prices, volume, timeframe.next(open_s) * 1000 - 1, turnover,
-        int(row["count"]), "0", "0", "0",
+    The takers' part is made up: eleven twentieths of the volume, in whole lots, at the bar's price.
+    """
+    spec, volume = listing.spec, rows["volume"]
+    price = np.where(volume > 0, rows["bar_wap"], 1.0)
+    taken = np.rint(volume / spec.lot).astype(np.int64) * TAKEN // TAKEN_OF * spec.lot
+    opens = rows["time"].astype(np.int64)
+    columns = [
+        opens * 1000, *(rows[name] for name in ("open", "high", "low", "close")), volume,
+        _next_opens(opens, timeframe) * 1000 - 1, listing.turnover(volume, price), rows["count"],
+        taken, listing.turnover(taken, price),
     ]  # fmt: skip
+    tick, lot = f"%.{decimals_of(spec.tick)}f", f"%.{decimals_of(spec.lot)}f"
+    form = f"%d,{tick},{tick},{tick},{tick},{lot},%d,%.8f,%d,{lot},%.8f,0"
+    return [form % row for row in zip(*(column.tolist() for column in columns), strict=True)]
+
+
+def _next_opens(opens: Any, timeframe: Timeframe) -> Any:
+    if timeframe.unit != "M":
+        return opens + timeframe.seconds
+    return np.array([timeframe.next(int(open_s)) for open_s in opens], np.int64)
 
 
 def kline_event(
-    listing: Listing, row: Any, timeframe: Timeframe, time_ms: int, *, closed: bool
+    listing: Listing, line: str, timeframe: Timeframe, time_ms: int, *, closed: bool
 ) -> dict[str, Any]:
     """Return a bar as the ``kline`` streams have it."""
-    open_s = int(row["time"])
-    (opened, high, low, close), volume, turnover = _bar_texts(listing, row)
+    row = line.split(",")
     return {
         "e": "kline", "E": time_ms, "s": listing.wire, "k": {
-            "t": open_s * 1000, "T": timeframe.next(open_s) * 1000 - 1, "s": listing.wire,
-            "i": str(timeframe), "f": -1, "L": -1, "o": opened, "c": close, "h": high, "l": low,
-            "v": volume, "n": int(row["count"]), "x": closed, "q": turnover, "V": "0", "Q": "0",
-            "B": "0",
+            "t": int(row[0]), "T": int(row[6]), "s": listing.wire, "i": str(timeframe),
+            "f": -1, "L": -1, "o": row[1], "c": row[4], "h": row[2], "l": row[3], "v": row[5],
+            "n": int(row[8]), "x": closed, "q": row[7], "V": row[9], "Q": row[10], "B": "0",
         },
     }  # fmt: skip
 
@@ -300,6 +315,12 @@ def funding_rate(listing: Listing, funding_s: int) -> str:
     """Return the rate of a funding time: about a basis point, a function of that time."""
     wave = math.sin(funding_s / FUNDING_S * 0.7 + len(listing.wire))
     return f"{0.0001 + 0.00008 * wave:.8f}"
+
+
+def funding_times(listing: Listing, start_s: int, stop_s: int) -> range:
+    """Return the times in [start_s, stop_s) at which a perpetual was funded."""
+    first = -(-max(start_s, listing.listed_s) // FUNDING_S) * FUNDING_S
+    return range(first, 0 if listing.delivery_ms else stop_s, FUNDING_S)
 
 
 def _next_funding_s(time_ms: int) -> int:

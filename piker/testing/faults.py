@@ -36,6 +36,38 @@ status      http      a request: it is answered with ``status``
 ..          ws        a handshake: it is answered with ``status``
 ==========  ========  ============================================================================
 
+A venue with an archive (``/data/...``) does these itself, always ``http``. For the first group an
+occurrence is a request, as above. For the others it is a *file*, zip and CHECKSUM together, when it
+is first asked for: that file stays as it was made while the fault lasts, so that a count of 1 is
+one bad file, and the end of ``for_s`` is its being uploaded anew. ``match`` sees the zip's path.
+Those with a star are for requests for bars, too (``.../klines``), an occurrence being one request.
+
+================  ==================================================================================
+what              what happens
+================  ==================================================================================
+missing-day       a request for a zip or its CHECKSUM: 404
+no-checksum       a request for a CHECKSUM: 404
+bad-checksum      a request for a CHECKSUM: it names another hash
+truncated-zip     a request for a zip: the second half of the file is missing
+================  ==================================================================================
+duplicate-rows *  a tenth of the rows, in the middle, comes twice
+missing-rows *    a tenth of the rows, in the middle, is missing
+off-grid *        one bar is 7 s late (of 1 s bars: 0.4 s)
+future-bar *      a bar of the year 2100 follows the last one
+impossible-bar *  one bar's high is below its low
+unsorted          the second half of the rows comes before the first
+unit-switch       from the middle on, times are in the other unit: us for ms, ms for us
+wrong-symbol      the file is another market's, under this one's name
+zip-bomb          the CSV inflates to 2 GiB, of which the header tells (``part`` = ``declared``, the
+                  default) or does not (``hidden``)
+zip-path          the member's name is ``../../`` and the right one
+two-members       there is a second member
+empty-csv         the member has no bytes
+================  ==================================================================================
+
+off-grid, future-bar, impossible-bar, unit-switch and wrong-symbol change files of bars alone; "a
+tenth" and "one" are at least one row. Checksum, ETag and length always agree with such a file.
+
 When. A fault begins ``after_s`` after it was added and lasts ``for_s``, for ever without one.
 Every text frame, request, handshake or connection that ``match`` finds (a regular expression, on
 the frame's stream name and text, or on the path and query as they were sent) is an occurrence; of
@@ -69,14 +101,38 @@ import msgspec
 from piker.config import nearest
 from piker.errors import ConfigError
 
-__all__ = ["MAX_FAULTS", "Fault", "On", "Part", "What", "faults_of_json", "load_faults", "outage"]
+__all__ = [
+    "BAR_FLAWS",
+    "FILE_FLAWS",
+    "MAX_FAULTS",
+    "REQUEST_FLAWS",
+    "Fault",
+    "On",
+    "Part",
+    "What",
+    "faults_of_json",
+    "load_faults",
+    "outage",
+]
 
 What = Literal[
     "drop", "duplicate", "reorder", "delay", "garble", "slow", "half-open", "close", "refuse",
     "status",
+    "missing-day", "no-checksum", "bad-checksum", "truncated-zip",
+    "duplicate-rows", "missing-rows", "off-grid", "future-bar", "impossible-bar", "unsorted",
+    "unit-switch", "wrong-symbol", "zip-bomb", "zip-path", "two-members", "empty-csv",
 ]  # fmt: skip
 On = Literal["ws", "http"]
-Part = Literal["json", "number", "header"]
+Part = Literal["json", "number", "header", "declared", "hidden"]
+
+#: What an archive does wrong with one request, with a file, and what answers with bars have, too.
+REQUEST_FLAWS = frozenset({"missing-day", "no-checksum", "bad-checksum", "truncated-zip"})
+BAR_FLAWS = frozenset({
+    "duplicate-rows", "missing-rows", "off-grid", "future-bar", "impossible-bar",
+})  # fmt: skip
+FILE_FLAWS = BAR_FLAWS | {
+    "unsorted", "unit-switch", "wrong-symbol", "zip-bomb", "zip-path", "two-members", "empty-csv",
+}  # fmt: skip
 
 MAX_FAULTS = 1000  # of a venue; each is looked at for every frame
 MAX_MATCH = 1000  # characters of a pattern
@@ -86,14 +142,15 @@ _PLACES: dict[str, tuple[On, ...]] = {
     "drop": ("ws",), "duplicate": ("ws",), "reorder": ("ws",), "delay": ("ws", "http"),
     "garble": ("ws", "http"), "slow": ("ws", "http"), "half-open": ("ws", "http"),
     "close": ("ws", "http"), "refuse": ("ws", "http"), "status": ("http", "ws"),
+    **dict.fromkeys((*REQUEST_FLAWS, *FILE_FLAWS), ("http",)),
 }  # fmt: skip
 _ARGUMENTS = {  # argument -> (who has it, whether it must)
     "delay_s": ("delay", True),
     "status": ("status", True),
     "retry_after_s": ("status", False),
     "bytes_per_s": ("slow", True),
-    "part": ("garble", False),
 }
+_PARTS = {"garble": ("json", "number", "header"), "zip-bomb": ("declared", "hidden")}
 _WORDS: dict[str, tuple[str, ...]] = {
     "what": get_args(What), "on": get_args(On), "part": get_args(Part),
 }  # fmt: skip
@@ -139,6 +196,9 @@ class Fault(
                 raise ConfigError(f"{name} belongs to {what}, not to {self.what}.")
             if needed and self.what == what and not given:
                 raise ConfigError(f"{what} needs {name}.")
+        if self.part is not None and self.part not in _PARTS.get(self.what, ()):
+            which = " or ".join(_PARTS.get(self.what, ())) or "none"
+            raise ConfigError(f"part: {self.what} has {which}, not {self.part}.")
         if self.part == "header" and self.on == "http":
             raise ConfigError("garble: part: an answer over http has no frame header.")
         if self.match and self.what == "refuse" and self.on == "http":

@@ -236,7 +236,10 @@ class Gate:
         path = request.path
         known = path in self.counters.requests or len(self.counters.requests) < MAX_PATHS
         self.counters.requests[path if known else "other"] += 1
-        fate = self.injector.request(request.target, trio.current_time())
+        now = trio.current_time()
+        fate = self.injector.request(request.target, now)
+        if flaws := self.injector.flaws(path, request.target, now):
+            request = msgspec.structs.replace(request, flaws=flaws)
         if fate.delay_s:
             await trio.sleep(fate.delay_s)
         if fate.act:
@@ -264,7 +267,7 @@ class Gate:
     def _finished(self, request: Request, reply: Reply, fate: RequestFate) -> Reply:
         told = self.limits.headers(request) if self.limits is not None else {}
         body = reply.body
-        if fate.garble is not None:
+        if fate.garble is not None and request.method != "HEAD" and reply.status != 304:
             body = garbled(body, fate.garble, self.injector.random)
         return Reply(reply.status, body, {**told, **reply.headers}, bytes_per_s=fate.bytes_per_s)
 

@@ -14,12 +14,16 @@ from typing import Any
 
 import msgspec
 
-from piker.testing.faults import Fault, Part
+from piker.testing.faults import BAR_FLAWS, FILE_FLAWS, REQUEST_FLAWS, Fault, Part
 
 __all__ = ["CUT", "Armed", "FrameFaults", "Injector", "Item", "Pause", "RequestFate", "Slow",
            "frame_of", "garbled", "text_in"]  # fmt: skip
 
 _FRAME = frozenset({"drop", "duplicate", "reorder", "delay", "garble", "slow"})
+MAX_FILES = 100_000  # of an archive that faults remember; others stay sound
+_FLAWS = REQUEST_FLAWS | FILE_FLAWS
+_CHECKSUM = ".CHECKSUM"
+_BARS = ("/klines", "/uiKlines")  # requests for bars end so
 _RESERVED_BITS = (0x40, 0x20, 0x10)  # RFC 6455 section 5.2
 _NUMBER = re.compile(rb"(?<![\w.\-])\d+(?:\.\d+)?(?:[eE][+-]?\d+)?(?![\w.])")
 
@@ -112,6 +116,7 @@ class Injector:
         self.random = random.Random(f"{seed}:http")  # for what is broken in answers
         self._numbers = 0
         self._dice: dict[int, _Dice] = {}
+        self._files: dict[tuple[int, str], bool] = {}  # (fault, zip's path) -> whether it is taken
 
     # -- the list ------------------------------------------------------------------------------
     def add(self, faults: Iterable[Fault], now: float) -> list[Armed]:
@@ -131,6 +136,7 @@ class Injector:
         count = len(self.armed)
         self.armed, self.on_frames = [], []
         self._dice.clear()
+        self._files.clear()
         return count
 
     def frames_of(self, connection: int) -> FrameFaults:
@@ -183,7 +189,9 @@ class Injector:
         fate = RequestFate()
         for armed in self._in_force("http", now):
             fault = armed.fault
-            if fault.what == "refuse" or not armed.finds(target) or not self.takes(armed):
+            if fault.what == "refuse" or fault.what in _FLAWS:
+                continue
+            if not armed.finds(target) or not self.takes(armed):
                 continue
             if fault.what in ("close", "half-open"):
                 fate.act = "close" if fault.what == "close" else "hang"
@@ -197,6 +205,40 @@ class Injector:
             elif fault.what == "slow":
                 fate.bytes_per_s = fault.bytes_per_s or 0.0
         return fate
+
+    # -- what the venue itself does wrong ------------------------------------------------------
+    def flaws(self, path: str, target: str, now: float) -> tuple[Fault, ...]:
+        """Return what the venue does wrong in its answer to a request for a file or for bars."""
+        whole = path.removesuffix(_CHECKSUM)
+        if not (whole.endswith(".zip") or path.endswith(_BARS)):
+            return ()
+        return tuple(a.fault for a in self.armed if self._flawed(a, path, target, now))
+
+    def _flawed(self, armed: Armed, path: str, target: str, now: float) -> bool:
+        what, whole = armed.fault.what, path.removesuffix(_CHECKSUM)
+        if what in REQUEST_FLAWS:
+            of_checksum = what in ("no-checksum", "bad-checksum")
+            concerned = whole.endswith(".zip") and (
+                what == "missing-day" or of_checksum == path.endswith(_CHECKSUM)
+            )
+        else:
+            if what in FILE_FLAWS and whole.endswith(".zip"):
+                return self._file_is_flawed(armed, whole, now)
+            concerned = what in BAR_FLAWS and path.endswith(_BARS)
+        return concerned and armed.active(now) and armed.finds(target) and self.takes(armed)
+
+    def _file_is_flawed(self, armed: Armed, file: str, now: float) -> bool:
+        """Return whether a fault takes a file; once decided it stays so until the fault's end."""
+        if not armed.begins <= now < armed.ends or not armed.finds(file):
+            return False
+        key = (armed.number, file)
+        taken = self._files.get(key)
+        if taken is None:
+            room = len(self._files) < MAX_FILES
+            taken = room and armed.active(now) and self.takes(armed)
+            if room:
+                self._files[key] = taken
+        return taken
 
 
 class FrameFaults:

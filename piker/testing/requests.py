@@ -6,11 +6,16 @@ from typing import Literal
 
 import msgspec
 
+from piker.testing.faults import Fault
+
 __all__ = ["Reply", "Request"]
 
 
 class Request(msgspec.Struct, frozen=True):
-    """A parsed HTTP request. ``target`` is the path with its query as they were sent."""
+    """A parsed HTTP request. ``target`` is the path with its query as they were sent.
+
+    ``flaws`` are what the venue itself is to do wrong in its answer.
+    """
 
     method: str
     path: str
@@ -19,10 +24,11 @@ class Request(msgspec.Struct, frozen=True):
     body: bytes = b""
     peer: str = ""  # the client's address
     target: str = ""
+    flaws: tuple[Fault, ...] = ()
 
 
 class Reply(msgspec.Struct, frozen=True):
-    """An answer; ``body`` is JSON text.
+    """An answer; ``body`` is JSON text, unless its headers say otherwise.
 
     ``fate`` says what becomes of it: written (at ``bytes_per_s``, when that is not 0), replaced by
     a closed connection, or never written.

@@ -13,6 +13,7 @@ from typing import Protocol
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 import h11
+import msgspec
 import trio
 from trio_typing import TaskStatus
 from wsproto import ConnectionType
@@ -259,7 +260,7 @@ async def _converse(stream: trio.SocketStream, host: Host, gate: Gate) -> None:
                 pass
         if reply.fate != "answer":
             return
-        await _answer(stream, wire, reply)
+        await _answer(stream, wire, _without_body(reply) if request.method == "HEAD" else reply)
         if wire.our_state is h11.MUST_CLOSE:
             return
         wire.start_next_cycle()
@@ -308,6 +309,12 @@ def _request_of(head: h11.Request, body: bytes, peer: str) -> Request:
         peer=peer,
         target=target,
     )
+
+
+def _without_body(reply: Reply) -> Reply:
+    """Return what HEAD is answered: the same headers, the body's length among them."""
+    headers = {"Content-Length": str(len(reply.body)), **reply.headers}
+    return msgspec.structs.replace(reply, body=b"", headers=headers)
 
 
 async def _answer(stream: trio.SocketStream, wire: h11.Connection, reply: Reply) -> None:
