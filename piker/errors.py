@@ -8,6 +8,7 @@ turned into ``Rejected``, and cancellation is never caught.
 from __future__ import annotations
 
 import errno
+from typing import Any
 
 __all__ = [
     "BrokerError",
@@ -15,10 +16,12 @@ __all__ = [
     "ConfigError",
     "DataQuality",
     "DataUnavailable",
+    "HistoryError",
     "NoData",
     "PeerLost",
     "PikerError",
     "ProviderError",
+    "RangeError",
     "Refused",
     "Rejected",
     "ShmError",
@@ -51,6 +54,12 @@ class PikerError(Exception):
 # -- the user's to mend ---------------------------------------------------------------------
 class ConfigError(PikerError):
     """A file, key or command-line value is wrong; nothing was started."""
+
+    exit_code = 2
+
+
+class RangeError(PikerError, ValueError):
+    """A time, range or interval makes no sense: start after end, no zone, an unknown length."""
 
     exit_code = 2
 
@@ -140,6 +149,18 @@ class DataQuality(BrokerError):
 
 class DataUnavailable(BrokerError):
     """The venue does not have this data and never will: stop asking."""
+
+
+class HistoryError(BrokerError):
+    """Some bars of a range could not be had, though they may exist; asking again may bring them.
+
+    ``partial`` is what was obtained (a :class:`piker.data.history.manager.History`), with a report
+    of what is missing and why.
+    """
+
+    def __init__(self, message: str, *, partial: Any = None, remedy: str = "") -> None:
+        super().__init__(message, remedy=remedy)
+        self.partial = partial
 
 
 class NoData(BrokerError):

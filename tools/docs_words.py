@@ -81,11 +81,14 @@ VARIABLES = {
 WHAT_TO_DO = {
     "PikerError": "catch it to catch them all; read `message` and `remedy`",
     "ConfigError": "mend the file, key or option that it names",
+    "RangeError": "mend the time, range or interval that it names",
     "SymbolNotFound": "take the nearest name that it gives, or ask `piker search`",
     "ProviderError": "mend the backend, or its dotted path in conf.toml: "
     "[the guide](../guides/provider.md)",
     "Refused": "run both ends as the same user, with the same `PIKER_RUNTIME_DIR`",
     "ShmError": "free memory or lower the sizes under `[feed]`; `piker doctor` says which",
+    "StoreError": "free disk space, or see `piker store verify` and `piker store repair`",
+    "HistoryError": "ask again later; `partial` holds what was obtained, and why the rest was not",
     "BrokerError": "catch it to catch whatever a venue does",
     "Transient": "wait, at least `retry_after` seconds where it is set, then try again",
     "Rejected": "read the venue's `code`; the same request will be refused again",
