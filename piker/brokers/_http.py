@@ -11,7 +11,7 @@ import select
 import ssl
 import warnings
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from decimal import Decimal
 from typing import Any
@@ -118,10 +118,11 @@ def _ended(sock: Any) -> bool:  # Any: anyio's stream, of which only the socket 
 
 
 class _Body:
-    """Gathers a body, bounded."""
+    """Gathers a body, bounded; says after each part that it came."""
 
-    def __init__(self, cap: int) -> None:
+    def __init__(self, cap: int, progress: Callable[[], None] | None) -> None:
         self._cap = cap
+        self._progress = progress
         self._chunks: list[bytes] = []
         self._size = 0
 
@@ -130,6 +131,8 @@ class _Body:
         if self._size > self._cap:
             raise DataQuality(f"a body of more than {self._cap} bytes", kind="oversize")
         self._chunks.append(bytes(chunk))
+        if self._progress is not None:
+            self._progress()
 
     def finish(self, encoding: str) -> bytes:
         """Return the body without its content encoding; raise ``DataQuality`` if it is broken."""
@@ -172,15 +175,17 @@ class Http:
         body: bytes | None,
         headers: Mapping[str, str],
         reached: trio.Event,
+        progress: Callable[[], None] | None = None,
     ) -> Response:
         """Send one request, once, and return its answer, whatever its status.
 
-        Follows no redirect. Sets ``reached`` as soon as the request has a socket. Raises
+        Follows no redirect. Sets ``reached`` as soon as the request has a socket; calls
+        ``progress`` after each part of the body. Raises
         ``DataQuality`` for a body too large or wrongly compressed, and whatever asks, h11, anyio
         and the system raise. Has no deadline of its own; cancellation closes the socket.
         """
         _reached.set(reached)
-        reader = _Body(self._max_body)
+        reader = _Body(self._max_body, progress)
         answer = await self._session.request(
             method,
             url,

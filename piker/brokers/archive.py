@@ -1,12 +1,13 @@
 """Bulk archives: what a venue's files of history are to the rest of piker.
 
 A backend that has an archive offers ``open_archive_client`` (docs/guides/provider.md); the data
-floor plans with :meth:`ArchiveClient.files`, which is pure, and reads with ``fetch``.
+floor plans with :meth:`ArchiveClient.files`, which is pure, and reads with ``fetch``. Fetching and
+unzipping are the toolkit's: :mod:`piker.brokers.download`.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal, Protocol
 
 import msgspec
@@ -21,8 +22,9 @@ __all__ = [
     "quarantine_path",
 ]
 
-#: What becomes of a file whose checksum does not agree: ``strict`` refuses it, ``quarantine``
-#: refuses it and keeps it aside for a person to look at, ``warn`` reads it and says so.
+#: What becomes of a file whose checksum does not agree, or that has none: ``strict`` refuses it,
+#: ``quarantine`` refuses it and keeps it aside for a person to look at, ``warn`` reads it and says
+#: so.
 ChecksumPolicy = Literal["strict", "quarantine", "warn"]
 
 
@@ -38,12 +40,19 @@ class ArchiveFile(msgspec.Struct, frozen=True):
     start_s: int
     end_s: int
 
+    @property
+    def name(self) -> str:
+        """Return the file's own name, without folders."""
+        return PurePosixPath(self.path).name
+
 
 class Defect(msgspec.Struct, frozen=True):
     """One way in which a file was not as it should be, and what it cost.
 
     Kinds: ``duplicate``, ``unsorted``, ``off-grid``, ``out-of-range``, ``impossible-bar``,
-    ``malformed-row``, ``bad-checksum``, ``no-checksum``.
+    ``malformed-row``, ``bad-checksum``, ``no-checksum``. All rows they count are left out, but
+    for two: of equal duplicates one stays, and unsorted rows are sorted in, since a row says its
+    own time.
     """
 
     kind: str

@@ -93,6 +93,8 @@ class _Call(msgspec.Struct, frozen=True):
     priority: Priority
     idempotent: bool
     deadline_s: float
+    accept: tuple[int, ...]
+    stall_s: float
 
     @property
     def name(self) -> str:
@@ -187,13 +189,19 @@ class RestClient:
         deadline_s: float = DEADLINE_S,
         idempotent: bool | None = None,
         max_wait_s: float = float("inf"),
+        accept: tuple[int, ...] = (),
+        stall_s: float = float("inf"),
     ) -> Response:
         """Send one call and return its answer; raise what the module's table says.
 
+        An answer whose status is in ``accept`` (304, say) is returned like a 2xx. A large body may
+        have a long ``deadline_s`` and still fail soon: when ``stall_s`` pass without any of it.
+
         Blocks for the venue's rate limits (at most ``max_wait_s``, else ``Transient``), for one of
-        the client's sockets, and then ``deadline_s`` per attempt. Only idempotent calls (GET,
-        unless told otherwise) are sent again, at most ``MAX_ATTEMPTS`` times. Cancellation
-        closes the socket in use; a changing call that is cancelled has an unknown outcome.
+        the client's sockets, and then ``deadline_s`` per attempt. Only idempotent calls (GET
+        and HEAD, unless told otherwise) are sent again, at most ``MAX_ATTEMPTS`` times.
+        Cancellation closes the socket in use; a changing call that is cancelled has an unknown
+        outcome.
         """
         query = encode_params(params)
         call = _Call(
@@ -205,8 +213,10 @@ class RestClient:
             weight,
             kind,
             priority,
-            method == "GET" if idempotent is None else idempotent,
+            method in ("GET", "HEAD") if idempotent is None else idempotent,
             deadline_s,
+            accept,
+            stall_s,
         )
         for attempt in range(1, MAX_ATTEMPTS + 1):
             try:
@@ -245,13 +255,25 @@ class RestClient:
     async def _send(self, call: _Call) -> Response:
         self.calls += 1
         reached = trio.Event()
+        end = trio.current_time() + call.deadline_s
         try:
-            with trio.fail_after(call.deadline_s):
+            with trio.fail_after(min(call.deadline_s, call.stall_s)) as scope:
+
+                def progress() -> None:
+                    scope.deadline = min(end, trio.current_time() + call.stall_s)
+
                 response = await self._http.exchange(
-                    call.method, call.url, body=call.body, headers=call.headers, reached=reached
+                    call.method,
+                    call.url,
+                    body=call.body,
+                    headers=call.headers,
+                    reached=reached,
+                    progress=progress,
                 )
         except trio.TooSlowError as error:
-            what = f"no answer within {call.deadline_s:g} s"
+            stalled = trio.current_time() < end
+            what = "nothing came for" if stalled else "no answer within"
+            what = f"{what} {call.stall_s if stalled else call.deadline_s:g} s"
             raise self._lost(call, what, reached=reached.is_set()) from error
         except DataQuality as error:
             if not call.idempotent:  # it was answered, but not so that we know what
@@ -279,6 +301,8 @@ class RestClient:
             for name, used in self._usage(response.headers).items():
                 self.budget.observe(name, used)
         status = response.status
+        if status in call.accept:
+            return
         if status in (418, 429):
             retry_after = _retry_after_s(response.headers)
             self.budget.penalise(retry_after, banned=status == 418)

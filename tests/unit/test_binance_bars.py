@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 
 from piker.brokers.binance import schema
-from piker.brokers.binance.feed import bars_of
+from piker.brokers.binance.history import bars_of
 from piker.data.sampling import BarBuilder
 from piker.ticks import TRADE, TickRow
 
 ROW = [1_499_040_000_000, "10", "14", "8", "12", "4", 1_499_040_059_999, "44", 3, "1", "2", "0"]
+BAR = (0, 1_499_040_000, 10.0, 14.0, 8.0, 12.0, 4.0, 3, 11.0, 44.0, 1.0, 2.0)
 
 
 def rows(*changes: dict[int, object]) -> list[schema.KlineRow]:
@@ -24,9 +25,9 @@ def rows(*changes: dict[int, object]) -> list[schema.KlineRow]:
 
 
 def test_a_row_is_a_bar_when_it_is_spot(shared: Path) -> None:
-    """Seconds, floats, and the mean price from the turnover."""
+    """Seconds, floats, the mean price from the turnover, turnover and the takers' part."""
     (bar,) = bars_of(rows({}), captures.markets(shared, "spot")["NKNUSDT"])
-    assert bar.tolist() == (0, 1_499_040_000, 10.0, 14.0, 8.0, 12.0, 4.0, 3, 11.0)
+    assert bar.tolist() == BAR
 
 
 def test_the_mean_is_in_dollars_when_volume_is_contracts(shared: Path) -> None:

@@ -22,6 +22,7 @@ from piker.errors import BrokerError, PikerError, Rejected, SymbolNotFound, Tran
 from piker.market import Asset, AssetType, MktPair, parse_fqme
 
 __all__ = [
+    "FUNDING",
     "KINDS",
     "Kind",
     "get_mkt_info",
@@ -35,6 +36,9 @@ __all__ = [
 PROVIDER = "binance"
 #: Connection attempts per address (stated for spot, taken for all).
 HANDSHAKES = Limit("handshakes", 300, 300, "rolling", "requests", (CONNECT,))
+FUNDING = "funding"  # the kind of a request for funding rates, which futures count apart
+#: Requests for funding rates per address (the futures' documents).
+FUNDINGS = Limit("fundings", 500, 300, "fixed", "requests", (FUNDING,))
 MARKETS_TTL_NS = 3600 * 10**9  # listings change a few times a day
 _NO_MATCH = 5
 _listing = msgspec.json.Decoder(schema.Symbol)
@@ -50,16 +54,15 @@ class Kind(msgspec.Struct, frozen=True):
     ws: str
     prefix: str
     max_klines: int
-    kline_weight: int
 
 
 KINDS = {
     "spot": Kind("spot", "spot", "https://api.binance.com", "wss://stream.binance.com:9443",
-                 "/api/v3", 1000, 2),
+                 "/api/v3", 1000),
     "usdtm": Kind("usdm", "usdtm", "https://fapi.binance.com", "wss://fstream.binance.com",
-                  "/fapi/v1", 1500, 10),
+                  "/fapi/v1", 1500),
     "coinm": Kind("coinm", "coinm", "https://dapi.binance.com", "wss://dstream.binance.com",
-                  "/dapi/v1", 1500, 10),
+                  "/dapi/v1", 1500),
 }  # fmt: skip
 
 
@@ -178,8 +181,8 @@ def market_of(kind: Kind, symbol: schema.Symbol) -> MktPair | None:
 
 
 def _set_limits(kind: Kind, info: schema.ExchangeInfo) -> None:
-    """Keep what the venue says, and its bound on handshakes, which it does not list."""
-    limits = [HANDSHAKES]
+    """Keep what the venue says, and the bounds that it does not list there."""
+    limits = [HANDSHAKES] if kind.venue == "spot" else [HANDSHAKES, FUNDINGS]
     for said in info.rate_limits:
         window_s = _INTERVALS.get(said.interval, 0) * said.interval_num
         if window_s <= 0 or said.limit <= 0:

@@ -18,6 +18,7 @@ __all__ = [
     "DepthFrame",
     "ErrorBody",
     "ExchangeInfo",
+    "FundingRow",
     "KlineFrame",
     "KlineRow",
     "MarkPriceFrame",
@@ -128,7 +129,10 @@ class Snapshot(msgspec.Struct, frozen=True, rename="camel"):
 # [1499040000000,"0.01634790","0.80000000","0.01575800","0.01577100","148976.11427815",
 #  1499644799999,"2434.19055334",308,"1756.87402397","28.46694368","17928899.62484339"]
 class KlineRow(msgspec.Struct, frozen=True, array_like=True):
-    """One row of klines; what stands after the trades is not read."""
+    """One row of klines; what stands after the takers' part is not read.
+
+    COIN-M: ``volume`` and ``taker_volume`` are contracts, both turnovers coins.
+    """
 
     open_ms: Ms
     open: float
@@ -139,6 +143,18 @@ class KlineRow(msgspec.Struct, frozen=True, array_like=True):
     close_ms: Ms
     turnover: float
     trades: Id
+    taker_volume: float
+    taker_turnover: float
+
+
+# {"symbol":"BTCUSDT","fundingRate":"-0.03750000","fundingTime":1570608000000,
+#  "markPrice":"34287.54619963"}
+class FundingRow(msgspec.Struct, frozen=True):
+    """One funding; the mark price is empty for old ones, and not there on COIN-M."""
+
+    time_ms: Ms = msgspec.field(name="fundingTime")
+    rate: float = msgspec.field(name="fundingRate")
+    mark_price: str = msgspec.field(name="markPrice", default="")
 
 
 # {"e":"aggTrade","E":1672515782136,"s":"BNBBTC","a":12345,"p":"0.001","q":"100","f":100,"l":105,
