@@ -257,6 +257,14 @@ def venue(
     limits: Annotated[
         bool, typer.Option("--limits/--no-limits", help="Keep the venue's rate limits.")
     ] = True,
+    bars: Annotated[
+        str | None,
+        typer.Option(metavar="FOLDER", help="Recorded bars that are served; binance's."),
+    ] = None,
+    archive_late: Annotated[
+        float | None,
+        typer.Option(min=0, metavar="S", help="When a day's file appears, after midnight (7200)."),
+    ] = None,
     replay: Annotated[
         str | None,
         typer.Option(metavar="CAPTURE", help="Play a recording, not a synthetic market."),
@@ -275,14 +283,20 @@ def venue(
 
     It speaks the real one's wire protocol, and prints one JSON line with its URLs when it is
     ready. Under ``control``, faults can be added
-    (POST /faults) and counts be read (GET /stats) while it runs: docs/internals/loopback.md. What
-    a replay answers and sends is in docs/reference/capture-format.md.
+    (POST /faults) and counts be read (GET /stats) while it runs: docs/internals/loopback.md, which
+    has the layout of a folder of bars, too. What a replay answers and sends is in
+    docs/reference/capture-format.md.
 
     Example: piker venue binance --synthetic --seed 7 --faults plan.toml
     """
     from piker.cli import venue as command
+    from piker.errors import ConfigError
 
     if replay is not None:
+        if bars is not None or archive_late is not None:
+            raise ConfigError(
+                "a replay has no archive.", remedy="Leave out --bars, --archive-late."
+            )
         command.run_replay(
             name, replay, speed=speed, at=at, exit_at_end=exit_at_end, seed=seed, host=host,
             port=port, faults=faults,
@@ -290,7 +304,7 @@ def venue(
         return
     command.run(
         name, seed=seed, symbols=symbols, rate=rate, host=host, port=port, faults=faults,
-        limits=limits,
+        limits=limits, bars=bars, archive_late_s=archive_late,
     )  # fmt: skip
 
 

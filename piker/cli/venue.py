@@ -31,10 +31,15 @@ def run(
     port: int,
     faults: str | None = None,
     limits: bool = True,
+    bars: str | None = None,
+    archive_late_s: float | None = None,
 ) -> None:
     """Serve until a signal; print one JSON line with the URLs when ready."""
     plan = load_faults(Path(faults)) if faults is not None else ()
-    venue = make_venue(name, symbols=symbols, rate=rate, seed=seed, faults=plan, limits=limits)
+    venue = make_venue(
+        name, symbols=symbols, rate=rate, seed=seed, faults=plan, limits=limits,
+        bars=Path(bars) if bars is not None else None, archive_late_s=archive_late_s,
+    )  # fmt: skip
     _run(venue, name, host, port)
 
 

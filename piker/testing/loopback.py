@@ -88,6 +88,8 @@ def brokers_toml(name: str, port: int) -> str:
     lines = [f"[{name}.urls]"]
     for kind, path in _PATHS[name].items():
         lines += [f'{kind}_http = "{http}"', f'{kind}_ws = "{ws}{path}"']
+    if name == "binance":
+        lines.append(f'archive_http = "{http}"')
     return "\n".join(lines) + "\n"
 
 

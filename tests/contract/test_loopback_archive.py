@@ -8,10 +8,13 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import subprocess
+import sys
 import zipfile
 import zlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -667,3 +670,52 @@ async def test_bars_over_rest_are_wrong_when_a_fault_says_so(market: str) -> Non
     assert seen["future-bar"][-1][0] == 4_102_444_800_000
     (bad,) = [row for row in seen["impossible-bar"] if row not in good]
     assert float(bad[2]) < float(bad[3])
+
+
+# -- the command -------------------------------------------------------------------------------
+@pytest.mark.slow
+async def test_command_serves_bars_when_it_is_given_a_folder(tmp_path: Path) -> None:
+    """A day of the folder comes out of the archive; a day's file is there as late as told."""
+    (tmp_path / "um").mkdir()
+    row = "1704067200000,1.10,1.20,1.00,1.150,3.5,1704070799999,3.9,79,1.5,1.6,0"
+    (tmp_path / "um" / "ADAUSDT-1h.csv").write_text(f"{HEADER}\n{row}\n")
+    command = venue_command("binance", "--bars", str(tmp_path), "--archive-late", "60")
+    async with trio.open_nursery() as nursery:
+        process = await nursery.start(
+            partial(trio.run_process, command, stdout=subprocess.PIPE, check=False)
+        )
+        try:
+            with trio.fail_after(SOON_S):
+                line = b""
+                while not line.endswith(b"\n"):
+                    line += await process.stdout.receive_some()
+            session = Session(None, json.loads(line)["port"])
+            path = path_of("futures/um", "daily", "1h", "2024-01-01", "ADAUSDT")
+            assert await session.lines(path) == [HEADER, row]
+            told = (await session.ask(path, "HEAD")).headers["last-modified"]
+            assert told == "Tue, 02 Jan 2024 00:01:00 GMT"
+        finally:
+            process.terminate()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["binance", "--bars", "nowhere"], "nowhere is no folder"),
+        (["kraken", "--archive-late", "5"], "kraken has no archive"),
+        (["binance", "--replay", "x", "--bars", "y"], "a replay has no archive"),
+    ],
+)
+def test_command_starts_nothing_when_its_bars_make_no_sense(
+    arguments: list[str], words: str
+) -> None:
+    """Exit code 2 and a sentence."""
+    done = subprocess.run(venue_command(*arguments), capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert words in done.stderr
+
+
+def venue_command(*arguments: str) -> list[str]:
+    """Return the command that runs a venue."""
+    return [sys.executable, "-m", "piker.cli", "venue", *arguments]
