@@ -10,7 +10,7 @@ import pytest
 
 from piker.brokers import binance, kraken
 from piker.errors import PikerError
-from piker.ohlcv import OHLC_DTYPE
+from piker.ohlcv import KLINE_DTYPE
 from piker.testing.faults import Fault
 from piker.testing.loopback import open_loopback, point_backend_at
 
@@ -53,7 +53,7 @@ async def test_bars_are_possible_when_answers_are_garbled(
                         told += 1
                     else:
                         kept += 1
-                        assert rows.dtype == OHLC_DTYPE
+                        assert rows.dtype == KLINE_DTYPE
                         assert impossible(rows) == []
         assert told + kept == count
         assert told >= count // 2  # broken text can not be read

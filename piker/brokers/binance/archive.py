@@ -19,6 +19,7 @@ from datetime import UTC
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any, Protocol
+from urllib.parse import urlsplit
 
 import trio
 
@@ -28,7 +29,7 @@ from piker.brokers.archive import (
     ChecksumPolicy,
     Defect,
 )
-from piker.brokers.binance.api import PROVIDER, get_mkt_info
+from piker.brokers.binance.api import KINDS, PROVIDER, Kind, get_mkt_info, url
 from piker.brokers.binance.archive_csv import AggTradeReader, FundingReader, KlineReader
 from piker.brokers.binance.archive_files import Shelf
 from piker.brokers.binance.bars import Rows
@@ -39,13 +40,15 @@ from piker.config import data_dir, load_brokers
 from piker.errors import Bug, DataQuality
 from piker.market import MktPair
 
-__all__ = ["ARCHIVE_URL", "BinanceArchive", "open_archive_client"]
+__all__ = ["ARCHIVE_URL", "BinanceArchive", "archive_url", "open_archive_client"]
 
 ARCHIVE_URL = "https://data.binance.vision"
 MAX_FETCHES = 6  # downloads at once in this process; the same number a browser opens to one host
 MAX_PARSERS = 2  # files parsed at once; each takes a core
 MAX_ZIP = 512 * 2**20  # bytes of a file; a busy day of aggTrades has some 60 MB
 MAX_CSV = 2 * 2**30  # bytes inside; a month of 1 s (2.7 M rows) has some 330 MB
+
+_THIS_MACHINE = ("127.0.0.1", "localhost", "::1")
 
 _fetching: trio.lowlevel.RunVar[trio.CapacityLimiter] = trio.lowlevel.RunVar("binance.fetching")
 _parsing: trio.lowlevel.RunVar[trio.CapacityLimiter] = trio.lowlevel.RunVar("binance.parsing")
@@ -197,6 +200,20 @@ def _answer(
     )
 
 
+def archive_url(kind: Kind) -> str:
+    """Return the archive's address: ``archive_http`` of brokers.toml where it is replaced there.
+
+    Where a market itself is replaced by one on this machine, and the archive is not, that one is
+    asked for its files too: a stand-in's bars are never mixed with the real venue's.
+    """
+    table = load_brokers().get(PROVIDER)
+    chosen = table.urls.get("archive_http") if table else None
+    if chosen:
+        return chosen.rstrip("/")
+    market = url(kind, "http")
+    return market if urlsplit(market).hostname in _THIS_MACHINE else ARCHIVE_URL
+
+
 @asynccontextmanager
 async def open_archive_client(
     symbol: str, *, checksum: ChecksumPolicy = "strict", quarantine: Path | None = None
@@ -211,11 +228,9 @@ async def open_archive_client(
     market = await get_mkt_info(symbol)
     if checksum == "quarantine" and quarantine is None:
         quarantine = data_dir() / "quarantine" / PROVIDER
-    table = load_brokers().get(PROVIDER)
-    base = (table.urls.get("archive_http") if table else None) or ARCHIVE_URL
     async with open_rest(
         f"{PROVIDER}.archive",
-        base,
+        archive_url(KINDS[market.address.venue]),
         headers={"Accept": "*/*", "Accept-Encoding": "identity"},
         connections=MAX_FETCHES,
         max_body=MAX_ZIP,

@@ -6,9 +6,10 @@ are in :func:`plan_request`, which is pure.
 
 from __future__ import annotations
 
+from calendar import timegm
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
 
@@ -43,8 +44,6 @@ MAX_MS = 2**53  # later than any time that is asked for
 #: Before the first bar of each venue, whatever its length: a month before its first day.
 _LAUNCH_MS = {"spot": 0, "usdtm": 0, "coinm": 1_593_561_600_000}
 _FOREVER_S = 2**40  # every bar has closed by then
-_US = timedelta(microseconds=1)
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 #: (limits up to, weight), by its documents.
 WEIGHTS = {
     "spot": ((1000, 2),),
@@ -83,19 +82,27 @@ async def open_history_client(symbol: str) -> AsyncIterator[tuple[Any, dict[str,
     async with open_client(kind) as client:
 
         async def get_ohlc(
-            timeframe: float, end_dt: datetime | None = None, start_dt: datetime | None = None
+            timeframe: float | str | Timeframe,
+            end_dt: datetime | None = None,
+            start_dt: datetime | None = None,
         ) -> tuple[Rows, pendulum.DateTime, pendulum.DateTime]:
             """Return bars (``KLINE_DTYPE``) with open time in [start_dt, end_dt), ascending.
 
-            ``timeframe`` is in seconds; 2,592,000 are a calendar month. None stands for the oldest
-            and the newest. A range of more bars than one request brings gives its newest part. The
-            bar that is still open is the last row when ``end_dt`` is None, and left out otherwise.
+            ``timeframe`` is in seconds (2,592,000 are a calendar month) or the venue's word. None
+            stands for the oldest and the newest. A range of more bars than one request brings
+            gives its newest part.
+
+            With ``end_dt`` the bar that is still open is left out, and the others are as the venue
+            gave them: who asks for a range must see a bar that can not be, lest he take it for a
+            hole of the venue's. Without it the bar that is still open is the last row, and what
+            can not be is left out and counted: those are for arrays and screens.
+
             Raises ``DataUnavailable`` for a timeframe that the market has not, ``NoData`` for a
-            range without bars, ``DataQuality`` where no bar of the answer can be believed.
+            range without bars, ``DataQuality`` for an answer that is no bars.
             """
             frame = _timeframe(kind, timeframe)
             rows = await _fetch(client, kind, market, frame, _us(start_dt), _us(end_dt))
-            return rows, _moment(rows["time"][0]), _moment(rows["time"][-1])
+            return rows, _moment(rows["time"].min()), _moment(rows["time"].max())
 
         yield get_ohlc, {"erlangs": 3, "rate": 3}
 
@@ -123,13 +130,12 @@ async def _fetch(
         found = [row for row in found if row.close_ms < now_ms]  # closed ones only
     if not found:
         raise NoData(f"{market.fqme}: no bars there.", frame_size=kind.max_klines)
+    rows = bars_of(found, market)
+    if end_us is not None:
+        return rows
+    times_us = np.array([row.open_ms for row in found], np.int64) * 1000
     rows, defects = sift(
-        bars_of(found, market),
-        np.array([row.open_ms for row in found], np.int64) * 1000,
-        frame,
-        start_s=0 if ask.start_ms is None else -(-ask.start_ms // 1000),
-        end_s=_FOREVER_S if ask.end_ms is None else ask.end_ms // 1000 + 1,
-        closed_s=_FOREVER_S,
+        rows, times_us, frame, start_s=0, end_s=_FOREVER_S, closed_s=_FOREVER_S + frame.seconds
     )
     for defect in defects:
         quality.count(defect.kind, f"{market.fqme} {frame}: {defect.count} x {defect.example}")
@@ -311,16 +317,17 @@ def _sound_fundings(rows: Rows, market: MktPair) -> Rows:
 
 
 # -- times ---------------------------------------------------------------------------------------
-def _timeframe(kind: Kind, seconds: float) -> Timeframe:
-    frame = _FRAMES.get(seconds)
+def _timeframe(kind: Kind, asked: float | str | Timeframe) -> Timeframe:
+    named = isinstance(asked, str | Timeframe)
+    frame = _NAMED.get(str(asked)) if named else _FRAMES.get(asked)
     if frame is None or (frame.seconds == 1 and kind.venue != "spot"):
-        raise DataUnavailable(f"binance {kind.venue} has no bars of {seconds:g} s.")
+        words = str(asked) if named else f"{asked:g} s"
+        raise DataUnavailable(f"binance {kind.venue} has no bars of {words}.")
     return frame
 
 
-_FRAMES: Mapping[float, Timeframe] = {
-    Timeframe(name).seconds: Timeframe(name) for name in INTERVALS
-}
+_NAMED = {name: Timeframe(name) for name in INTERVALS}
+_FRAMES: Mapping[Any, Timeframe] = {frame.seconds: frame for frame in _NAMED.values()}
 
 
 def _us(moment: datetime | None) -> int | None:
@@ -329,7 +336,7 @@ def _us(moment: datetime | None) -> int | None:
         return None
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=UTC)
-    return (moment - _EPOCH) // _US
+    return timegm(moment.utctimetuple()) * 1_000_000 + moment.microsecond
 
 
 def _ms_range(start: datetime, end: datetime) -> tuple[int, int]:
