@@ -22,6 +22,7 @@ import h11
 import numpy as np
 import pytest
 import trio
+from trio_websocket import open_websocket_url
 
 from piker.clock import VirtualClock, use_clock
 from piker.errors import ConfigError
@@ -33,6 +34,7 @@ from piker.testing.recorded_bars import lay_out_recorded_bars
 SOON_S = 30  # nothing here takes longer unless it is broken
 DAY_S = 86_400
 REST = {"spot": "/api/v3", "futures/um": "/fapi/v1", "futures/cm": "/dapi/v1"}
+_KINDS = {"spot": "spot", "futures/um": "usdm", "futures/cm": "coinm"}
 SYMBOLS = {"spot": "BTCUSDT", "futures/um": "BTCUSDT", "futures/cm": "BTCUSD_PERP"}
 HEADER = (
     "open_time,open,high,low,close,volume,close_time,quote_volume,count,taker_buy_volume,"
@@ -235,6 +237,34 @@ async def test_live_day_agrees_with_rest_when_it_is_over() -> None:
             before = [line for line in lines if int(line[:10]) < MAY_3 + DAY_S - 120]
     async with archive() as other:
         assert (await other.lines(day()))[: len(before)] == before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", ["", "/market", "/coinm"])
+async def test_stream_agrees_with_rest_when_a_bar_closes(path: str) -> None:
+    """What the kline stream calls closed is the row that REST has for it, to the letter."""
+    market = {"": "spot", "/market": "futures/um", "/coinm": "futures/cm"}[path]
+    keys = ("t", "o", "h", "l", "c", "v", "T", "q", "n", "V", "Q", "B")
+    clock = VirtualClock((MAY_3 + DAY_S - 62) * 10**9)
+    with use_clock(clock):
+        async with archive() as session:
+            synthetic = session.venue.listings[_KINDS[market], SYMBOLS[market]].market
+            url = f"ws://127.0.0.1:{session.port}{path}/ws/{SYMBOLS[market].lower()}@kline_1m"
+            closed = []
+            with trio.fail_after(SOON_S):
+                async with open_websocket_url(url) as stream:
+                    while not closed:
+                        bar = json.loads(await stream.get_message())["k"]
+                        if bar["x"]:
+                            closed = [bar[key] for key in keys]
+                        clock.advance(20)
+                        for _ in range(40):
+                            synthetic.step(clock.wall_ns() // 10**6)
+            rows = await session.json(
+                f"{REST[market]}/klines?symbol={SYMBOLS[market]}&interval=1m&limit=100"
+            )
+            assert closed in rows
+            assert float(closed[9]) > 0
 
 
 # -- trades and fundings -----------------------------------------------------------------------
