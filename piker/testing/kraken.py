@@ -103,7 +103,8 @@ class KrakenVenue:
         before = market.engine.top()
         trades = market.step(wall_ns() // 1_000_000)
         if trades:
-            self._publish("trade", "", listing, wire.trades(listing, trades, "update"))
+            fills = listing.tape.note(trades)
+            self._publish("trade", "", listing, wire.trades(listing, fills, "update"))
             self._publish("ticker", "trades", listing, wire.ticker(listing, "update"))
             listing.traded = True
         if market.engine.top() != before:
@@ -240,7 +241,8 @@ class KrakenVenue:
 
     def _snapshot(self, channel: str, option: Any, listing: Listing) -> bytes:
         if channel == "trade":
-            return wire.trades(listing, listing.market.trades[-SNAPSHOT_TRADES:], "snapshot")
+            fills = listing.tape.newest(SNAPSHOT_TRADES, live=True)
+            return wire.trades(listing, fills, "snapshot")
         if channel == "ticker":
             return wire.ticker(listing, "snapshot")
         if channel == "book":

@@ -150,13 +150,11 @@ def _ohlc(ask: _Ask) -> Any:
 def _trades(ask: _Ask) -> Any:
     key, listing = ask.pair()
     count = max(1, min(ask.whole("count", PAGE), PAGE))
-    made, since = listing.market.trades, ask.whole("since", -1)
-    found = made[-count:]
-    if since >= 0:
-        first = next((at for at, t in enumerate(made) if wire.trade_ns(t) > since), len(made))
-        found = made[first : first + count]
-    last = wire.trade_ns(found[-1]) if found else max(since, 0)
-    return {key: [wire.trade_row(listing, trade) for trade in found], "last": str(last)}
+    since = ask.whole("since", -1)
+    tape = listing.tape
+    found = tape.newest(count) if since < 0 else tape.after(since, count)
+    last = found[-1].ns if found else max(since, 0)
+    return {key: [wire.trade_row(listing, fill) for fill in found], "last": str(last)}
 
 
 def _spread(ask: _Ask) -> Any:

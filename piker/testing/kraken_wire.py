@@ -9,9 +9,9 @@ from typing import Any, Literal
 
 from piker.brokers.sequence import book_crc32
 from piker.clock import NS, wall_ns
-from piker.ohlcv import Timeframe
 from piker.testing.engine import BUY, SELL
-from piker.testing.synthetic import Day, MarketSpec, SyntheticMarket, Trade
+from piker.testing.kraken_past import Fill, KrakenMarket, Tape
+from piker.testing.synthetic import DAY_S, Day, MarketSpec
 
 __all__ = [
     "Listing",
@@ -25,7 +25,6 @@ __all__ = [
     "rest_ticker",
     "stamp",
     "ticker",
-    "trade_ns",
     "trade_row",
     "trades",
 ]
@@ -46,7 +45,9 @@ _PREFIXED = frozenset({"XBT", "ETH", "XDG"})  # whose asset ids have an X in fro
 class Listing:
     """One market with its names, its synthetic engine, and the books that were sent of it."""
 
-    def __init__(self, base: str, new_base: str, market: SyntheticMarket, digits: int) -> None:
+    def __init__(
+        self, base: str, new_base: str, market: KrakenMarket, digits: int, *, seed: int
+    ) -> None:
         self.base = f"X{base}" if base in _PREFIXED else base
         self.altname, self.wsname = f"{base}USD", f"{base}/USD"
         self.pair_id = f"{self.base}ZUSD" if base in _PREFIXED else self.altname
@@ -54,11 +55,12 @@ class Listing:
         self.digits = digits
         self.status = "online"
         self.market = market
+        self.tape = Tape(market, seed)
         self.owed = 0.0  # steps of order flow due
         self.traded = False  # since bars were last sent
         self.spreads: deque[tuple[int, str, str]] = deque(maxlen=MAX_SPREADS)  # (time s, bid, ask)
-        self._day = market.day(market.start_s)
-        self._day_s = market.start_s
+        self._day: Day | None = None
+        self._day_s = 0  # the second of which it is
         self._sent: dict[int, dict[int, dict[int, int]]] = {}  # depth -> side -> price -> size
 
     # -- numbers -------------------------------------------------------------------------------
@@ -81,14 +83,27 @@ class Listing:
 
     def bars(self, minutes: int, begin_s: int, now_s: int) -> Any:
         """Return bars from ``begin_s`` to the one in progress."""
-        return self.market.bars(Timeframe(f"{minutes}m"), begin_s, now_s + 1, now_s)
+        return self.tape.bars(minutes, begin_s, now_s)
 
     def day(self) -> Day:
-        """Return the last 24 hours, as of the second."""
+        """Return the last 24 hours, as of the second, up to the minute at their beginning."""
         now_s = wall_ns() // NS
-        if now_s != self._day_s:
-            self._day, self._day_s = self.market.day(now_s), now_s
+        if self._day is None or now_s != self._day_s:
+            self._day, self._day_s = self._day_of(now_s // 60 - DAY_S // 60, now_s // 60), now_s
         return self._day
+
+    def _day_of(self, first: int, last: int) -> Day:
+        """Return what traded in the minutes [first, last]."""
+        spec, rows = self.market.spec, self.tape.minutes(first, last + 1)
+        if not len(rows):
+            price = self.market.last
+            return Day(first * 60, price, price, price, 0.0, 0, 0.0)
+        lots, trades, turnover = (int(rows[:, column].sum()) for column in (5, 6, 7))
+        return Day(
+            first * 60, float(rows[0, 1] * spec.tick), float(rows[:, 2].max() * spec.tick),
+            float(rows[:, 3].min() * spec.tick), lots * spec.lot, trades,
+            turnover / lots * spec.tick,
+        )  # fmt: skip
 
     def note_top(self) -> None:
         """Keep the best bid and ask for Spread."""
@@ -156,7 +171,7 @@ def make_listings(count: int, seed: int, start_s: int) -> list[Listing]:
     found = []
     for base, new, price, digits, lot in rows:
         spec = MarketSpec(f"{new}USD", base, "USD", price, 10.0**-digits, lot)
-        found.append(Listing(base, new, SyntheticMarket(spec, seed, start_s), digits))
+        found.append(Listing(base, new, KrakenMarket(spec, seed, start_s), digits, seed=seed))
     return found
 
 
@@ -173,14 +188,18 @@ def _frame(channel: str, kind: Kind, *rows: str) -> bytes:
     return f'{{"channel":"{channel}","type":"{kind}","data":[{listed}]}}'.encode()
 
 
-def trades(listing: Listing, made: Iterable[Trade], kind: Kind) -> bytes:
+def trades(listing: Listing, made: Iterable[Fill], kind: Kind) -> bytes:
     """Return a trade frame."""
-    return _frame("trade", kind, *(
-        f'"symbol":"{listing.wire}","side":"{"buy" if t.side == BUY else "sell"}",'
-        f'"price":{listing.price(t.price)},"qty":{listing.size(t.size)},"ord_type":"market",'
-        f'"trade_id":{t.number},"timestamp":"{stamp(trade_ns(t))}"'
-        for t in made
-    ))  # fmt: skip
+    return _frame("trade", kind, *(_trade(listing, fill) for fill in made))
+
+
+def _trade(listing: Listing, fill: Fill) -> str:
+    price, size = listing.level(fill.price, fill.size)
+    side = "buy" if fill.side == BUY else "sell"
+    return (
+        f'"symbol":"{listing.wire}","side":"{side}","price":{price},"qty":{size},'
+        f'"ord_type":"market","trade_id":{fill.number},"timestamp":"{stamp(fill.ns)}"'
+    )
 
 
 def ticker(listing: Listing, kind: Kind) -> bytes:
@@ -218,11 +237,8 @@ def _bar(listing: Listing, minutes: int, row: Any) -> str:
 
 
 def _vwap(listing: Listing, row: Any) -> str:
-    """Return the average, cut and not rounded, as the venue does; 0.0 without trades."""
-    if not row["volume"]:
-        return "0.0"
-    scale = 10**listing.digits
-    return listing.price(int(row["bar_wap"] * scale) / scale)
+    """Return the average, which is cut to whole ticks; 0.0 without trades."""
+    return listing.price(row["bar_wap"]) if row["count"] else "0.0"
 
 
 def instrument(listing: Listing) -> dict[str, Any]:
@@ -275,11 +291,11 @@ def rest_ticker(listing: Listing) -> dict[str, Any]:
     top, last, day = listing.market.engine.top(), listing.market.last, listing.day()
     bid, bid_size = listing.level(top.bid, top.bid_size)
     ask, ask_size = listing.level(top.ask, top.ask_size)
-    trades = listing.market.trades
     price, size = listing.price, listing.size
+    newest = listing.tape.newest(1)[0]
     return {
         "a": [ask, "1", ask_size], "b": [bid, "1", bid_size],
-        "c": [price(last), size(trades[-1].size if trades else listing.market.spec.lot)],
+        "c": list(listing.level(newest.price, newest.size)),
         "v": [size(day.volume)] * 2, "p": [price(day.wap)] * 2, "t": [day.trades] * 2,
         "l": [price(min(day.low, last))] * 2, "h": [price(max(day.high, last))] * 2,
         "o": price(day.open),
@@ -293,13 +309,7 @@ def ohlc_row(listing: Listing, row: Any) -> list[Any]:
     return [int(row["time"]), *prices, _vwap(listing, row), volume, int(row["count"])]
 
 
-def trade_ns(trade: Trade) -> int:
-    """Return a trade's own moment: several of one millisecond are a microsecond apart."""
-    return trade.time_ms * 1_000_000 + trade.number % 1000 * 1000
-
-
-def trade_row(listing: Listing, trade: Trade) -> list[Any]:
+def trade_row(listing: Listing, fill: Fill) -> list[Any]:
     """Return a row of Trades."""
-    side = "b" if trade.side == BUY else "s"
-    price, size = listing.price(trade.price), listing.size(trade.size)
-    return [price, size, trade_ns(trade) / NS, side, "m", "", trade.number]
+    side = "b" if fill.side == BUY else "s"
+    return [*listing.level(fill.price, fill.size), fill.ns / NS, side, "m", "", fill.number]

@@ -15,6 +15,7 @@ from piker.testing.requests import Reply, Request
 
 __all__ = ["KrakenAnswers"]
 
+PAGE = 1000  # trades of an answer
 _PREFIX = "/0/public/"
 _ROW_SECONDS = re.compile(rb"\[(\d{10}),")  # OHLC, Spread: the first of a row
 _LEVEL_SECONDS = re.compile(rb",(\d{10})\]")  # Depth: the last of a level
@@ -135,6 +136,9 @@ class KrakenAnswers:
         if since.isdecimal():
             unit = NS if name == "Trades" else 1
             rows = [row for row in rows if row[column] * unit > int(since)]
+        if name == "Trades" and len(rows) > PAGE:
+            rows = rows[:PAGE] if since.isdecimal() else rows[-PAGE:]
+            last = str(round(rows[-1][column] * NS))
         if moment.shift.compresses and name == "OHLC":  # what reaches into the replay is left out
             period_s = 60 * int(asked.get("interval", "1"))
             first_s = self._recording.first_ns // NS

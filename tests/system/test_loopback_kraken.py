@@ -22,6 +22,7 @@ from piker.ohlcv import ClosedBar
 from piker.testing import conformance
 from piker.testing.faults import Fault
 from piker.testing.kraken import KrakenVenue
+from piker.testing.kraken_past import PAST_DAYS
 from piker.testing.loopback import open_loopback
 from piker.ticks import QUOTE, TRADE, Outage, Resync, TickBatch, TickRow
 
@@ -221,10 +222,12 @@ async def test_book_is_the_venues_at_every_step_and_heals(dirs: Path) -> None:
             await live.wait_update()
 
 
-@pytest.mark.parametrize(("seconds", "count"), [(60, 720), (3600, 720), (86_400, 720)])
+@pytest.mark.parametrize(
+    ("seconds", "count"), [(60, 720), (3600, 720), (86_400, PAST_DAYS + 1)]
+)  # fmt: skip
 @pytest.mark.slow
 async def test_history_is_the_newest_bars(dirs: Path, seconds: int, count: int) -> None:
-    """720 of them, equidistant, the last one in progress; an average lies within its bar."""
+    """720 of them or all, equidistant, the last one in progress; an average lies within its bar."""
     async with venue_of(dirs, symbols=1, rate=5), open_history_client(SYMBOL) as (get_ohlc, config):
         rows, start, end = await get_ohlc(float(seconds))
         assert config == {"erlangs": 3, "rate": 3}
@@ -240,7 +243,7 @@ async def test_history_is_the_newest_bars(dirs: Path, seconds: int, count: int) 
 
 
 async def test_history_in_a_range(dirs: Path) -> None:
-    """Half open, without the unfinished bar; before the newest 720 there is nothing, ever."""
+    """Half open, without the unfinished bar; before the newest 720 they are made of trades."""
     async with venue_of(dirs, symbols=1, rate=5), open_history_client(SYMBOL) as (get_ohlc, _):
         newest, start, end = await get_ohlc(60.0)
         part, first, last = await get_ohlc(60.0, end_dt=end, start_dt=start.add(minutes=700))
@@ -248,11 +251,11 @@ async def test_history_in_a_range(dirs: Path) -> None:
         assert len(part) == 19
         future, _, _ = await get_ohlc(60.0, end_dt=end.add(days=1))
         assert future["time"][-1] < newest["time"][-1] + 60
-        with pytest.raises(DataUnavailable):
-            await get_ohlc(60.0, end_dt=start)
+        older, _, before = await get_ohlc(60.0, end_dt=start, start_dt=start.subtract(hours=1))
+        assert (len(older), before) == (60, start.subtract(minutes=1))
         with pytest.raises(NoData):
             await get_ohlc(60.0, start_dt=end.add(days=1))
-        for seconds in (1.0, 7.0, 604_800.0):
+        for seconds in (7.0, 0.5, 172_800.0, float("nan")):
             with pytest.raises(DataUnavailable):
                 await get_ohlc(seconds)
 

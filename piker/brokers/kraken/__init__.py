@@ -1,8 +1,14 @@
 """Kraken spot, market data. docs/brokers/kraken.md."""
 
-from piker.brokers.kraken.api import get_mkt_info, get_server_time, search_symbols
+from piker.brokers.kraken.api import (
+    get_mkt_info,
+    get_server_time,
+    list_markets,
+    search_symbols,
+)
 from piker.brokers.kraken.book import open_book
 from piker.brokers.kraken.feed import open_history_client, stream_quotes
+from piker.brokers.kraken.history import TIMEFRAMES
 from piker.brokers.spec import Capabilities
 from piker.ohlcv import ohlc_dtype
 
@@ -10,6 +16,7 @@ __all__ = [
     "capabilities",
     "get_mkt_info",
     "get_server_time",
+    "list_markets",
     "ohlc_dtype",
     "open_book",
     "open_history_client",
@@ -19,7 +26,9 @@ __all__ = [
 
 capabilities = Capabilities(
     venues=("spot",),
-    history=("1m", "5m", "15m", "30m", "1h", "4h", "1d"),
+    # Bars of a second can be had too, but a day of them costs a minute of requests: none are
+    # fetched unasked.
+    history=TIMEFRAMES[1:],
     history_rows=720,
     closed_bars=("1m",),
     depth=True,

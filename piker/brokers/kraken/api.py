@@ -22,12 +22,15 @@ from piker.market import Asset, AssetType, MktPair, parse_fqme
 __all__ = [
     "PROVIDER",
     "Listing",
+    "fetch_exact_trades",
     "fetch_ohlc",
     "fetch_tickers",
+    "fetch_time",
     "fetch_trades",
     "find_listing",
     "get_mkt_info",
     "get_server_time",
+    "list_markets",
     "load_listings",
     "open_client",
     "search_symbols",
@@ -199,6 +202,11 @@ async def get_mkt_info(fqme: str) -> MktPair:
     return (await find_listing(fqme)).market
 
 
+async def list_markets() -> list[MktPair]:
+    """Return every market there is: the whole answer, or the error that kept it from us."""
+    return [listing.market for listing in (await load_listings()).values()]
+
+
 async def search_symbols(pattern: str, limit: int = 20) -> list[MktPair]:
     """Return markets that match by either name: whole ones, beginnings, parts, near misses."""
     names: dict[str, Listing] = {}
@@ -255,6 +263,20 @@ async def fetch_trades(
     return rows, int(last)
 
 
+async def fetch_exact_trades(
+    client: RestClient, listing: Listing, since_ns: int | None
+) -> tuple[list[schema.ExactTrade], int]:
+    """Return up to 1000 trades after ``since_ns``, or the newest, and the last one's time (ns).
+
+    That time has digits which the floats of the rows have lost.
+    """
+    params: dict[str, Any] = {"pair": listing.altname}
+    if since_ns is not None:
+        params["since"] = since_ns
+    rows, last = await _rows(client, "/0/public/Trades", params, schema.ExactTrade)
+    return rows, int(last)
+
+
 async def _rows(
     client: RestClient, path: str, params: dict[str, Any], row: Any
 ) -> tuple[list[Any], str]:
@@ -272,8 +294,13 @@ async def _rows(
     return rows, last
 
 
+async def fetch_time(client: RestClient) -> int:
+    """Return the venue's clock in whole seconds UTC."""
+    said = await client.get_json("/0/public/Time", type=schema.Reply[schema.ServerTime])
+    return said.result.unixtime
+
+
 async def get_server_time() -> int:
     """Return the venue's clock in nanoseconds UTC; it says whole seconds."""
     async with open_client() as client:
-        said = await client.get_json("/0/public/Time", type=schema.Reply[schema.ServerTime])
-        return said.result.unixtime * NS
+        return await fetch_time(client) * NS

@@ -8,6 +8,7 @@ that the tests replay.
 
 from __future__ import annotations
 
+from decimal import Decimal
 from typing import Annotated, Generic, Literal, TypeVar
 
 import msgspec
@@ -16,6 +17,7 @@ __all__ = [
     "BookFrame",
     "BookPart",
     "ErrorBody",
+    "ExactTrade",
     "Frame",
     "Heartbeat",
     "Instruments",
@@ -94,6 +96,8 @@ class RestTicker(msgspec.Struct, frozen=True):
 OhlcRow = tuple[int, float, float, float, float, float, float, int]
 #: [price, volume, time s, "b"|"s", "l"|"m", misc, trade_id]
 RestTrade = tuple[Price, Size, float, str, str, str, Count]
+#: the same with every digit; "b" and "s" are the taker's side, as in the websocket's rows
+ExactTrade = tuple[Decimal, Decimal, Decimal, str, str, str, Count]
 
 
 # -- websocket v2 --------------------------------------------------------------------------------
