@@ -207,7 +207,7 @@ def text_of(body: bytes, name: str, *, max_bytes: int) -> Text:
     """
     member = sole_member(body, max_bytes=max_bytes)
     if member.orig_filename != name:
-        other = re.fullmatch(r"[\w.-]+\.csv", member.orig_filename)
+        other = re.fullmatch(r"[\w.-]+\.csv", member.orig_filename, re.ASCII)
         said = f"it holds {member.orig_filename[:80]!r} where {name!r} was expected"
         raise DataQuality(said, kind="wrong-symbol" if other else "bad-zip")
     if not member.file_size:

@@ -106,13 +106,13 @@ def _usage(headers: Mapping[str, str]) -> Mapping[str, float]:
 
 # -- markets -----------------------------------------------------------------------------------
 _cache: dict[str, tuple[int, dict[str, MktPair]]] = {}  # by URL: a test moves the venue
-_locks: dict[str, trio.Lock] = {}
+_locks: trio.lowlevel.RunVar[dict[str, trio.Lock]] = trio.lowlevel.RunVar("binance.markets")
 
 
 async def load_markets(kind: Kind) -> dict[str, MktPair]:
     """Return a kind's listings by market id, cached for an hour; an outage keeps old ones."""
     place = url(kind, "http") + kind.prefix
-    async with _locks.setdefault(place, trio.Lock()):
+    async with _lock(place):
         cached = _cache.get(place)
         if cached and monotonic_ns() - cached[0] < MARKETS_TTL_NS:
             return cached[1]
@@ -129,6 +129,15 @@ async def load_markets(kind: Kind) -> dict[str, MktPair]:
         markets = {m.mktid: m for symbol in listings(info) if (m := market_of(kind, symbol))}
         _cache[place] = (monotonic_ns(), markets)
         return markets
+
+
+def _lock(place: str) -> trio.Lock:
+    """Return this event loop's lock of a listing: locks can not be shared between two."""
+    try:
+        locks = _locks.get()
+    except LookupError:
+        _locks.set(locks := {})
+    return locks.setdefault(place, trio.Lock())
 
 
 def listings(info: schema.ExchangeInfo) -> list[schema.Symbol]:

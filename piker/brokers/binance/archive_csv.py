@@ -134,7 +134,7 @@ class _Reader:
             if row is not None:
                 good.append(row)
             else:
-                self._count_malformed(1, line[:80].decode("utf-8", "replace"))
+                self._count_malformed(1, repr(line[:80]))
         columns: Any = zip(*good, strict=True) if good else [()] * len(self._layout.taken)
         taken = zip(self._layout.taken, columns, strict=True)
         return {name: np.array(column, _TYPES[kind]) for (_, name, kind), column in taken}
