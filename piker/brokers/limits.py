@@ -1,7 +1,7 @@
 """A venue's rate limits, kept for it by everything in the process.
 
-One :class:`Budget` per venue, made by :func:`venue_budget`. Whoever wants to send something asks
-it first::
+One :class:`Budget` per venue and thread, made by :func:`venue_budget`. Whoever wants to send
+something asks it first::
 
     permit = await budget.acquire(weight=20, kind="data")
     try:
@@ -24,6 +24,8 @@ from __future__ import annotations
 
 import bisect
 import math
+import threading
+import weakref
 from collections import deque
 from collections.abc import Iterable
 from enum import IntEnum
@@ -95,10 +97,10 @@ class _Waiter:
 
 
 class Budget:
-    """The rate limits of one venue, shared by every task of the process.
+    """The rate limits of one venue, shared by every task of an event loop.
 
-    Not thread-safe: one event loop uses it. It outlives an event loop, so a program that runs
-    several one after the other keeps its counts.
+    Not thread-safe: one thread's event loops use it. It outlives an event loop, so a program that
+    runs several one after the other keeps its counts.
     """
 
     def __init__(self, venue: str, limits: Iterable[Limit] = ()) -> None:
@@ -310,14 +312,23 @@ def _now() -> float:
     return clock.monotonic_ns() / clock.NS
 
 
-_budgets: dict[str, Budget] = {}
+_budgets: dict[str, Budget] = {}  # of the main thread
+_elsewhere = threading.local()
+_made: weakref.WeakSet[Budget] = weakref.WeakSet()
 
 
 def venue_budget(venue: str) -> Budget:
-    """Return the one budget of ``venue`` in this process, made without limits at first call.
+    """Return the one budget of ``venue`` in this thread; its limits are set by the backend.
 
     ``venue`` names whatever the venue counts apart: ``binance`` and ``binance.usdtm`` are two.
+    Event loops that run at the same time are in threads of their own and can not wake each other's
+    tasks: each thread has its own budgets, begun with the limits that are known, and sees what the
+    others use by the venue's own figures.
     """
-    if venue not in _budgets:
-        _budgets[venue] = Budget(venue)
-    return _budgets[venue]
+    main = threading.current_thread() is threading.main_thread()
+    budgets: dict[str, Budget] = _budgets if main else _elsewhere.__dict__
+    if venue not in budgets:
+        known = (other.limits for other in tuple(_made) if other.venue == venue and other.limits)
+        budgets[venue] = Budget(venue, next(known, ()))
+        _made.add(budgets[venue])
+    return budgets[venue]

@@ -166,7 +166,6 @@ async def test_binance_passes_every_rule_on_its_loopback_venue(
 ) -> None:
     """The shipped backend streams, reconnects and is cancelled against real sockets."""
     monkeypatch.setattr(api, "_cache", {})
-    monkeypatch.setattr(api, "_locks", {})
     monkeypatch.setattr(conformance, "WATCH_S", 0.5)
     monkeypatch.setattr(conformance, "STALL_S", 0.5)
     async with open_loopback("binance", rate=100) as (venue, port):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import random
+import threading
 from collections.abc import Callable
 
 import pytest
@@ -300,7 +301,18 @@ def test_lost_permit_is_counted_as_answered_in_the_end() -> None:
     run_mocked(main)
 
 
+def test_each_thread_has_its_own_budget_of_a_venue() -> None:
+    """Event loops of two threads never wake each other's tasks; known limits hold in both."""
+    venue_budget("threads").set_limits([Limit("n", 7, 1)])
+    found: list[Budget] = []
+    thread = threading.Thread(target=lambda: found.append(venue_budget("threads")))
+    thread.start()
+    thread.join()
+    assert found[0] is not venue_budget("threads")
+    assert found[0].limits == venue_budget("threads").limits
+
+
 def test_one_budget_a_venue() -> None:
-    """Everything in the process shares it."""
+    """Everything in a thread shares it."""
     assert venue_budget("a-venue") is venue_budget("a-venue")
     assert venue_budget("a-venue") is not venue_budget("a-venue.futures")
