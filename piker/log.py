@@ -12,9 +12,12 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, TextIO
 
-__all__ = ["LEVELS", "Logger", "Secret", "configure", "get_logger", "level_name"]
+__all__ = ["LEVELS", "Logger", "Secret", "configure", "get_logger", "level_name", "redirected"]
 
 LEVELS = ("TRACE", "DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 _LEVEL_ENV = "PIKER_LOG"  # how a child process learns its level
@@ -24,6 +27,10 @@ _actor = "main"
 _configured_for: int | None = None
 _stream: TextIO | None = None
 _logger: Any = None
+#: Where the lines of this context go instead: called with level, room and line.
+_redirect: ContextVar[Callable[[str, str, str], None] | None] = ContextVar(
+    "piker.log.redirect", default=None
+)
 
 
 class Secret:
@@ -94,6 +101,20 @@ def configure(
     _configured_for = None
 
 
+@contextmanager
+def redirected(write: Callable[[str, str, str], None]) -> Iterator[None]:
+    """Give the lines of this block to ``write(level, room, line)``, at every level.
+
+    Those of tasks and worker threads that are started in it, too. For a program that piker is only
+    a library of, which has a log of its own.
+    """
+    token = _redirect.set(write)
+    try:
+        yield
+    finally:
+        _redirect.reset(token)
+
+
 def get_logger(name: str) -> Logger:
     """Return the logger of one room; cheap, and safe at import time."""
     return Logger(name)
@@ -144,6 +165,10 @@ class Logger:
         self._name = name
 
     def _write(self, level: str, event: str, fields: dict[str, object]) -> None:
+        write = _redirect.get()
+        if write is not None:
+            write(level, self._name, _format(event, fields))
+            return
         if LEVELS.index(level) < LEVELS.index(level_name()):
             return
         line = _format(event, fields)

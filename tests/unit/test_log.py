@@ -6,6 +6,7 @@ import io
 from collections.abc import Iterator
 
 import pytest
+import trio
 from loguru import logger as host_logger
 
 from piker import log
@@ -64,3 +65,17 @@ def test_a_secret_is_never_written_when_it_is_logged(lines: io.StringIO) -> None
     log.get_logger("x").error("login", key=log.Secret("s3cr3t"), whole=[log.Secret("s3cr3t")])
     assert "s3cr3t" not in lines.getvalue()
     assert "key=***" in lines.getvalue()
+
+
+async def test_lines_of_a_block_go_to_its_writer_when_redirected(lines: io.StringIO) -> None:
+    """Those of its worker threads too, at every level; other lines stay where they were."""
+    log.configure("WARNING", stream=lines)
+    found: list[tuple[str, str, str]] = []
+    logger = log.get_logger("room")
+    with log.redirected(lambda *line: found.append(line)):
+        logger.debug("seen", size=1)
+        await trio.to_thread.run_sync(logger.error, "seen.too")
+    logger.error("not.seen")
+    assert found == [("DEBUG", "room", "seen size=1"), ("ERROR", "room", "seen.too")]
+    assert "not.seen" in lines.getvalue()
+    assert "seen.too" not in lines.getvalue()
