@@ -16,8 +16,6 @@ import os
 import select
 from pathlib import Path
 
-import trio
-
 from piker.config import runtime_dir
 from piker.errors import ShmError
 
@@ -95,6 +93,8 @@ class WakeReceiver:
 
     async def wait(self) -> None:
         """Wait until rows were published since the last wait; a cancellation point."""
+        import trio  # here: synchronous readers need no event loop, and no 60 ms for it
+
         await trio.lowlevel.wait_readable(self._fd)
         self._drain()
 
