@@ -65,6 +65,12 @@ def _unsorted(rows: list[Row]) -> list[Row]:
 
 
 # -- bars --------------------------------------------------------------------------------------
+def _conflicting(rows: list[Row], timeframe: Timeframe) -> list[Row]:
+    begin, end = _middle(rows)
+    pairs = [pair for row in rows[begin:end] for pair in (row, [*row[:5], f"1{row[5]}", *row[6:]])]
+    return [*rows[:begin], *pairs, *rows[end:]]
+
+
 def _off_grid(rows: list[Row], timeframe: Timeframe) -> list[Row]:
     at = _middle(rows)[0]
     row = rows[at]
@@ -108,6 +114,6 @@ _OF_ROWS = {
     "duplicate-rows": _duplicated, "missing-rows": _missing, "unsorted": _unsorted,
 }  # fmt: skip
 _OF_BARS = {
-    "off-grid": _off_grid, "future-bar": _future, "impossible-bar": _impossible,
-    "unit-switch": _switched,
+    "conflicting-rows": _conflicting, "off-grid": _off_grid, "future-bar": _future,
+    "impossible-bar": _impossible, "unit-switch": _switched,
 }  # fmt: skip

@@ -23,8 +23,9 @@ from piker.testing.binance_market import Listing
 __all__ = ["MICROSECONDS_FROM_S", "agg_trade_chunks", "funding_chunks", "kline_chunks"]
 
 MICROSECONDS_FROM_S = 1_735_689_600  # 2025-01-01: spot's files are in microseconds from here on
-PIECE_S = 86_400  # of a file that is made at once
-TRADES_PIECE_S = 21_600
+CHUNK_S = 86_400  # of a file that is made before others have a turn
+PIECE_S = 14_400  # of bars that are made at once: what fits the processor's cache
+TRADES_PIECE_S = 7200
 TRADES_HEADER = (
     "agg_trade_id", "price", "quantity", "first_trade_id", "last_trade_id", "transact_time",
     "is_buyer_maker",
@@ -51,10 +52,13 @@ def kline_chunks(
     """Yield a file of bars; nothing where there are none."""
     header = _header(listing, KLINE_COLUMNS)
     micro = in_microseconds(listing, start_s)
-    for begin in range(start_s, stop_s, PIECE_S):
-        end = min(begin + PIECE_S, stop_s)
+    for begin in range(start_s, stop_s, CHUNK_S):
         # Every one of these bars is over: the file has not been there before that.
-        lines = bars_between(listing, timeframe, begin, end, timeframe.next(end))
+        lines = [
+            line
+            for at in range(begin, min(begin + CHUNK_S, stop_s), PIECE_S)
+            for line in bars_between(listing, timeframe, at, at + PIECE_S, timeframe.next(stop_s))
+        ]
         if lines:
             lines = [_micro(line) for line in lines] if micro else lines
             yield header + "\n".join([*lines, ""]).encode()

@@ -30,6 +30,8 @@ half-open   ws        with ``match`` a text frame, else a connection: nothing is
 ..          http      a request: it is never answered, and the connection stays open
 close       ws        with ``match`` a text frame, else a connection: it is cut without a word
 ..          http      a request: the connection is cut instead of an answer
+cut-short   http      a request: the answer's head and half of its body are sent, then the
+                      connection is cut
 refuse      ws        a handshake: it is answered 503. Open connections are cut when it begins
 ..          http      a TCP connection: it is closed as soon as it is accepted
 status      http      a request: it is answered with ``status``
@@ -51,6 +53,7 @@ bad-checksum      a request for a CHECKSUM: it names another hash
 truncated-zip     a request for a zip: the second half of the file is missing
 ================  ==================================================================================
 duplicate-rows *  a tenth of the rows, in the middle, comes twice
+conflicting-rows* a tenth of the bars, in the middle, comes twice, with two volumes
 missing-rows *    a tenth of the rows, in the middle, is missing
 off-grid *        one bar is 7 s late (of 1 s bars: 0.4 s)
 future-bar *      a bar of the year 2100 follows the last one
@@ -65,8 +68,8 @@ two-members       there is a second member
 empty-csv         the member has no bytes
 ================  ==================================================================================
 
-off-grid, future-bar, impossible-bar, unit-switch and wrong-symbol change files of bars alone; "a
-tenth" and "one" are at least one row. Checksum, ETag and length always agree with such a file.
+conflicting-rows, off-grid, future-bar, impossible-bar, unit-switch and wrong-symbol change files of
+bars alone; "a tenth" is at least one row. Checksum, ETag and length always agree with such a file.
 
 When. A fault begins ``after_s`` after it was added and lasts ``for_s``, for ever without one.
 Every text frame, request, handshake or connection that ``match`` finds (a regular expression, on
@@ -117,9 +120,10 @@ __all__ = [
 
 What = Literal[
     "drop", "duplicate", "reorder", "delay", "garble", "slow", "half-open", "close", "refuse",
-    "status",
+    "status", "cut-short",
     "missing-day", "no-checksum", "bad-checksum", "truncated-zip",
-    "duplicate-rows", "missing-rows", "off-grid", "future-bar", "impossible-bar", "unsorted",
+    "duplicate-rows", "conflicting-rows", "missing-rows", "off-grid", "future-bar", "impossible-bar",
+    "unsorted",
     "unit-switch", "wrong-symbol", "zip-bomb", "zip-path", "two-members", "empty-csv",
 ]  # fmt: skip
 On = Literal["ws", "http"]
@@ -128,7 +132,7 @@ Part = Literal["json", "number", "header", "declared", "hidden"]
 #: What an archive does wrong with one request, with a file, and what answers with bars have, too.
 REQUEST_FLAWS = frozenset({"missing-day", "no-checksum", "bad-checksum", "truncated-zip"})
 BAR_FLAWS = frozenset({
-    "duplicate-rows", "missing-rows", "off-grid", "future-bar", "impossible-bar",
+    "duplicate-rows", "conflicting-rows", "missing-rows", "off-grid", "future-bar", "impossible-bar",
 })  # fmt: skip
 FILE_FLAWS = BAR_FLAWS | {
     "unsorted", "unit-switch", "wrong-symbol", "zip-bomb", "zip-path", "two-members", "empty-csv",
@@ -142,6 +146,7 @@ _PLACES: dict[str, tuple[On, ...]] = {
     "drop": ("ws",), "duplicate": ("ws",), "reorder": ("ws",), "delay": ("ws", "http"),
     "garble": ("ws", "http"), "slow": ("ws", "http"), "half-open": ("ws", "http"),
     "close": ("ws", "http"), "refuse": ("ws", "http"), "status": ("http", "ws"),
+    "cut-short": ("http",),
     **dict.fromkeys((*REQUEST_FLAWS, *FILE_FLAWS), ("http",)),
 }  # fmt: skip
 _ARGUMENTS = {  # argument -> (who has it, whether it must)

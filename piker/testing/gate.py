@@ -269,7 +269,10 @@ class Gate:
         body = reply.body
         if fate.garble is not None and request.method != "HEAD" and reply.status != 304:
             body = garbled(body, fate.garble, self.injector.random)
-        return Reply(reply.status, body, {**told, **reply.headers}, bytes_per_s=fate.bytes_per_s)
+        return Reply(
+            reply.status, body, {**told, **reply.headers}, "half" if fate.half else "answer",
+            fate.bytes_per_s,
+        )  # fmt: skip
 
     def _status(self, status: int, retry_after_s: float | None) -> Reply:
         headers = {} if retry_after_s is None else {"Retry-After": f"{retry_after_s:g}"}

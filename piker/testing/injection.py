@@ -100,6 +100,7 @@ class RequestFate(msgspec.Struct):
 
     delay_s: float = 0.0
     act: str = ""  # "close", "hang", or "" for an answer
+    half: bool = False  # of the answer's body is sent, then the connection is cut
     status: Fault | None = None
     garble: Part | None = None
     bytes_per_s: float = 0.0
@@ -202,6 +203,8 @@ class Injector:
                 fate.status = fate.status or fault
             elif fault.what == "garble":
                 fate.garble = fault.part or "json"
+            elif fault.what == "cut-short":
+                fate.half = True
             elif fault.what == "slow":
                 fate.bytes_per_s = fault.bytes_per_s or 0.0
         return fate

@@ -31,11 +31,11 @@ class Reply(msgspec.Struct, frozen=True):
     """An answer; ``body`` is JSON text, unless its headers say otherwise.
 
     ``fate`` says what becomes of it: written (at ``bytes_per_s``, when that is not 0), replaced by
-    a closed connection, or never written.
+    a closed connection, never written, or written up to half of the body and cut there.
     """
 
     status: int = 200
     body: bytes = b"{}"
     headers: dict[str, str] = {}
-    fate: Literal["answer", "close", "hang"] = "answer"
+    fate: Literal["answer", "close", "hang", "half"] = "answer"
     bytes_per_s: float = 0.0

@@ -258,9 +258,12 @@ async def _converse(stream: trio.SocketStream, host: Host, gate: Gate) -> None:
         if reply.fate == "hang":
             while await stream.receive_some(READ):
                 pass
-        if reply.fate != "answer":
+        if reply.fate in ("close", "hang"):
             return
-        await _answer(stream, wire, _without_body(reply) if request.method == "HEAD" else reply)
+        bare = request.method == "HEAD" or reply.status == 304
+        await _answer(stream, wire, _without_body(reply) if bare else reply)
+        if reply.fate == "half":
+            return
         if wire.our_state is h11.MUST_CLOSE:
             return
         wire.start_next_cycle()
@@ -312,7 +315,7 @@ def _request_of(head: h11.Request, body: bytes, peer: str) -> Request:
 
 
 def _without_body(reply: Reply) -> Reply:
-    """Return what HEAD is answered: the same headers, the body's length among them."""
+    """Return an answer that HTTP allows no body: the same headers, its length among them."""
     headers = {"Content-Length": str(len(reply.body)), **reply.headers}
     return msgspec.structs.replace(reply, body=b"", headers=headers)
 
@@ -329,6 +332,8 @@ async def _answer(stream: trio.SocketStream, wire: h11.Connection, reply: Reply)
     out = wire.send(response) or b""
     out += wire.send(h11.Data(data=reply.body)) or b""
     out += wire.send(h11.EndOfMessage()) or b""
+    if reply.fate == "half":
+        out = out[: len(out) - (len(reply.body) + 1) // 2]
     await _send(stream, out, reply.bytes_per_s)
 
 

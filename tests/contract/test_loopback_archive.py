@@ -27,7 +27,7 @@ from trio_websocket import open_websocket_url
 from piker.clock import VirtualClock, use_clock
 from piker.errors import ConfigError
 from piker.testing.binance_archive_zip import BOMB_SIZE
-from piker.testing.faults import Fault
+from piker.testing.faults import BAR_FLAWS, Fault
 from piker.testing.loopback import make_venue, open_loopback
 from piker.testing.recorded_bars import lay_out_recorded_bars
 
@@ -664,6 +664,11 @@ async def test_other_faults_reach_the_archive_when_they_match() -> None:
             Fault(what="delay", on="http", match="^/data/", delay_s=0.01, count=1),
         ])  # fmt: skip
         assert (await session.ask(day())).body == good.body
+        gate.add_faults([Fault(what="cut-short", match="^/data/", count=1)])
+        with pytest.raises(h11.RemoteProtocolError, match="without sending complete message body"):
+            await session.ask(day())
+        gate.add_faults([Fault(what="status", status=304, match="^/data/", count=1)])
+        assert (await session.ask(day())).status == 304
         gate.add_faults([Fault(what="close", on="http", match="^/data/", count=1)])
         with pytest.raises(h11.RemoteProtocolError):
             await session.ask(day())
@@ -689,12 +694,16 @@ async def test_bars_over_rest_are_wrong_when_a_fault_says_so(market: str) -> Non
         good = await session.json(ask)
         assert len(good) == 100
         seen = {}
-        for what in ("duplicate-rows", "missing-rows", "off-grid", "future-bar", "impossible-bar"):
+        for what in sorted(BAR_FLAWS):
             session.venue.gate.add_faults([Fault(what=what, match="/klines", count=1)])
             seen[what] = await session.json(ask)
             assert await session.json(ask) == good
     assert sorted(seen["duplicate-rows"]) == sorted(good + good[45:55])
     assert seen["missing-rows"] == good[:45] + good[55:]
+    assert [row for row in seen["conflicting-rows"] if row in good] == good
+    assert [row[0] for row in seen["conflicting-rows"] if row not in good] == [
+        row[0] for row in good[45:55]
+    ]
     assert [a[0] - b[0] for a, b in zip(seen["off-grid"], good, strict=True) if a != b] == [7000]
     assert seen["future-bar"][:-1] == good
     assert seen["future-bar"][-1][0] == 4_102_444_800_000

@@ -16,7 +16,7 @@ from piker.testing.bar_flaws import FUTURE_S, flawed_rows
 from piker.testing.bar_table import KLINE_COLUMNS, BarTable, load_bars, rows_of
 from piker.testing.binance_archive import wanted
 from piker.testing.binance_market import given_listings
-from piker.testing.faults import FILE_FLAWS, REQUEST_FLAWS, Fault
+from piker.testing.faults import BAR_FLAWS, FILE_FLAWS, REQUEST_FLAWS, Fault
 from piker.testing.injection import Injector
 from piker.testing.recorded_bars import RECORDED, lay_out_recorded_bars
 
@@ -152,6 +152,9 @@ ROWS = [line(minute).split(",") for minute in range(20)]
 def test_rows_come_twice_or_not_when_duplicated_or_missing() -> None:
     """A tenth, in the middle: twice in a row, or not at all."""
     assert flawed_rows(ROWS, {"duplicate-rows"}) == sorted([*ROWS, *ROWS[9:11]])
+    twice = flawed_rows(ROWS, {"conflicting-rows"}, MINUTE)
+    assert [row for row in twice if row in ROWS] == ROWS
+    assert [row[0] for row in twice if row not in ROWS] == [row[0] for row in ROWS[9:11]]
     assert flawed_rows(ROWS, {"missing-rows"}) == [*ROWS[:9], *ROWS[11:]]
     assert flawed_rows(ROWS[:1], {"missing-rows"}) == []
     assert flawed_rows(ROWS, {"unsorted"}) == [*ROWS[10:], *ROWS[:10]]
@@ -246,7 +249,8 @@ def test_flaw_concerns_its_own_requests_when_asked(what: str) -> None:
         "missing-day": [True, True, False], "no-checksum": [False, True, False],
         "bad-checksum": [False, True, False], "truncated-zip": [True, False, False],
     }  # fmt: skip
-    bars = what in ("duplicate-rows", "missing-rows", "off-grid", "future-bar", "impossible-bar")
+    bars = what in BAR_FLAWS
+    assert len(BAR_FLAWS) == 6
     assert concerned == [*expected.get(what, [True, True, bars]), False, False]
 
 
