@@ -122,9 +122,9 @@ What = Literal[
     "drop", "duplicate", "reorder", "delay", "garble", "slow", "half-open", "close", "refuse",
     "status", "cut-short",
     "missing-day", "no-checksum", "bad-checksum", "truncated-zip",
-    "duplicate-rows", "conflicting-rows", "missing-rows", "off-grid", "future-bar", "impossible-bar",
-    "unsorted",
-    "unit-switch", "wrong-symbol", "zip-bomb", "zip-path", "two-members", "empty-csv",
+    "duplicate-rows", "conflicting-rows", "missing-rows", "off-grid", "future-bar",
+    "impossible-bar", "unsorted", "unit-switch", "wrong-symbol", "zip-bomb", "zip-path",
+    "two-members", "empty-csv",
 ]  # fmt: skip
 On = Literal["ws", "http"]
 Part = Literal["json", "number", "header", "declared", "hidden"]
@@ -132,7 +132,8 @@ Part = Literal["json", "number", "header", "declared", "hidden"]
 #: What an archive does wrong with one request, with a file, and what answers with bars have, too.
 REQUEST_FLAWS = frozenset({"missing-day", "no-checksum", "bad-checksum", "truncated-zip"})
 BAR_FLAWS = frozenset({
-    "duplicate-rows", "conflicting-rows", "missing-rows", "off-grid", "future-bar", "impossible-bar",
+    "duplicate-rows", "conflicting-rows", "missing-rows", "off-grid", "future-bar",
+    "impossible-bar",
 })  # fmt: skip
 FILE_FLAWS = BAR_FLAWS | {
     "unsorted", "unit-switch", "wrong-symbol", "zip-bomb", "zip-path", "two-members", "empty-csv",
