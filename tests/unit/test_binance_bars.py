@@ -8,10 +8,23 @@ import binance_captures as captures
 import msgspec
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from piker.brokers.binance import schema
-from piker.brokers.binance.history import bars_of
+from piker.brokers.binance.api import KINDS
+from piker.brokers.binance.bars import INTERVALS
+from piker.brokers.binance.history import (
+    COINM_WINDOW_MS,
+    Request,
+    bars_of,
+    plan_request,
+    venue_now_ms,
+)
+from piker.brokers.rest import Response
+from piker.clock import VirtualClock, use_clock
 from piker.data.sampling import BarBuilder
+from piker.ohlcv import Timeframe
 from piker.ticks import TRADE, TickRow
 
 ROW = [1_499_040_000_000, "10", "14", "8", "12", "4", 1_499_040_059_999, "44", 3, "1", "2", "0"]
@@ -44,6 +57,108 @@ def test_the_mean_is_zero_when_nothing_traded(shared: Path) -> None:
     assert flat["bar_wap"] == 0.0
     assert rounded["bar_wap"] == 0.0
     assert off["bar_wap"] == off["high"]
+
+
+def test_the_takers_part_is_kept_when_rows_come(shared: Path) -> None:
+    """COIN-M: their volume in contracts, their turnover in coins."""
+    market = captures.markets(shared, "coinm")["BTCUSD_PERP"]
+    (bar,) = bars_of(rows({7: "40", 9: "3", 10: "30"}), market)
+    assert (bar["turnover"], bar["taker_volume"], bar["taker_turnover"]) == (40.0, 3.0, 30.0)
+
+
+# -- what is asked for ---------------------------------------------------------------------------
+MAY_S = 1_714_521_600  # 2024-05-01
+NOW_MS = (MAY_S + 400 * 86_400) * 1000
+
+
+def plan(venue: str, interval: str, start_s: float | None, end_s: float | None) -> Request | None:
+    """Return the request for a range."""
+    at = [None if s is None else round(s * 1_000_000) for s in (start_s, end_s)]
+    return plan_request(KINDS[venue], Timeframe(interval), *at, now_ms=NOW_MS)
+
+
+def test_the_smallest_limit_is_asked_for_when_it_holds_the_range() -> None:
+    """Futures pay by the limit: below 100, below 500, up to 1000, more."""
+    for bars, weight in ((1, 1), (99, 1), (100, 2), (499, 2), (500, 5), (1000, 5), (1001, 10)):
+        ask = plan("usdtm", "1m", MAY_S, MAY_S + bars * 60)
+        assert ask == Request(bars, weight, MAY_S * 1000, (MAY_S + bars * 60) * 1000 - 1)
+    assert plan("spot", "1m", MAY_S, MAY_S + 60) == Request(
+        1, 2, MAY_S * 1000, MAY_S * 1000 + 59_999
+    )
+
+
+def test_the_beginning_is_cut_when_a_range_is_too_long() -> None:
+    """To as many bars as an answer has, and for COIN-M to 200 days."""
+    ask = plan("spot", "1m", 0, MAY_S)
+    assert ask == Request(1000, 2, (MAY_S - 60_000) * 1000, MAY_S * 1000 - 1)
+    ask = plan("coinm", "1d", 0, MAY_S)
+    assert ask == Request(200, 2, MAY_S * 1000 - COINM_WINDOW_MS, MAY_S * 1000 - 1)
+
+
+def test_one_more_is_asked_for_when_the_range_ends_now() -> None:
+    """The venue's clock may be ahead: a bar that has just opened must not push out the oldest."""
+    now_s = NOW_MS // 1000
+    for end in (None, now_s + 10, now_s + 10**9):
+        ask = plan("coinm", "1h", now_s - 7200, end)
+        assert ask is not None
+        assert ask.end_ms is None  # 200 days from its start it could be too far
+        assert ask.limit == 4
+
+
+def test_nothing_is_asked_for_when_no_bar_can_be_there() -> None:
+    """The end before the start, the future, ages before the epoch."""
+    assert plan("spot", "1m", MAY_S, MAY_S) is None
+    assert plan("spot", "1m", MAY_S + 1, MAY_S) is None
+    assert plan("spot", "1m", NOW_MS / 1000 + 1, None) is None
+    assert plan("spot", "1m", None, -5) is None
+    assert plan("spot", "1m", -100, -5) is None
+
+
+@pytest.mark.slow
+@settings(max_examples=500, deadline=None)
+@given(
+    st.sampled_from(list(KINDS)),
+    st.sampled_from(INTERVALS),
+    st.integers(0, NOW_MS * 1000),
+    st.integers(0, 10**15),
+    st.sampled_from([1, 2, 3]),
+)
+def test_a_request_holds_the_newest_part_of_the_range_when_it_is_any(
+    venue: str, interval: str, start_us: int, length_us: int, phase: int
+) -> None:
+    """Never more bars than its limit, whatever the grid; from where it begins it is complete."""
+    kind, frame = KINDS[venue], Timeframe(interval)
+    end_us = start_us + length_us
+    ask = plan_request(kind, frame, start_us, end_us, now_ms=NOW_MS)
+    if ask is None:
+        assert start_us + 1000 > min(end_us, NOW_MS * 1000)
+        return
+    assert ask.start_ms is not None
+    assert ask.start_ms * 1000 >= start_us
+    last_ms = NOW_MS if ask.end_ms is None else ask.end_ms
+    assert last_ms * 1000 < max(end_us, 1) or last_ms == NOW_MS
+    assert 1 <= ask.limit <= kind.max_klines
+    shift = (phase - 1) * 86_400 if interval == "3d" else 0
+    grid = frame.grid(ask.start_ms // 1000 - shift, last_ms // 1000 + 1 - shift) + shift
+    inside = grid[(grid * 1000 >= ask.start_ms) & (grid * 1000 <= last_ms)]
+    assert len(inside) <= ask.limit
+    if venue == "coinm":
+        assert last_ms - ask.start_ms < COINM_WINDOW_MS
+    elif ask.start_ms * 1000 >= start_us + 1000:  # it was cut: only because an answer was full
+        assert (last_ms - ask.start_ms) // 1000 > (kind.max_klines - 2) * frame.seconds * 0.9
+
+
+def test_an_open_bar_is_no_closed_one_when_our_clock_is_ahead() -> None:
+    """The venue's Date decides where it is earlier; without one our clock stands."""
+    clock = VirtualClock(1_714_521_600 * 10**9)
+    with use_clock(clock):
+        for date, wanted in (
+            ("Tue, 30 Apr 2024 23:59:57 GMT", 1_714_521_597_000),
+            ("Wed, 01 May 2024 00:00:09 GMT", 1_714_521_600_000),
+            ("yesterday", 1_714_521_600_000),
+            ("", 1_714_521_600_000),
+        ):
+            assert venue_now_ms(Response(200, {"date": date} if date else {}, b"")) == wanted
 
 
 def test_more_columns_change_nothing_when_the_venue_adds_some() -> None:
