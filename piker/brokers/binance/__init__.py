@@ -1,6 +1,11 @@
 """Binance: spot, USD-M and COIN-M futures; market data. docs/brokers/binance.md."""
 
-from piker.brokers.binance.api import get_mkt_info, get_server_time, search_symbols
+from piker.brokers.binance.api import (
+    get_mkt_info,
+    get_server_time,
+    list_markets,
+    search_symbols,
+)
 from piker.brokers.binance.feed import open_history_client, stream_quotes
 from piker.brokers.spec import Capabilities
 from piker.ohlcv import ohlc_dtype
@@ -9,6 +14,7 @@ __all__ = [
     "capabilities",
     "get_mkt_info",
     "get_server_time",
+    "list_markets",
     "ohlc_dtype",
     "open_history_client",
     "search_symbols",

@@ -27,6 +27,7 @@ __all__ = [
     "Kind",
     "get_mkt_info",
     "get_server_time",
+    "list_markets",
     "load_markets",
     "open_client",
     "search_symbols",
@@ -224,6 +225,11 @@ async def get_mkt_info(fqme: str) -> MktPair:
             remedy=nearest(f"{mktid}.{PROVIDER}", (m.fqme for m in markets.values())),
         )
     return found
+
+
+async def list_markets() -> list[MktPair]:
+    """Return every market of the three kinds; raise the first error where one can not be had."""
+    return [market for kind in KINDS.values() for market in (await load_markets(kind)).values()]
 
 
 async def search_symbols(pattern: str, limit: int = 20) -> list[MktPair]:
