@@ -94,6 +94,13 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         default="search finds nothing at this provider",
     ),
     Endpoint(
+        "list_markets",
+        "async",
+        False,
+        (),
+        default="the symbol database does not hold this provider; search asks the venue",
+    ),
+    Endpoint(
         "get_server_time", "async", False, (), default="clock skew is not measured at this venue"
     ),
     Endpoint(
@@ -119,6 +126,7 @@ class Backend:
         self.ohlc_dtype: np.dtype[Any] = found["ohlc_dtype"]
         self.get_mkt_info: Callable[..., Any] | None = found.get("get_mkt_info")
         self.search_symbols: Callable[..., Any] | None = found.get("search_symbols")
+        self.list_markets: Callable[..., Any] | None = found.get("list_markets")
         self.get_server_time: Callable[..., Any] | None = found.get("get_server_time")
         self.open_archive_client: Callable[..., Any] | None = found.get("open_archive_client")
         self.capabilities: Capabilities = found.get("capabilities") or Capabilities()

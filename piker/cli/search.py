@@ -1,4 +1,4 @@
-"""``piker search``: find markets by name at every provider."""
+"""``piker search``: find markets by name, in the symbol database, else at the venue."""
 
 from __future__ import annotations
 
@@ -15,25 +15,34 @@ from piker import config, service
 from piker.brokers.spec import find_backends
 from piker.config import nearest
 from piker.data.daemon import search_markets
-from piker.errors import PikerError, ProviderError, Transient
+from piker.data.symbols import SymbolDb
+from piker.errors import PikerError, ProviderError, StoreError, Transient
 from piker.market import MktPair
 
 __all__ = ["run"]
 
 
 def run(pattern: str, *, providers: Sequence[str], limit: int, as_json: bool) -> None:
-    """Ask every provider at once; a provider that fails is named and the others still answer.
+    """Look a name up in the symbol database, and ask the providers that it does not hold.
 
-    Raises ``Transient`` when none of them answered: nothing found would be a wrong answer.
+    A provider that fails is named and the others still answer. Raises ``Transient`` when none of
+    them answered: nothing found would be a wrong answer.
     """
     known = find_backends(config.load_conf().brokers.modules)
     for name in providers:
         if name not in known:
             raise ProviderError(f"there is no provider {name!r}.", remedy=nearest(name, known))
     asked = list(dict.fromkeys(providers)) or list(known)
-    found, failed = trio.run(_search, pattern, asked, limit)
+    found, held = _look_up(pattern, asked, limit)
+    rest = [name for name in asked if name not in held]
+    failed: dict[str, str] = {}
+    if rest:
+        at_venues, failed = trio.run(_search, pattern, rest, limit)
+        found += at_venues
     if as_json:
-        print(msgspec.json.encode({"markets": found[:limit], "failed": failed}).decode())
+        sources = {name: "database" if name in held else "venue" for name in asked}
+        said = {"markets": found[:limit], "failed": failed, "asked": sources}
+        print(msgspec.json.encode(said).decode())
     for name, why in failed.items():
         print(f"warning: {why if why.startswith(name) else f'{name}: {why}'}", file=sys.stderr)
     if failed and len(failed) == len(asked):
@@ -44,6 +53,20 @@ def run(pattern: str, *, providers: Sequence[str], limit: int, as_json: bool) ->
         _print(found[:limit])
     else:
         print(f"nothing matches {pattern!r}. Part of a name is enough, as in: piker search btc")
+
+
+def _look_up(pattern: str, asked: Sequence[str], limit: int) -> tuple[list[MktPair], set[str]]:
+    """Return what the database finds, and which of the providers it holds."""
+    path = config.data_dir() / "symbols.db"
+    if not path.exists():
+        return [], set()
+    try:
+        with SymbolDb.open(path) as db:
+            held = {name for name, state in db.providers().items() if state.listed} & set(asked)
+            return (db.search(pattern, limit, providers=sorted(held)) if held else []), held
+    except StoreError as error:
+        print(f"warning: {error}", file=sys.stderr)
+        return [], set()
 
 
 def _print(found: Sequence[MktPair]) -> None:
