@@ -66,16 +66,26 @@ _MONDAY = 4 * 86_400  # the first Monday after the epoch was 1970-01-05
 
 @total_ordering
 class Timeframe:
-    """A bar length: ``1s``, ``5m``, ``4h``, ``1d``, ``1w`` or ``1M`` (a calendar month)."""
+    """A bar length: ``1s``, ``5m``, ``4h``, ``1d``, ``1w`` or ``1M`` (a calendar month).
 
-    __slots__ = ("count", "unit")
+    ``origin_s`` is the open time of any of its bars: Mondays for weeks, multiples of the length
+    since the epoch for others, unless a market has a grid of its own (Binance's three-day bars).
+    Months have none.
+    """
 
-    def __init__(self, text: str) -> None:
+    __slots__ = ("count", "origin_s", "unit")
+
+    def __init__(self, text: str, *, origin_s: int | None = None) -> None:
         number, unit = text[:-1], text[-1:]
         if unit not in (*_UNIT_SECONDS, "M") or not number.isdigit() or int(number) < 1:
             raise ValueError(f"{text!r} is not a timeframe; examples: 1s 1m 15m 4h 1d 1w 1M")
         self.count = int(number)
         self.unit = unit
+        self.origin_s = _MONDAY if unit == "w" else 0
+        if origin_s is not None:
+            if unit == "M":
+                raise ValueError("a calendar month has no other origin than its first day")
+            self.origin_s = origin_s % self.seconds
 
     @classmethod
     def from_seconds(cls, seconds: float) -> Timeframe:
@@ -99,8 +109,7 @@ class Timeframe:
         """Return the open time of the bar that holds ``time_s``."""
         if self.unit == "M":
             return _month_start(_month_number(time_s) // self.count * self.count)
-        origin = _MONDAY if self.unit == "w" else 0
-        return (time_s - origin) // self.seconds * self.seconds + origin
+        return (time_s - self.origin_s) // self.seconds * self.seconds + self.origin_s
 
     def next(self, time_s: int) -> int:
         """Return the open time of the bar after the one that holds ``time_s``."""
@@ -134,8 +143,7 @@ class Timeframe:
         """Tell for each time whether a bar opens there."""
         if self.unit == "M":
             return np.array([self.floor(int(time)) == time for time in times_s], bool)
-        origin = _MONDAY if self.unit == "w" else 0
-        found: np.ndarray[Any, np.dtype[np.bool_]] = (times_s - origin) % self.seconds == 0
+        found: np.ndarray[Any, np.dtype[np.bool_]] = (times_s - self.origin_s) % self.seconds == 0
         return found
 
     def __str__(self) -> str:
@@ -144,19 +152,25 @@ class Timeframe:
 
     def __repr__(self) -> str:
         """Return a form that evaluates to an equal timeframe."""
-        return f"Timeframe({str(self)!r})"
+        if self.origin_s == Timeframe(str(self)).origin_s:
+            return f"Timeframe({str(self)!r})"
+        return f"Timeframe({str(self)!r}, origin_s={self.origin_s})"
 
     def __eq__(self, other: object) -> bool:
-        """Compare by text: ``60s`` and ``1m`` are different names of bars."""
-        return isinstance(other, Timeframe) and str(self) == str(other)
+        """Compare by text and grid: ``60s`` and ``1m`` are different names of bars."""
+        return (
+            isinstance(other, Timeframe)
+            and str(self) == str(other)
+            and self.origin_s == other.origin_s
+        )
 
     def __lt__(self, other: Timeframe) -> bool:
         """Order by length."""
         return (self.seconds, self.unit) < (other.seconds, other.unit)
 
     def __hash__(self) -> int:
-        """Hash the text."""
-        return hash((self.count, self.unit))
+        """Hash text and grid."""
+        return hash((self.count, self.unit, self.origin_s))
 
 
 def _month_number(time_s: int) -> int:
