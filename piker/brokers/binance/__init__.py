@@ -6,6 +6,8 @@ from piker.brokers.binance.api import (
     list_markets,
     search_symbols,
 )
+from piker.brokers.binance.archive import open_archive_client
+from piker.brokers.binance.bars import INTERVALS
 from piker.brokers.binance.feed import open_history_client, stream_quotes
 from piker.brokers.spec import Capabilities
 from piker.ohlcv import ohlc_dtype
@@ -16,6 +18,7 @@ __all__ = [
     "get_server_time",
     "list_markets",
     "ohlc_dtype",
+    "open_archive_client",
     "open_history_client",
     "search_symbols",
     "stream_quotes",
@@ -23,7 +26,7 @@ __all__ = [
 
 capabilities = Capabilities(
     venues=("spot", "usdtm", "coinm"),
-    history=("1s", "1m", "3m", "5m", "15m", "30m", "1h", "2h", "4h", "6h", "8h", "12h", "1d", "1w"),
+    history=INTERVALS,
     history_rows=1000,
     closed_bars=("1s", "1m"),
     depth=True,
@@ -31,4 +34,5 @@ capabilities = Capabilities(
     trade_ids=True,
     search=True,
     metadata=True,
+    archive=True,
 )
