@@ -193,9 +193,10 @@ def search(
     limit: Annotated[int, typer.Option(min=1, max=500, help="Markets shown at most.")] = 20,
     json: Json = False,
 ) -> None:
-    """Find markets by name at every provider.
+    """Find markets by name.
 
-    A provider that can not be asked is named on stderr; the others still answer.
+    In the symbol database (piker symbols populate), offline; providers that it does not hold are
+    asked. One that can not be asked is named on stderr; the others still answer.
 
     Example: piker search btcusd
     """
@@ -377,3 +378,12 @@ def init() -> None:
     from piker.cli import init as command
 
     command.run()
+
+
+def _mount() -> None:
+    from piker.cli.symbols_app import symbols_app
+
+    app.add_typer(symbols_app, name="symbols")
+
+
+_mount()
