@@ -20,7 +20,7 @@ __all__ = ["FEED", "MAX_RATIO", "PIECE", "lines_of", "sole_member", "unzip"]
 PIECE = 16 * 2**20  # bytes of text that are handed on at once: some 30 ms of work in a thread
 FEED = 4 * 2**20  # packed bytes that are fed at once: what is left of them is copied each time
 MAX_DIRECTORY = 2**16  # bytes; that of one file has some 100
-#: Inflated to deflated. Deflate can do 1032; venues' CSV reaches 8, flat bars of a dead market 40.
+#: Inflated to deflated. Deflate can do 1032; bars give 3, flat ones of a dead market 22 (measured).
 MAX_RATIO = 200
 _LOCAL = struct.Struct("<4s5H3I2H")  # a member's own header: APPNOTE.TXT 4.3.7
 _END = struct.Struct("<4s4H2IH")  # the end of the directory: APPNOTE.TXT 4.3.16

@@ -104,7 +104,7 @@ def test_nothing_is_there_when_the_archive_has_no_such_bars() -> None:
     assert SPOT.klines("7m", *span, now_s=LATE) == []
     assert SPOT.klines("1m", span[1], span[0], now_s=LATE) == []
     assert SPOT.klines("1m", span[0], span[0], now_s=LATE) == []
-    assert SPOT.klines("1d", 0, s("2017-07-14"), now_s=LATE) == []
+    assert SPOT.klines("1d", 0, s("2017-07-01"), now_s=LATE) == []
     assert SPOT.klines("1d", 0, 2**60, now_s=s("2017-07-16") + DAILY_LATE_S) != []
 
 

@@ -36,6 +36,7 @@ from piker.ohlcv import KLINE_DTYPE, Timeframe
 
 __all__ = ["AggTradeReader", "FundingReader", "KlineReader"]
 
+MAX_ROWS = 40_000_000  # of any file: 2 GB of trades (our choice)
 SPARE_ROWS = 1000  # a file of bars may have so many rows more than twice its bars
 MAX_RATE = 1.0  # a funding of the whole position; the venue's caps are some percent
 _NUMBER = {
@@ -86,8 +87,10 @@ Columns = dict[str, np.ndarray[Any, np.dtype[Any]]]
 class _Reader:
     """Reads one file: ``step`` until it says False (in a thread: each blocks for some 30 ms)."""
 
-    def __init__(self, text: Text, layout: Layout, dtype: np.dtype[Any]) -> None:
-        most = text.size // layout.shortest + 1
+    def __init__(
+        self, text: Text, layout: Layout, dtype: np.dtype[Any], *, max_rows: int = MAX_ROWS
+    ) -> None:
+        most = min(text.size // layout.shortest + 1, max_rows)
         self._text = text
         self._layout = layout
         self._width = 0  # columns; known with the first line
@@ -146,6 +149,8 @@ class _Reader:
             times_us = times_us[known]
             columns = {name: column[known] for name, column in columns.items()}
         end = self._count + len(times_us)
+        if end > len(self._rows):
+            raise DataQuality(f"it has more than {len(self._rows)} rows", kind="bad-csv")
         self._times_us[self._count : end] = times_us
         for name, column in columns.items():
             self._put(self._rows[self._count : end], name, column)
@@ -172,18 +177,11 @@ class KlineReader(_Reader):
     """Reads a file of klines as ``KLINE_DTYPE``."""
 
     def __init__(self, text: Text, file: ArchiveFile, market: MktPair) -> None:
-        super().__init__(text, _KLINES, KLINE_DTYPE)
+        self._timeframe = Timeframe(file.interval)
+        bars = (file.end_s - file.start_s) // self._timeframe.seconds
+        super().__init__(text, _KLINES, KLINE_DTYPE, max_rows=bars * 2 + SPARE_ROWS)
         self._file = file
         self._market = market
-        self._timeframe = Timeframe(file.interval)
-        self._most = (file.end_s - file.start_s) // self._timeframe.seconds * 2 + SPARE_ROWS
-
-    def step(self) -> bool:
-        """Read one piece; False when there is none left. Raises ``DataQuality``."""
-        more = super().step()
-        if self._count > self._most:
-            raise DataQuality(f"it has more than {self._most} rows", kind="bad-csv")
-        return more
 
     def finish(self, *, closed_s: int) -> tuple[Rows, list[Defect]]:
         """Return sound bars that had closed by ``closed_s``, and what was wrong with the others.

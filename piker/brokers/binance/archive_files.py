@@ -17,14 +17,16 @@ __all__ = ["DAILY_LATE_S", "FIRST_DAY", "MONTHLY_LATE_S", "MONTHLY_ONLY", "Shelf
 
 Kind = Literal["klines", "aggTrades", "fundingRate"]
 
-#: A day's file is not there before so much after the day's end (it comes in the morning, UTC).
+#: A day's file is not there before so much after the day's end (our choice: the venue says "the
+#: next day").
 DAILY_LATE_S = 2 * 3600
 #: A month's file is not there before so much into the first Monday of the next month (the venue's
 #: public-data notes). 3d, 1w and 1M were seen months late; a file that is not there is ``NoData``.
 MONTHLY_LATE_S = 2 * 3600
 MONTHLY_ONLY = ("3d", "1w", "1M")  # of these there are no daily files
-#: Nothing is older: the first day of any market of the venue's own lists of files.
-FIRST_DAY = {"spot": date(2017, 7, 14), "usdtm": date(2019, 9, 8), "coinm": date(2020, 8, 10)}
+#: Nothing is older: the first month of any market in a list of the archive's files (spot
+#: from 2017-07-14, USD-M from 2019-12-31, COIN-M from 2020-08-11).
+FIRST_DAY = {"spot": date(2017, 7, 1), "usdtm": date(2019, 12, 1), "coinm": date(2020, 8, 1)}
 _ROOTS = {"spot": "spot", "usdtm": "futures/um", "coinm": "futures/cm"}
 _SYMBOL = re.compile(r"[A-Z0-9]+(_[A-Z0-9]+)?", re.ASCII)
 _DAY_S = 86_400
