@@ -13,12 +13,12 @@ name of the file inside; its prices can not prove it.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 from urllib.parse import urlsplit
 
 import trio
@@ -54,8 +54,13 @@ _fetching: trio.lowlevel.RunVar[trio.CapacityLimiter] = trio.lowlevel.RunVar("bi
 _parsing: trio.lowlevel.RunVar[trio.CapacityLimiter] = trio.lowlevel.RunVar("binance.parsing")
 
 
+_Read = tuple[Rows, list[Defect]]
+
+
 class _Steps(Protocol):
-    def step(self) -> bool: ...
+    def step(self) -> bool:
+        """Read a piece; False when there is none left."""
+        ...
 
 
 class BinanceArchive:
@@ -159,13 +164,13 @@ def _text(fetched: Fetched, file: ArchiveFile) -> Text:
         raise _named(file, error) from error
 
 
-async def _run(file: ArchiveFile, reader: _Steps, finish: Any) -> tuple[Rows, list[Defect]]:
+async def _run(file: ArchiveFile, reader: _Steps, finish: Callable[[], _Read]) -> _Read:
     """Read a file in threads, piece by piece: the event loop goes on, and can cancel between."""
     try:
         async with _limiter(_parsing, MAX_PARSERS):
             while await trio.to_thread.run_sync(reader.step):
                 pass
-            found: tuple[Rows, list[Defect]] = await trio.to_thread.run_sync(finish)
+            found: _Read = await trio.to_thread.run_sync(finish)
             return found
     except DataQuality as error:
         raise _named(file, error) from error
