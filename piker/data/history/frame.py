@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-import numpy as np
 import pyarrow as pa
 
 from piker.data.store.segment import SOURCES
@@ -16,55 +16,43 @@ if TYPE_CHECKING:
 __all__ = ["to_pandas", "to_polars"]
 
 
-def to_polars(table: pa.Table) -> pl.DataFrame:
-    """Return the table as a polars frame, without copying a column; ``source`` as a category.
+def to_polars(
+    table: pa.Table, *, coded: str = "source", names: Sequence[str] = SOURCES
+) -> pl.DataFrame:
+    """Return the table as a polars frame, without copying a column.
 
+    The column ``coded``, where there is one, holds places in ``names`` and becomes an enumeration.
     ``open_time`` and ``close_time`` are UTC, in nanoseconds.
     """
     import polars as pl
 
     frame = pl.from_arrow(table, rechunk=False)
     assert isinstance(frame, pl.DataFrame)
-    if "source" in frame.columns:
-        frame = frame.with_columns(pl.col("source").cat.to(pl.Enum(SOURCES)))
+    if coded in frame.columns:
+        frame = frame.with_columns(pl.col(coded).cat.to(pl.Enum(names)))
     return frame
 
 
-def to_pandas(table: pa.Table) -> pd.DataFrame:
-    """Return the table as a pandas frame of its own memory, indexed by ``open_time`` (UTC)."""
+def to_pandas(
+    table: pa.Table, *, coded: str = "source", names: Sequence[str] = SOURCES
+) -> pd.DataFrame:
+    """Return the table as a pandas frame of its own memory, indexed by ``open_time`` (UTC).
+
+    The column ``coded``, where there is one, becomes a category of ``names``. The index is the
+    table's memory, where it lies in one piece: an index is never written to.
+    """
     import pandas as pd
 
-    names = [name for name in table.schema.names if table.schema.field(name).type == pa.float64()]
-    block = np.empty((table.num_rows, len(names)), order="F")
-    for at, name in enumerate(names):
-        _copy(table.column(name), block[:, at])
-    frame = pd.DataFrame(block, columns=names, copy=False)
-    for at, field in enumerate(table.schema):
-        if field.name not in names and field.name != "open_time":
-            frame.insert(min(at - 1, frame.shape[1]), field.name, _column(table, field.name))
-    frame.index = pd.DatetimeIndex(_column(table, "open_time"), name="open_time")
+    times = table.column("open_time")
+    rest = table.drop_columns(["open_time"])
+    at = rest.schema.get_field_index(coded)
+    if at >= 0:
+        words = pa.array(names, pa.string())
+        codes = rest.column(at).cast(pa.int8())
+        chunks = [pa.DictionaryArray.from_arrays(chunk, words) for chunk in codes.chunks]
+        kind = pa.dictionary(pa.int8(), pa.string())
+        rest = rest.set_column(at, coded, pa.chunked_array(chunks, kind))
+    frame: pd.DataFrame = rest.to_pandas()  # arrow's pool reuses pages; a new block would fault
+    stamps = times.chunk(0) if times.num_chunks == 1 else times
+    frame.index = pd.DatetimeIndex(stamps.to_numpy(), name="open_time").tz_localize("UTC")
     return frame
-
-
-def _copy(column: pa.ChunkedArray, into: Any) -> None:
-    begin = 0
-    for chunk in column.chunks:
-        into[begin : begin + len(chunk)] = chunk.to_numpy(zero_copy_only=True)
-        begin += len(chunk)
-
-
-def _column(table: pa.Table, name: str) -> Any:
-    import pandas as pd
-
-    column = table.column(name)
-    if name == "source":
-        codes = np.empty(table.num_rows, "i1")
-        _copy(column, codes)
-        return pd.Categorical.from_codes(codes, categories=list(SOURCES))
-    if pa.types.is_timestamp(column.type):
-        times = np.empty(table.num_rows, "M8[ns]")
-        _copy(column, times)
-        return pd.DatetimeIndex(times).tz_localize("UTC")
-    values = np.empty(table.num_rows, column.type.to_pandas_dtype())
-    _copy(column, values)
-    return values
