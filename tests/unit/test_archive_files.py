@@ -17,9 +17,11 @@ from piker.brokers.binance.archive_files import (
     MONTHLY_LATE_S,
     MONTHLY_ONLY,
     Shelf,
+    period_of,
 )
 from piker.brokers.binance.bars import INTERVALS
 from piker.errors import DataUnavailable
+from piker.ohlcv import Timeframe
 
 DAY = 86_400
 LATE = 2**31  # a now in 2038
@@ -44,10 +46,10 @@ def names(files: list[ArchiveFile]) -> list[str]:
         ("spot", "BTCUSDT", "1M", "data/spot/monthly/klines/BTCUSDT/1mo/BTCUSDT-1mo-2024-05.zip"),
         ("usdtm", "BTCUSDT_240628", "1h",
          "data/futures/um/monthly/klines/BTCUSDT_240628/1h/BTCUSDT_240628-1h-2024-05.zip"),
-        ("coinm", "BTCUSD_PERP", "3d",
-         "data/futures/cm/monthly/klines/BTCUSD_PERP/3d/BTCUSD_PERP-3d-2024-05.zip"),
-        ("coinm", "BTCUSD_240628", "1w",
-         "data/futures/cm/monthly/klines/BTCUSD_240628/1w/BTCUSD_240628-1w-2024-05.zip"),
+        ("coinm", "BTCUSD_PERP", "1d",
+         "data/futures/cm/monthly/klines/BTCUSD_PERP/1d/BTCUSD_PERP-1d-2024-05.zip"),
+        ("coinm", "BTCUSD_240628", "12h",
+         "data/futures/cm/monthly/klines/BTCUSD_240628/12h/BTCUSD_240628-12h-2024-05.zip"),
     ],
 )  # fmt: skip
 def test_a_month_is_named_as_the_archive_does_when_it_is_whole(
@@ -92,8 +94,21 @@ def test_a_day_is_left_out_when_it_is_too_young() -> None:
 @pytest.mark.parametrize("interval", MONTHLY_ONLY)
 def test_every_month_is_taken_when_the_interval_has_no_days(interval: str) -> None:
     """Also those that the range only touches."""
-    files = SPOT.klines(interval, s("2024-04-30"), s("2024-06-01") + 1, now_s=LATE)
-    assert [file.name[-11:-4] for file in files] == ["2024-04", "2024-05", "2024-06"]
+    files = SPOT.klines(interval, s("2024-04-15"), s("2024-06-04"), now_s=LATE)
+    assert [file.name[-11:-4] for file in files][-2:] == ["2024-05", "2024-06"]
+    assert all(period_of(file)[0] <= file.start_s for file in files)
+
+
+def test_bounds_are_bars_opens_when_bars_do_not_begin_with_the_month() -> None:
+    """Weeks: from the first Monday in the month to the first in the next."""
+    (file,) = SPOT.klines("1w", s("2024-05-06"), s("2024-06-03"), now_s=LATE)
+    assert (file.start_s, file.end_s) == (s("2024-05-06"), s("2024-06-03"))
+    assert period_of(file) == (s("2024-05-01"), s("2024-06-01"))
+    frame = Timeframe("3d", origin_s=s("2017-08-17"))
+    files = SPOT.klines("3d", s("2024-05-01"), s("2024-06-01"), now_s=LATE, frame=frame)
+    assert [(one.start_s, one.end_s) for one in files] == [(s("2024-05-03"), s("2024-06-02"))]
+    usual = SPOT.klines("3d", s("2024-05-01"), s("2024-06-01"), now_s=LATE)
+    assert [(one.start_s, one.end_s) for one in usual] == [(s("2024-05-02"), s("2024-06-01"))]
 
 
 def test_nothing_is_there_when_the_archive_has_no_such_bars() -> None:
@@ -156,16 +171,19 @@ def test_files_hold_the_range_and_nothing_twice_when_any_is_asked_for(
     for file in files:
         assert file.start_s < end_s
         assert file.end_s > start_s
-        assert file.end_s + DAILY_LATE_S <= now_s
+        assert period_of(file)[1] + DAILY_LATE_S <= now_s
     assert all(one.end_s <= other.start_s for one, other in pairwise(files))
     assert len({file.path for file in files}) == len(files)
     if interval == "1s" and venue != "spot":
         assert files == []
         return
+    if interval in MONTHLY_ONLY:
+        for at in Timeframe(interval).grid(start_s, min(end_s, now_s - 39 * DAY)):
+            launched = datetime.combine(FIRST_DAY[venue], datetime.min.time(), UTC).timestamp()
+            assert at < launched or any(file.start_s <= at < file.end_s for file in files)
+        return
     first = int(datetime.combine(FIRST_DAY[venue], datetime.min.time(), UTC).timestamp())
-    old = 39 * DAY if interval in MONTHLY_ONLY else DAY + DAILY_LATE_S
-    for at in range(max(start_s, first), min(end_s, now_s - old), DAY):
+    for at in range(max(start_s, first), min(end_s, now_s - DAY - DAILY_LATE_S), DAY):
         assert any(file.start_s <= at < file.end_s for file in files)
-    if interval not in MONTHLY_ONLY:
-        months = [file for file in files if "/monthly/" in file.path]
-        assert all(file.start_s >= start_s and file.end_s <= end_s for file in months)
+    months = [file for file in files if "/monthly/" in file.path]
+    assert all(file.start_s >= start_s and file.end_s <= end_s for file in months)

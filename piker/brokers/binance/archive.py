@@ -39,6 +39,7 @@ from piker.clock import wall_s
 from piker.config import data_dir, load_brokers
 from piker.errors import Bug, DataQuality
 from piker.market import MktPair
+from piker.ohlcv import Timeframe
 
 __all__ = ["ARCHIVE_URL", "BinanceArchive", "archive_url", "open_archive_client"]
 
@@ -84,9 +85,20 @@ class BinanceArchive:
         self._shelf = Shelf(market.address.venue, market.bs_mktid)
 
     # -- what there is ---------------------------------------------------------------------
-    def files(self, interval: str, start_s: int, end_s: int, *, now_s: int) -> list[ArchiveFile]:
-        """Return the files with bars that open in [start_s, end_s). Pure; see :class:`Shelf`."""
-        return self._shelf.klines(interval, start_s, end_s, now_s=now_s)
+    def files(
+        self,
+        interval: str,
+        start_s: int,
+        end_s: int,
+        *,
+        now_s: int,
+        frame: Timeframe | None = None,
+    ) -> list[ArchiveFile]:
+        """Return the files with bars that open in [start_s, end_s). Pure; see :class:`Shelf`.
+
+        ``frame`` is the market's own grid of three-day bars, where it is known.
+        """
+        return self._shelf.klines(interval, start_s, end_s, now_s=now_s, frame=frame)
 
     def days_of(self, file: ArchiveFile, *, now_s: int) -> list[ArchiveFile]:
         """Return the daily files in place of a monthly one that is missing or broken. Pure."""

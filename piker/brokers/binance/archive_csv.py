@@ -17,6 +17,7 @@ import msgspec
 import numpy as np
 
 from piker.brokers.archive import ArchiveFile, Defect
+from piker.brokers.binance.archive_files import period_of
 from piker.brokers.binance.bars import (
     AGG_TRADE_DTYPE,
     FUNDING_DTYPE,
@@ -178,9 +179,9 @@ class KlineReader(_Reader):
 
     def __init__(self, text: Text, file: ArchiveFile, market: MktPair) -> None:
         self._timeframe = Timeframe(file.interval)
-        bars = (file.end_s - file.start_s) // self._timeframe.seconds
+        self._start_s, self._end_s = period_of(file)
+        bars = (self._end_s - self._start_s) // self._timeframe.seconds
         super().__init__(text, _KLINES, KLINE_DTYPE, max_rows=bars * 2 + SPARE_ROWS)
-        self._file = file
         self._market = market
 
     def finish(self, *, closed_s: int) -> tuple[Rows, list[Defect]]:
@@ -194,8 +195,8 @@ class KlineReader(_Reader):
             rows,
             times_us,
             self._timeframe,
-            start_s=self._file.start_s,
-            end_s=self._file.end_s,
+            start_s=self._start_s,
+            end_s=self._end_s,
             closed_s=closed_s,
         )
         if not len(rows):

@@ -9,11 +9,14 @@ import re
 from datetime import UTC, date, datetime, timedelta
 from typing import Literal
 
+import msgspec
+
 from piker.brokers.archive import ArchiveFile
 from piker.brokers.binance.bars import INTERVALS
-from piker.errors import DataUnavailable
+from piker.errors import Bug, DataUnavailable
+from piker.ohlcv import Timeframe
 
-__all__ = ["DAILY_LATE_S", "FIRST_DAY", "MONTHLY_LATE_S", "MONTHLY_ONLY", "Shelf"]
+__all__ = ["DAILY_LATE_S", "FIRST_DAY", "MONTHLY_LATE_S", "MONTHLY_ONLY", "Shelf", "period_of"]
 
 Kind = Literal["klines", "aggTrades", "fundingRate"]
 
@@ -29,6 +32,7 @@ MONTHLY_ONLY = ("3d", "1w", "1M")  # of these there are no daily files
 FIRST_DAY = {"spot": date(2017, 7, 1), "usdtm": date(2019, 12, 1), "coinm": date(2020, 8, 1)}
 _ROOTS = {"spot": "spot", "usdtm": "futures/um", "coinm": "futures/cm"}
 _SYMBOL = re.compile(r"[A-Z0-9]+(_[A-Z0-9]+)?", re.ASCII)
+_STAMP = re.compile(r"-(\d{4})-(\d{2})(?:-(\d{2}))?\.zip$", re.ASCII)
 _DAY_S = 86_400
 
 
@@ -41,16 +45,29 @@ class Shelf:
         self.venue = venue
         self.symbol = symbol
 
-    def klines(self, interval: str, start_s: int, end_s: int, *, now_s: int) -> list[ArchiveFile]:
+    def klines(
+        self,
+        interval: str,
+        start_s: int,
+        end_s: int,
+        *,
+        now_s: int,
+        frame: Timeframe | None = None,
+    ) -> list[ArchiveFile]:
         """Return the files with bars that open in [start_s, end_s), ascending.
 
         A whole month where the range holds it and its file can be there, days otherwise; of
-        intervals that exist monthly only every month that the range touches.
+        intervals that exist monthly only every month that the range touches. Those files are
+        about the bars that open in their month: their bounds are bars' opens, on the grid of
+        ``frame`` (of three-day bars the market's own, if it is known).
         """
         if interval not in INTERVALS or (interval == "1s" and self.venue != "spot"):
             return []
         if interval in MONTHLY_ONLY:
-            return self._months("klines", interval, start_s, end_s, now_s)
+            grid = frame or Timeframe(interval)
+            months = self._months("klines", interval, start_s, end_s, now_s)
+            files = [_on_grid(month, grid) for month in months]
+            return [file for file in files if file.start_s < min(file.end_s, end_s)]
         return self._mixed("klines", interval, start_s, end_s, now_s)
 
     def trades(self, start_s: int, end_s: int, *, now_s: int) -> list[ArchiveFile]:
@@ -78,7 +95,7 @@ class Shelf:
             return []
         return [
             self._day(file.kind, file.interval, day)
-            for day in _days(file.start_s, file.end_s)
+            for day in _days(*period_of(file))
             if _start_of(day) + _DAY_S + DAILY_LATE_S <= now_s
         ]
 
@@ -132,6 +149,22 @@ class Shelf:
         return ArchiveFile(
             f"{folder}/{self.symbol}-{word}-{stamp}.zip", kind, interval, start_s, end_s
         )
+
+
+def period_of(file: ArchiveFile) -> tuple[int, int]:
+    """Return the day or month that a file is of by its name, as seconds [start, end)."""
+    stamp = _STAMP.search(file.path)
+    if stamp is None:
+        raise Bug(f"{file.path} is no file of the archive")
+    year, month, day = (int(part) if part else 0 for part in stamp.groups())
+    first = date(year, month, day or 1)
+    after = first + timedelta(days=1) if day else _next_month(first)
+    return _start_of(first), _start_of(after)
+
+
+def _on_grid(file: ArchiveFile, grid: Timeframe) -> ArchiveFile:
+    start_s, end_s = (grid.next(bound - 1) for bound in (file.start_s, file.end_s))
+    return msgspec.structs.replace(file, start_s=start_s, end_s=end_s)
 
 
 def _date_of(time_s: int) -> date:
