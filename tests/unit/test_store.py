@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import os
 import random
@@ -65,6 +66,28 @@ def test_bars_are_the_same_when_read_again(store: Store, tmp_path: Path) -> None
     table = store.read(MINUTES, T0, T0 + 60).table
     assert table["close_time"][0].value == (T0 + 60) * 10**9 - 1_000_000
     assert store.coverage(MINUTES, T0 - 60, T0 + 120).covered == ((T0, T0 + 120),)
+
+
+def test_hole_stays_a_hole_when_no_bars_are_stored_in_it_twice(store: Store) -> None:
+    """That there is nothing may be said as often as one likes, and confirmed at last."""
+    nothing = np.zeros(0, KLINE_DTYPE)
+    for sure in (False, True):
+        store.write(MINUTES, nothing, T0, T0 + 600, source="rest", confirmed=sure)
+    (hole,) = store.coverage(MINUTES, T0, T0 + 600).holes
+    assert hole.confirmed
+    assert store.read(MINUTES, T0, T0 + 600).table.num_rows == 0
+
+
+def test_databases_are_closed_when_the_threads_that_read_have_ended(store: Store) -> None:
+    """Trio's worker threads come and go for as long as a daemon runs."""
+    put(store, bars(T0, 10))
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(20):
+        thread = threading.Thread(target=store.read, args=(MINUTES, T0, T0 + 600))
+        thread.start()
+        thread.join()
+    gc.collect()
+    assert len(os.listdir("/proc/self/fd")) <= before + 2
 
 
 @pytest.mark.parametrize("interval", ["1s", "5m", "1h", "1d", "3d", "1w", "1M"])

@@ -40,7 +40,8 @@ def merge(old: Sequence[Part], new: Part) -> tuple[Rows, Rows, int]:
     age[count:] = 1
     order = np.lexsort((age, RANK[codes], rows["time"]))
     rows, codes, age = rows[order], codes[order], age[order]
-    last = np.append(rows["time"][1:] != rows["time"][:-1], True)
+    last = np.ones(len(rows), bool)
+    last[:-1] = rows["time"][1:] != rows["time"][:-1]
     beaten = np.flatnonzero(~last)
     changed = sum(bool(age[at + 1]) and not same_bar(rows[at], rows[at + 1]) for at in beaten)
     return rows[last], codes[last], changed

@@ -13,6 +13,7 @@ import fcntl
 import itertools
 import os
 import threading
+import weakref
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -78,7 +79,7 @@ class Store:
         except OSError as err:
             raise StoreError.of(err, self.root) from err
         self._local = threading.local()
-        self._manifests: list[Manifest] = []
+        self._manifests: weakref.WeakSet[Manifest] = weakref.WeakSet()  # one goes with its thread
         self._open: OrderedDict[Path, Segment] = OrderedDict()
         self._guard = threading.Lock()
 
@@ -86,7 +87,7 @@ class Store:
         """Close the database; tables that were read stay valid."""
         with self._guard:
             self._open.clear()
-            for manifest in self._manifests:
+            for manifest in list(self._manifests):
                 manifest.close()
             self._manifests.clear()
         self._local = threading.local()
@@ -98,7 +99,7 @@ class Store:
         if found is None:
             found = self._local.manifest = Manifest(self.root / "manifest.db")
             with self._guard:
-                self._manifests.append(found)
+                self._manifests.add(found)
         return found
 
     def folder(self, series: Series) -> Path:
