@@ -79,15 +79,18 @@ def test_hole_stays_a_hole_when_no_bars_are_stored_in_it_twice(store: Store) -> 
 
 
 def test_databases_are_closed_when_the_threads_that_read_have_ended(store: Store) -> None:
-    """Trio's worker threads come and go for as long as a daemon runs."""
+    """Trio's worker threads come and go for as long as a daemon runs.
+
+    SQLite keeps some descriptors of closed databases, to use them again while others are open.
+    """
     put(store, bars(T0, 10))
     before = len(os.listdir("/proc/self/fd"))
-    for _ in range(20):
+    for _ in range(300):
         thread = threading.Thread(target=store.read, args=(MINUTES, T0, T0 + 600))
         thread.start()
         thread.join()
     gc.collect()
-    assert len(os.listdir("/proc/self/fd")) <= before + 2
+    assert len(os.listdir("/proc/self/fd")) < before + 150  # three for each, were they kept
 
 
 @pytest.mark.parametrize("interval", ["1s", "5m", "1h", "1d", "3d", "1w", "1M"])
