@@ -125,7 +125,13 @@ class FeedConf(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     rows_1m: int = 288_000
     ring_ticks: int = 65_536
     release_after_s: float = 60.0
-    history_bars: int = 1000
+
+
+class HistoryConf(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Table ``[history]``: how far back live arrays are filled when a market is opened."""
+
+    backfill_1s_days: Annotated[float, msgspec.Meta(ge=0, le=365)] = 0.25
+    backfill_1m_days: Annotated[float, msgspec.Meta(ge=0, le=10_000)] = 30.0
 
 
 class BrokersTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -140,6 +146,7 @@ class Conf(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     network: NetworkConf = NetworkConf()
     log: LogConf = LogConf()
     feed: FeedConf = FeedConf()
+    history: HistoryConf = HistoryConf()
     brokers: BrokersTable = BrokersTable()
 
 

@@ -21,6 +21,7 @@ __all__ = [
     "TICK_DTYPE",
     "TICK_FORMAT",
     "TRADE",
+    "Backfill",
     "Outage",
     "Quote",
     "Resync",
@@ -128,6 +129,19 @@ class Outage(msgspec.Struct, frozen=True, tag="outage"):
 
     reason: str
     symbol: str = ""
+
+
+class Backfill(msgspec.Struct, frozen=True, tag="backfill"):
+    """Bars of the past have come into an array, below its first row or over incomplete ones.
+
+    ``rows`` of them open in [``start_s``, ``end_s``), ``period_s`` apart.
+    """
+
+    symbol: str
+    period_s: int
+    start_s: int
+    end_s: int
+    rows: int
 
 
 class Tick(msgspec.Struct, frozen=True):

@@ -49,11 +49,16 @@ class Command(msgspec.Struct, frozen=True):
 
 
 def commands(app: typer.Typer) -> list[Command]:
-    """Return every command of the app, in its own order."""
-    return [_command(info) for info in app.registered_commands if not info.hidden]
+    """Return every command of the app, in its own order; then those of its groups."""
+    found = [_command(info, "") for info in app.registered_commands if not info.hidden]
+    for group in app.registered_groups:
+        inner = group.typer_instance
+        assert inner is not None
+        found += [_command(info, f"{group.name} ") for info in inner.registered_commands]
+    return found
 
 
-def _command(info: Any) -> Command:
+def _command(info: Any, group: str) -> Command:
     callback = info.callback
     paragraphs = inspect.cleandoc(callback.__doc__ or "").split("\n\n")
     example = [part for part in paragraphs if part.startswith("Example: ")]
@@ -64,7 +69,7 @@ def _command(info: Any) -> Command:
         for name, parameter in inspect.signature(callback).parameters.items()
     ]
     return Command(
-        name=info.name or callback.__name__.replace("_", "-"),
+        name=group + (info.name or callback.__name__.replace("_", "-")),
         text="\n\n".join(text),
         example="".join(example).removeprefix("Example: "),
         parameters=tuple(parameters),

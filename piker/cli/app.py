@@ -381,8 +381,11 @@ def init() -> None:
 
 
 def _mount() -> None:
+    from piker.cli.history_app import history, store_app
     from piker.cli.symbols_app import symbols_app
 
+    app.command()(history)
+    app.add_typer(store_app, name="store")
     app.add_typer(symbols_app, name="symbols")
 
 

@@ -14,8 +14,8 @@ from piker.cli.candles import Candle
 from piker.cli.markets import check_markets
 from piker.cli.screen import MarketView, render
 from piker.clock import wall_ns
-from piker.data.feed import Feed, Flume, open_feed
-from piker.ticks import Outage, Quote, Resync
+from piker.data.feed import Feed, Flume, Item, open_feed
+from piker.ticks import Backfill, Outage, Quote, Resync
 
 __all__ = ["Tally", "follow", "run"]
 
@@ -36,7 +36,7 @@ class Tally:
         self.outages = 0
         self.note = ""
 
-    def take(self, item: dict[str, Quote] | Resync | Outage) -> None:
+    def take(self, item: Item) -> None:
         """Count one item of a feed."""
         if isinstance(item, Resync):
             self.resyncs += 1
@@ -44,7 +44,7 @@ class Tally:
         elif isinstance(item, Outage):
             self.outages += 1
             self.note = f"outage: {item.reason}"
-        else:
+        elif not isinstance(item, Backfill):
             for fqme, quote in item.items():
                 self.quotes[fqme] += 1
                 self.ticks[fqme] += len(quote.ticks)

@@ -9,7 +9,7 @@ import typer
 __all__ = ["symbols_app"]
 
 symbols_app = typer.Typer(
-    help="The symbol database: every market of every provider, searched offline.",
+    help="Fill and look at the symbol database.",
     no_args_is_help=True, rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )  # fmt: skip

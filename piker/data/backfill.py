@@ -16,7 +16,7 @@ from piker.data.shm import ShmArray
 from piker.errors import DataQuality
 from piker.ohlcv import OHLC_DTYPE
 
-__all__ = ["bars_of", "fill", "regularise"]
+__all__ = ["bars_of", "fill", "padded", "regularise"]
 
 MAX_ROWS = 5_000_000  # a frame longer than 9 years of minutes is a fault of the backend
 
@@ -73,6 +73,27 @@ def _fill(rows: Rows, period_s: int) -> Rows:
     full[position] = rows
     full["time"] = rows["time"][0] + np.arange(total) * period_s
     return full
+
+
+def padded(rows: Rows, period_s: int, end_s: int) -> Rows:
+    """Return sound rows as ``OHLC_DTYPE`` without holes, the last one right before ``end_s``."""
+    frame = np.zeros(len(rows), OHLC_DTYPE)
+    if not len(rows):
+        return frame
+    for name in OHLC_DTYPE.names or ():
+        frame[name] = rows[name]
+    if int(rows["time"][-1]) + period_s < end_s:
+        last = frame[-1:].copy()
+        last["time"], last["count"], last["volume"], last["bar_wap"] = (
+            end_s - period_s,
+            -1,
+            0.0,
+            0.0,
+        )
+        for name in ("open", "high", "low"):
+            last[name] = last["close"]
+        frame = np.concatenate([frame, last])
+    return _fill(frame, period_s)
 
 
 def fill(array: ShmArray, builder: BarBuilder, frame: Rows) -> None:

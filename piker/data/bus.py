@@ -11,14 +11,15 @@ import random
 from collections.abc import Sequence
 from decimal import Decimal
 from functools import partial
-from typing import Any
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 import trio
 
 from piker.brokers.quality import venue_quality
 from piker.brokers.spec import Backend
 from piker.clock import NS, wall_ns
-from piker.config import FeedConf
+from piker.config import Conf
 from piker.data._segment import State
 from piker.data.backfill import bars_of, fill, regularise
 from piker.data.messages import FeedEvent, FeedStats, FlumeInfo
@@ -36,12 +37,17 @@ from piker.errors import (
     PikerError,
     ProviderError,
     ShmError,
+    StoreError,
     Transient,
 )
 from piker.log import get_logger
 from piker.market import Asset, MktPair
 from piker.ohlcv import ClosedBar
 from piker.ticks import Outage, Quote, Resync, TickBatch
+
+if TYPE_CHECKING:
+    from piker.data.history.live import LiveJoin
+    from piker.data.history.manager import HistoryManager
 
 __all__ = ["Bus"]
 
@@ -64,6 +70,7 @@ class Market:
         self.mkt = mkt
         self.tape = tape
         self.users = 0
+        self.joins: list[LiveJoin] = []
         self.live = False
         self.was_live = False  # it has been live before: coming back is a Resync
         self.ready = trio.Event()  # first quote and history are in
@@ -73,9 +80,10 @@ class Market:
 class Bus:
     """All open markets of one provider."""
 
-    def __init__(self, backend: Backend, conf: FeedConf, nursery: trio.Nursery) -> None:
+    def __init__(self, backend: Backend, conf: Conf, nursery: trio.Nursery) -> None:
         self.backend = backend
         self.conf = conf
+        self._history: HistoryManager | None = None
         self.quality = venue_quality(backend.name)
         self.tapes = Tapes(self.quality.count)
         self.markets: dict[str, Market] = {}
@@ -195,7 +203,7 @@ class Bus:
         self._nursery.start_soon(self._run_group, made)
 
     def _make_tape(self, mkt: MktPair) -> Tape:
-        name, conf, mktid = self.backend.name, self.conf, mkt.mktid
+        name, conf, mktid = self.backend.name, self.conf.feed, mkt.mktid
         ring, _ = TickRing.open_writer(name, mktid, rows=conf.ring_ticks)
         seconds, _ = ShmArray.open_writer(name, mktid, period_s=1, rows=conf.rows_1s)
         minutes, _ = ShmArray.open_writer(name, mktid, period_s=60, rows=conf.rows_1m)
@@ -224,6 +232,8 @@ class Bus:
         """Stream a group until nobody has used any of it for the grace time."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._stream_for_ever, group)
+            for market in group:
+                nursery.start_soon(self._join_history, market)
             await self._until_unused(group)
             nursery.cancel_scope.cancel()
         for market in group:
@@ -232,12 +242,34 @@ class Bus:
             _close_tape(market.tape, unlink=True)
         _log.info("feed.released", markets=[market.mkt.mktid for market in group])
 
+    async def _join_history(self, market: Market) -> None:
+        """Fill a market's arrays backwards, and mend them after outages, for ever."""
+        await market.ready.wait()
+        if market.error is not None:
+            return
+        # In a thread: importing pyarrow takes longer than a live feed may stand still.
+        live = await trio.to_thread.run_sync(import_module, "piker.data.history.live")
+        tape = market.tape
+        try:
+            self._history = self._history or live.HistoryManager(self.backend)
+        except StoreError as err:
+            _log.error("history.store", error=str(err))
+            return
+        market.joins = live.joins_of(
+            self.backend, self._history, market.mkt,
+            list(zip(tape.builders, tape.bars, strict=True)), self.conf.history,
+            lambda: market.live, lambda: self._guarded(tape.write_bars), self._tell,
+        )  # fmt: skip
+        async with trio.open_nursery() as nursery:
+            for join in market.joins:
+                nursery.start_soon(join.run)
+
     async def _until_unused(self, group: list[Market]) -> None:
         while True:
             while any(market.users > 0 for market in group):
                 await self._released.wait()
             if not any(market.error for market in group):
-                await trio.sleep(self.conf.release_after_s)
+                await trio.sleep(self.conf.feed.release_after_s)
             if all(market.users <= 0 for market in group):
                 return
 
@@ -331,12 +363,8 @@ class Bus:
             self._set_state(names, State.RECONNECTING)
             self._tell(item)
         else:
-            self._counts["resyncs"] += 1
             self._counts["reconnects"] += item.reason == "reconnect"
-            names = [item.symbol] if item.symbol else []
-            self.tapes.restore(names)
-            self._set_state(names, State.LIVE)
-            self._tell(item)
+            self._back([item.symbol] if item.symbol else [], item)
 
     # -- start-up of a market ----------------------------------------------------------------
     async def _prepare(self, group: list[Market], started: object) -> None:
@@ -388,12 +416,19 @@ class Bus:
             self._apply(Outage(why[:200], market.mkt.mktid))
 
     def _told_back(self, event: Resync | None, group: list[Market]) -> None:
-        names = [market.mkt.mktid for market in group]
+        self._back([market.mkt.mktid for market in group], event)
+
+    def _back(self, names: Sequence[str], event: Resync | None) -> None:
+        """Markets flow again: bars are complete from here on, what is before is mended."""
         self.tapes.restore(names)
         self._set_state(names, State.LIVE)
         if event is not None:
             self._counts["resyncs"] += 1
             self._tell(event)
+        for market in self.markets.values():
+            if not names or market.mkt.mktid in names:
+                for join in market.joins:
+                    join.resynced()
 
     def _tell(self, event: FeedEvent) -> None:
         for listener in list(self._listeners):

@@ -24,7 +24,7 @@ async def main(name: str, task_status: TaskStatus[None]) -> None:
     conf = config.load_conf()
     backend = load_backend(name.partition(".")[2], conf.brokers.modules)
     async with trio.open_nursery() as nursery:
-        _bus = Bus(backend, conf.feed, nursery)
+        _bus = Bus(backend, conf, nursery)
         nursery.start_soon(_bus.run_clock)
         task_status.started()
         try:

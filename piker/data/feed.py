@@ -18,6 +18,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
+import msgspec
 import trio
 from trio_typing import TaskStatus
 
@@ -29,13 +30,13 @@ from piker.data.shm import Cursor, ShmArray, TickRing, attach_token
 from piker.data.wake import WakeReceiver, wake_dir
 from piker.errors import ConfigError, PeerLost, PikerError
 from piker.market import MktPair, parse_fqme
-from piker.ticks import Outage, Quote, Resync
+from piker.ticks import Backfill, Outage, Quote, Resync
 
 __all__ = ["Feed", "Flume", "open_feed"]
 
 FLOOR_S, CAP_S = 0.05, 2.0  # waits between attempts to attach again: live within seconds
 EVENTS = 1024  # events kept for a client that does not read; the oldest news is that it is lagging
-Item = dict[str, Quote] | Resync | Outage
+Item = dict[str, Quote] | Resync | Outage | Backfill
 
 
 class Flume:
@@ -209,7 +210,9 @@ class Feed:
                             self._push(Resync("daemon-restart", detail=f"datad.{provider}"))
                         first, wait_s = False, FLOOR_S
                         async for event in dialog:
-                            self._push(self._addressed(event, provider))
+                            event = self._addressed(event, provider)
+                            if not isinstance(event, Backfill) or event.symbol in self._lines:
+                                self._push(event)
                         raise PeerLost(f"datad.{provider} ended.")
             except PikerError as err:
                 if first:  # the opener's to see; later anything may pass
@@ -224,9 +227,7 @@ class Feed:
         if not event.symbol:
             return event
         fqme = f"{event.symbol}.{provider}"
-        if isinstance(event, Outage):
-            return Outage(event.reason, fqme)
-        return Resync(event.reason, fqme, event.missed, event.detail)
+        return msgspec.structs.replace(event, symbol=fqme)
 
 
 @asynccontextmanager

@@ -6,12 +6,12 @@ import msgspec
 
 from piker.data.shm import Token
 from piker.market import MktPair
-from piker.ticks import Outage, Quote, Resync
+from piker.ticks import Backfill, Outage, Quote, Resync
 
 __all__ = ["FeedEvent", "FeedStats", "FlumeInfo"]
 
 #: What datad sends on a feed's dialog, in order; quotes do not travel here.
-FeedEvent = Resync | Outage
+FeedEvent = Resync | Outage | Backfill
 
 
 class FlumeInfo(msgspec.Struct, frozen=True):

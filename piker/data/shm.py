@@ -300,6 +300,12 @@ class ShmArray(_Shared):
         words[_SEQ] += 1
         return True
 
+    @property
+    def room(self) -> int:
+        """Return how many rows fit below the first one."""
+        words = self._words
+        return max(0, self._capacity - self._guard - (words[_LAST] - words[_FIRST]))
+
     def push(self, data: Rows, *, prepend: bool = False) -> int:
         """Append rows, or put history before the first one; return how many were written.
 
@@ -307,9 +313,8 @@ class ShmArray(_Shared):
         that there is room for.
         """
         words, limit = self._words, self._guard
-        room = self._capacity - limit - (words[_LAST] - words[_FIRST])
         if prepend:
-            data = data[max(0, len(data) - max(0, room)) :]
+            data = data[max(0, len(data) - self.room) :]
             for end in range(len(data), 0, -limit):
                 part = data[max(0, end - limit) : end]
                 self._store(part, words[_FIRST] - len(part))

@@ -19,7 +19,7 @@ from piker import service
 from piker.data import attach
 from piker.data.feed import Feed, open_feed
 from piker.errors import ProviderError, ShmError
-from piker.ticks import Outage, Quote, Resync
+from piker.ticks import Backfill, Outage, Quote, Resync
 
 pytestmark = pytest.mark.slow
 FQME = "abc.stranger_backend"
@@ -116,6 +116,8 @@ async def test_stalled_client_is_told_what_it_missed_and_delays_nobody(
                 seen += len((await quotes_of(lively, 1))[0].ticks)
         assert seen >= 150
         event = await stalled.receive()
+        while isinstance(event, Backfill):
+            event = await stalled.receive()
         assert isinstance(event, Resync)
         assert (event.reason, event.symbol) == ("lagged", FQME)
         assert event.missed >= 100

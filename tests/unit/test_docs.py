@@ -24,6 +24,7 @@ from piker.cli.app import app  # noqa: E402
 PAGES = gendocs.pages()
 SOURCES = sorted((ROOT / "piker").rglob("*.py"))
 COMMANDS = {command.name: command for command in cli_reference.commands(app)}
+GROUPS = {group.name for group in app.registered_groups}
 #: Names of the reader's own that examples use.
 OF_THE_READER = ("my_pkg",)
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
@@ -166,6 +167,10 @@ def check_command(line: str) -> str:
         return ""
     if words[0] in cli_reference.HELP_OPTIONS or words[0].isupper():
         return ""
+    if words[0] in GROUPS and len(words) > 1 and not words[1].isupper():
+        words[:2] = [" ".join(words[:2])]
+    if words[0] in GROUPS or words[0].split()[-1] in cli_reference.HELP_OPTIONS:
+        return ""
     if words[0] not in COMMANDS:
         return f"piker has no command {words[0]!r}"
     options = COMMANDS[words[0]].options
@@ -199,6 +204,8 @@ def test_commands_exist_when_a_message_or_docstring_names_them(path: Path) -> No
         ("$ piker feed btcusdt.spot.binance --seconds 5", ""),
         ("$ .venv/bin/piker search btc -p kraken  # a comment", ""),
         ("$ PIKER_LOG=INFO pikerd --log-level info &", ""),
+        ("$ piker store ls --json", ""),
+        ("$ piker store list", "no command 'store list'"),
         ("$ piker fed x", "no command 'fed'"),
         ("$ piker feed x --second 5", "no option '--second'"),
         ("$ make run", ""),

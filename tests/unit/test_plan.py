@@ -56,8 +56,9 @@ def test_a_plan_covers_exactly_what_is_missing_for_10000_coverages_and_requests(
         offers = {
             name: [Unit(*span) for span in some_ranges(chance, 5)] for name in ("archive", "rest")
         }
+        asked = {name: (lambda _, units=units: units) for name, units in offers.items()}
         failed = {name: some_ranges(chance, 2) for name in offers}
-        found = plan(wanted, offers, failed)
+        found = plan(wanted, asked, failed)
         parts = [part for step in found.steps for part in step.wanted]
         planned = seconds(parts)
         assert sum(b - a for a, b in parts) == len(planned), "nothing is asked for twice"

@@ -78,6 +78,7 @@ def test_hole_stays_a_hole_when_no_bars_are_stored_in_it_twice(store: Store) -> 
     assert store.read(MINUTES, T0, T0 + 600).table.num_rows == 0
 
 
+@pytest.mark.slow
 def test_databases_are_closed_when_the_threads_that_read_have_ended(store: Store) -> None:
     """Trio's worker threads come and go for as long as a daemon runs.
 

@@ -11,7 +11,9 @@ goes on where it was. Half-open ranges of open times; closed bars only.
 from __future__ import annotations
 
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -26,7 +28,7 @@ from piker.data.history import frame
 from piker.data.history.plan import Step, Unit, needed, plan
 from piker.data.history.quality import FileDefect, Missing, Report
 from piker.data.history.sources import ArchiveSource, Fetched, Source, open_sources
-from piker.data.ranges import Range, intersect, subtract
+from piker.data.ranges import Range, intersect, subtract, union
 from piker.data.store import maintenance, merge
 from piker.data.store.segment import rows_of
 from piker.data.store.series import Series
@@ -39,6 +41,7 @@ from piker.errors import (
     NoData,
     RangeError,
     StoreError,
+    Transient,
 )
 from piker.log import get_logger
 from piker.ohlcv import Timeframe
@@ -52,6 +55,7 @@ __all__ = ["SOURCES", "History", "HistoryManager", "Progress", "aligned"]
 log = get_logger("history")
 
 SOURCES = ("archive", "rest")  # the order in which they are asked
+GIVE_UP = 4  # units that a source could not give in a row: it is not asked for more in that call
 MAX_PASSES = 12  # plans of one call: each failure of a source makes another one
 
 
@@ -94,6 +98,7 @@ class _Attempt(msgspec.Struct):
     failed: dict[str, list[Range]]
     excuses: list[tuple[Range, str, str]]  # range, why, detail
     progress: Callable[[Progress], None] | None
+    in_a_row: Counter[str] = msgspec.field(default_factory=Counter)  # failures, by source
     broken: StoreError | None = None  # what ended the call: the store can not be written
 
 
@@ -157,6 +162,11 @@ class HistoryManager:
                 finally:
                     apart.store.close()
         report.rows = stored.table.num_rows
+        report.fetched = [
+            (*span, name)
+            for name in report.sources
+            for span in union(part[:2] for part in report.fetched if part[2] == name)
+        ]
         report.elapsed_s = (clock.monotonic_ns() - begun_ns) / clock.NS
         history = History(series, stored.table, report)
         if any(one.why in ("failed", "refused") for one in report.missing):
@@ -170,7 +180,7 @@ class HistoryManager:
         stored = self.store.read(series, *request)
         if stored.damaged or needed(request, stored.coverage):
             return None
-        report = Report(series, *request, rows=stored.table.num_rows)
+        report = Report(series, *request, rows=stored.table.num_rows, stored=stored.table.num_rows)
         report.expected = series.timeframe.count_between(*request)
         report.missing = _explain(series, request, request, stored, [], offline=False)
         return History(series, stored.table, report)
@@ -187,6 +197,7 @@ class HistoryManager:
         attempt = _Attempt(series, request, now_s, report, self.store, {}, [], progress)
         stored = await trio.to_thread.run_sync(self.store.read, series, *request)
         report.damaged += stored.damaged
+        report.stored = stored.table.num_rows
         if sources and (recheck or needed(request, stored.coverage)):
             await self._ask(attempt, tuple(sources), recheck)
             await trio.to_thread.run_sync(maintenance.compact, self.store, series)
@@ -242,8 +253,7 @@ class HistoryManager:
             )
             wanted = needed(attempt.request, coverage)
             offers = {
-                name: [unit for span in wanted for unit in source.units(span, attempt.now_s)]
-                for name, source in opened.items()
+                name: partial(source.units, now_s=attempt.now_s) for name, source in opened.items()
             }
             steps = plan(wanted, offers, attempt.failed).steps
             if not steps:
@@ -261,6 +271,11 @@ class HistoryManager:
         async with limits[step.source]:
             if attempt.broken is not None:
                 return
+            if attempt.in_a_row[step.source] >= GIVE_UP:
+                attempt.failed.setdefault(step.source, []).extend(step.wanted)
+                why = f"{step.source}: given up after {GIVE_UP} failures in a row"
+                attempt.excuses[:0] = [(part, "failed", why) for part in step.wanted]
+                return
             await self._one(attempt, opened[step.source], step)
 
     async def _one(self, attempt: _Attempt, source: Source, step: Step) -> None:
@@ -269,26 +284,34 @@ class HistoryManager:
         failed = attempt.failed.setdefault(source.name, [])
         begun_ns = clock.monotonic_ns()
         entry.requests += 1
+
+        async def keep(fetched: Fetched) -> None:
+            await trio.to_thread.run_sync(self._keep, attempt, source.name, fetched)
+            entry.rows += len(fetched.rows)
+            entry.bytes += fetched.bytes
+
         try:
-            for fetched in await source.fetch(step.unit, attempt.now_s):
-                await trio.to_thread.run_sync(self._keep, attempt, source.name, fetched)
-                entry.rows += len(fetched.rows)
-                entry.bytes += fetched.bytes
+            await source.fetch(step.unit, attempt.now_s, keep)
+            attempt.in_a_row[source.name] = 0
         except NoData:
             pass  # the next source may have it
         except StoreError as err:
             attempt.broken = err
         except BrokerError as err:
             entry.failures += 1
-            log.warning(
-                "history.failed", series=attempt.series, source=source.name, why=err.message
-            )
+            attempt.in_a_row[source.name] += isinstance(err, Transient)
+            log.info("history.failed", series=attempt.series, source=source.name, why=err.message)
             why = "refused" if isinstance(err, DataQuality) else "failed"
             final = isinstance(err, DataUnavailable)
             attempt.excuses += [
                 (part, "not-offered" if final else why, f"{source.name}: {err.message}")
                 for part in step.wanted
             ]
+        except Exception as err:  # a backend's own fault ends its unit, not the call
+            entry.failures += 1
+            said = f"{source.name}: the backend failed: {type(err).__name__}: {err}"
+            log.error("history.backend", series=attempt.series, error=said)
+            attempt.excuses += [(part, "failed", said) for part in step.wanted]
         failed += step.wanted  # once is enough, whatever it brought: what is left is not there
         entry.busy_s += (clock.monotonic_ns() - begun_ns) / clock.NS
         if attempt.progress is not None:

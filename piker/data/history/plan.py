@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from piker.data.ranges import Range, intersect, subtract, union
@@ -49,19 +49,20 @@ def needed(request: Range, coverage: Coverage) -> tuple[Range, ...]:
 
 def plan(
     wanted: Iterable[tuple[int, int]],
-    offers: Mapping[str, Sequence[Unit]],
+    offers: Mapping[str, Callable[[Range], Sequence[Unit]]],
     failed: Mapping[str, Iterable[tuple[int, int]]],
 ) -> Plan:
     """Assign everything wanted to the first source, in the order of ``offers``, that offers it.
 
-    ``failed`` are ranges that a source could not give: they go to the sources after it.
+    A source is asked for its units of what the sources before it have left over. ``failed`` are
+    ranges that a source could not give: they go to the sources after it.
     """
     left = union(wanted)
     steps: list[Step] = []
-    for source, units in offers.items():
+    for source, offer in offers.items():
         mine = subtract(left, failed.get(source, ()))
         taken: list[Range] = []
-        for unit in units:
+        for unit in (unit for span in mine for unit in offer(span)):
             part = subtract(intersect(mine, [unit[:2]]), taken)
             if part:
                 steps.append(Step(source, unit, part))

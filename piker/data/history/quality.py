@@ -57,6 +57,7 @@ class Report(msgspec.Struct):
     end_s: int
     rows: int = 0
     expected: int = 0
+    stored: int = 0  # rows that were in the store before
     elapsed_s: float = 0.0
     sources: dict[str, SourceReport] = msgspec.field(default_factory=dict)
     fetched: list[tuple[int, int, str]] = msgspec.field(default_factory=list)

@@ -6,7 +6,7 @@ answers says for which range it speaks, and whether a bar that is not there is k
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,8 +19,9 @@ from piker.brokers.archive import ArchiveClient, ArchiveFile, ChecksumPolicy, De
 from piker.brokers.spec import Backend
 from piker.data.history.plan import Unit
 from piker.data.history.quality import iso
-from piker.data.ranges import Range
+from piker.data.ranges import Range, subtract
 from piker.data.store.manifest import Origin
+from piker.data.store.merge import missing_runs
 from piker.data.store.series import Series
 from piker.errors import DataQuality, DataUnavailable, NoData
 from piker.ohlcv import KLINE_DTYPE, Timeframe
@@ -29,7 +30,10 @@ __all__ = ["ArchiveSource", "Fetched", "RestSource", "Source", "open_sources", "
 
 PAGE_ROWS = 1000  # bars of a REST unit where a backend does not say how many it serves
 MAX_PAGES = 64  # answers that one unit may take: a backend that never advances is stopped
+HARMLESS = ("duplicate", "unsorted", "out-of-range")  # defects that cost no bar of the range
 SETTLE_S = 60  # a bar that closed less than this ago may not be in the venue's answers yet
+
+_NONE = np.zeros(0, KLINE_DTYPE)
 
 Rows = np.ndarray[Any, np.dtype[Any]]
 
@@ -52,6 +56,10 @@ class Fetched(msgspec.Struct, frozen=True):
     bytes: int = 0
 
 
+#: Takes what was fetched: it is stored when this returns.
+Keep = Callable[[Fetched], Awaitable[None]]
+
+
 class Source(Protocol):
     """One place that bars come from."""
 
@@ -62,8 +70,8 @@ class Source(Protocol):
         """Return the units that hold what this source may have of a range. Pure."""
         ...
 
-    async def fetch(self, unit: Unit, now_s: int) -> list[Fetched]:
-        """Ask for one unit; raises what the toolkit raises."""
+    async def fetch(self, unit: Unit, now_s: int, keep: Keep) -> None:
+        """Ask for one unit, give each answer to ``keep``; raises what the toolkit raises."""
         ...
 
 
@@ -83,7 +91,7 @@ class ArchiveSource:
         files = self._client.files(self._series.interval, *wanted, now_s=now_s)
         return [Unit(file.start_s, file.end_s, file) for file in files]
 
-    async def fetch(self, unit: Unit, now_s: int) -> list[Fetched]:
+    async def fetch(self, unit: Unit, now_s: int, keep: Keep) -> None:
         """Fetch a file: all of it, whatever is wanted of it."""
         file: ArchiveFile = unit.payload
         answer = await self._client.fetch(file)
@@ -92,12 +100,13 @@ class ArchiveSource:
             answer.verified,
         )  # fmt: skip
         end = min(file.end_s, self._series.timeframe.floor(now_s))
-        return [
+        rows = answer.rows[answer.rows["time"] < end]
+        await keep(
             Fetched(
-                answer.rows[answer.rows["time"] < end], file.start_s, end, False,
-                "not in the archive's file", answer.defects, origin, file.path, answer.size,
+                rows, file.start_s, end, False, "not in the archive's file", answer.defects,
+                origin, file.path, answer.size,
             )
-        ]  # fmt: skip
+        )  # fmt: skip
 
     def file_of(self, origin: Origin) -> ArchiveFile:
         """Return the file that bars came from."""
@@ -132,19 +141,48 @@ class RestSource:
             units.append(Unit(int(grid[low]), self._timeframe.next(int(grid[high - 1]))))
         return units
 
-    async def fetch(self, unit: Unit, now_s: int) -> list[Fetched]:
-        """Ask page by page, backwards, until the unit is answered."""
-        found: list[Fetched] = []
+    async def fetch(self, unit: Unit, now_s: int, keep: Keep) -> None:
+        """Ask page by page, backwards, until the unit is answered.
+
+        Bars that are missing within an answer are asked for once more: that the venue has none
+        is believed when two answers agree.
+        """
         end = unit.end
         for _ in range(MAX_PAGES):
             answer = await self._ask(unit.start, end, now_s)
-            found.append(answer)
+            await keep(answer)
+            if not answer.final:
+                await self._second_word(answer, now_s, keep)
             if answer.start_s <= unit.start:
-                return found
+                return
             end = answer.start_s
         raise DataQuality(
             f"{self._series}: {MAX_PAGES} answers did not cover one page.", kind="no-progress"
         )
+
+    async def _second_word(self, first: Fetched, now_s: int, keep: Keep) -> None:
+        span = Range(first.start_s, first.end_s)
+        holes = missing_runs(self._timeframe, first.rows["time"], span) if span[0] < span[1] else []
+        if not holes:
+            return
+        if refused := [one for one in first.defects if one.kind not in HARMLESS]:
+            said = ", ".join(f"{one.count} {one.kind}" for one in refused)
+            raise DataQuality(f"{self._series}: bars were refused ({said}).", kind="refused")
+        start, end = holes[0].start, holes[-1].end
+        second = await self._ask(start, end, now_s)
+        had = np.setdiff1d(second.rows["time"], first.rows["time"])
+        if len(had):
+            await keep(second)
+            left = subtract(holes, [(int(t), self._timeframe.next(int(t))) for t in had])
+            if left:
+                raise DataQuality(
+                    f"{self._series}: two answers differ in which bars there are.",
+                    kind="contradiction",
+                )
+            return
+        for hole in holes:
+            until = min(hole.end, second.end_s)
+            await keep(Fetched(_NONE, hole.start, until, True, "the venue has no bar there"))
 
     async def _ask(self, start_s: int, end_s: int, now_s: int) -> Fetched:
         timeframe = self._timeframe
@@ -156,11 +194,9 @@ class RestSource:
                 start_dt=pendulum.from_timestamp(start_s),
             )
         except NoData:
-            end = max(start_s, min(end_s, settled))
-            return Fetched(np.zeros(0, KLINE_DTYPE), start_s, end, True, "the venue has no bars")
+            return Fetched(_NONE, start_s, max(start_s, min(end_s, settled)), False)
         except DataUnavailable as err:
-            rows = np.zeros(0, KLINE_DTYPE)
-            return Fetched(rows, start_s, end_s, True, err.message)
+            return Fetched(_NONE, start_s, end_s, True, err.message)
         rows, defects = sound(frame, timeframe, Range(start_s, end_s))
         if not len(rows):
             raise DataQuality(
@@ -169,9 +205,7 @@ class RestSource:
         # It speaks from its first bar on: it may be the newest part of what was asked for.
         begin = int(rows["time"][0])
         end = min(end_s, max(timeframe.next(int(rows["time"][-1])), settled))
-        refused = [one.kind for one in defects if one.kind not in ("duplicate", "unsorted")]
-        why = f"refused: {', '.join(refused)}" if refused else "the venue has no bar there"
-        return Fetched(rows, begin, end, not refused, why, defects, place=f"page of {iso(begin)}")
+        return Fetched(rows, begin, end, False, "", defects, place=f"page of {iso(begin)}")
 
 
 def sound(frame: Rows, timeframe: Timeframe, within: Range) -> tuple[Rows, tuple[Defect, ...]]:
@@ -189,6 +223,8 @@ def sound(frame: Rows, timeframe: Timeframe, within: Range) -> tuple[Rows, tuple
             rows[name] = -1
         elif name != "index":
             rows[name] = np.nan
+    if "turnover" not in given and "bar_wap" in given:
+        rows["turnover"] = rows["bar_wap"] * rows["volume"]
     rows["index"] = 0
     defects: list[Defect] = []
 

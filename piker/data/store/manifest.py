@@ -7,9 +7,11 @@ durable (WAL, full sync). Times are epoch seconds unless a name says otherwise.
 from __future__ import annotations
 
 import sqlite3
+import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -72,9 +74,11 @@ class Origin(msgspec.Struct, frozen=True):
 
 
 class Manifest:
-    """An open manifest. One for each thread: SQLite's connections are not shared."""
+    """An open manifest: one connection, which the threads of a process take in turns."""
 
     def __init__(self, path: Path) -> None:
+        self._turn = threading.RLock()
+        self._ids: dict[Series, int] = {}
         try:
             self._db = sqlite3.connect(
                 path, timeout=BUSY_S, isolation_level=None, check_same_thread=False
@@ -87,7 +91,6 @@ class Manifest:
                 f"the store's manifest {path} can not be read: {err}.",
                 remedy="Run: piker store repair, which makes it anew from the files.",
             ) from err
-        self._ids: dict[Series, int] = {}
 
     def _migrate(self, path: Path) -> None:
         found = self._db.execute("PRAGMA user_version").fetchone()[0]
@@ -106,26 +109,32 @@ class Manifest:
 
     def close(self) -> None:
         """Close the database."""
-        self._db.close()
+        with self._turn:
+            self._db.close()
 
     @contextmanager
     def commit(self) -> Iterator[None]:
-        """Do everything of the block or nothing; durable when it ends."""
-        try:
-            self._db.execute("BEGIN IMMEDIATE")
-            yield
-            self._db.execute("COMMIT")
-        except sqlite3.Error as err:
-            self._roll_back()
-            if "full" in str(err):
-                raise StoreError(
-                    "the disk is full: nothing was stored.",
-                    remedy="Free some space; what was stored before is whole.",
-                ) from err
-            raise StoreError(f"the store's manifest can not be written: {err}.") from err
-        except BaseException:
-            self._roll_back()
-            raise
+        """Do everything of the block or nothing; durable when it ends. Other threads wait."""
+        with self._turn:
+            try:
+                self._db.execute("BEGIN IMMEDIATE")
+                yield
+                self._db.execute("COMMIT")
+            except sqlite3.Error as err:
+                self._roll_back()
+                if "full" in str(err):
+                    raise StoreError(
+                        "the disk is full: nothing was stored.",
+                        remedy="Free some space; what was stored before is whole.",
+                    ) from err
+                raise StoreError(f"the store's manifest can not be written: {err}.") from err
+            except BaseException:
+                self._roll_back()
+                raise
+
+    def _rows(self, question: str, *values: object) -> list[Any]:
+        with self._turn:
+            return self._db.execute(question, values).fetchall()
 
     def _roll_back(self) -> None:
         if self._db.in_transaction:
@@ -135,13 +144,13 @@ class Manifest:
     def find(self, series: Series) -> int | None:
         """Return a series' number, None when nothing of it was ever stored."""
         if series not in self._ids:
-            row = self._db.execute(
+            rows = self._rows(
                 "SELECT id FROM series WHERE provider = ? AND market = ? AND interval = ?",
-                (series.provider, series.market, series.interval),
-            ).fetchone()
-            if row is None:
+                series.provider, series.market, series.interval,
+            )  # fmt: skip
+            if not rows:
                 return None
-            self._ids[series] = row[0]
+            self._ids[series] = rows[0][0]
         return self._ids[series]
 
     def add(self, series: Series) -> int:
@@ -156,15 +165,13 @@ class Manifest:
 
     def all_series(self) -> list[tuple[int, Series]]:
         """Return every series with its number, by name."""
-        rows = self._db.execute(
-            "SELECT id, provider, market, interval FROM series ORDER BY 2, 3, 4"
-        ).fetchall()
+        rows = self._rows("SELECT id, provider, market, interval FROM series ORDER BY 2, 3, 4")
         return [(number, Series(*names)) for number, *names in rows]
 
     def listed_s(self, number: int) -> int | None:
         """Return the time before which the venue has no bars, once that is known."""
-        row = self._db.execute("SELECT listed_s FROM series WHERE id = ?", (number,)).fetchone()
-        return row[0] if row else None
+        rows = self._rows("SELECT listed_s FROM series WHERE id = ?", number)
+        return rows[0][0] if rows else None
 
     def set_listed(self, number: int, time_s: int | None) -> None:
         """Keep the time before which the venue has no bars."""
@@ -173,11 +180,11 @@ class Manifest:
     # -- segments ----------------------------------------------------------------------------
     def segments(self, number: int, start_s: int, end_s: int) -> list[Written]:
         """Return the files that overlap [start_s, end_s), ascending. They never overlap."""
-        rows = self._db.execute(
+        rows = self._rows(
             "SELECT name, start_s, end_s, rows, size, sha256, blocks FROM segment"
             " WHERE series = ? AND start_s < ? AND end_s > ? ORDER BY start_s",
-            (number, end_s, start_s),
-        ).fetchall()
+            number, end_s, start_s,
+        )  # fmt: skip
         return [Written(*row) for row in rows]
 
     def replace_segments(
@@ -201,11 +208,11 @@ class Manifest:
     # -- holes -------------------------------------------------------------------------------
     def holes(self, number: int, start_s: int, end_s: int) -> list[Hole]:
         """Return the holes that overlap [start_s, end_s), ascending."""
-        rows = self._db.execute(
+        rows = self._rows(
             "SELECT start_s, end_s, confirmed, why, seen_ns FROM hole"
             " WHERE series = ? AND start_s < ? AND end_s > ? ORDER BY start_s",
-            (number, end_s, start_s),
-        ).fetchall()
+            number, end_s, start_s,
+        )  # fmt: skip
         return [Hole(start, end, bool(sure), why, seen) for start, end, sure, why, seen in rows]
 
     def replace_holes(self, number: int, within: Range, holes: Iterable[Hole]) -> None:
@@ -235,11 +242,11 @@ class Manifest:
     # -- origins -----------------------------------------------------------------------------
     def origins(self, number: int, start_s: int, end_s: int) -> list[Origin]:
         """Return the archive files that bars of [start_s, end_s) came from."""
-        rows = self._db.execute(
+        rows = self._rows(
             "SELECT path, source, start_s, end_s, sha256, etag, verified, checked_ns FROM origin"
             " WHERE series = ? AND start_s < ? AND end_s > ? ORDER BY start_s",
-            (number, end_s, start_s),
-        ).fetchall()
+            number, end_s, start_s,
+        )  # fmt: skip
         return [
             Origin(path, source, start, end, sha256, etag, bool(sound), checked)
             for path, source, start, end, sha256, etag, sound, checked in rows
@@ -262,11 +269,11 @@ class Manifest:
 
     def tail(self, number: int, start_s: int, end_s: int) -> list[tuple[int, int, bytes]]:
         """Return (time, source, row) of the bars in [start_s, end_s), ascending."""
-        return self._db.execute(
+        return self._rows(
             "SELECT time_s, source, row FROM tail WHERE series = ? AND time_s >= ? AND time_s < ?"
             " ORDER BY time_s",
-            (number, start_s, end_s),
-        ).fetchall()
+            number, start_s, end_s,
+        )  # fmt: skip
 
     def drop_tail(self, number: int, kept: Iterable[tuple[int, int, bytes]]) -> None:
         """Forget bars that a file holds now, as ``tail`` gave them; inside of a ``commit`` block.
@@ -280,12 +287,8 @@ class Manifest:
 
     def integrity(self) -> str:
         """Return ``ok``, or what SQLite found wrong with its file."""
-        found: str = self._db.execute("PRAGMA quick_check").fetchone()[0]
-        return found
+        return str(self._rows("PRAGMA quick_check")[0][0])
 
     def tail_size(self, number: int) -> int:
         """Return how many bars are not in files."""
-        found: int = self._db.execute(
-            "SELECT count(*) FROM tail WHERE series = ?", (number,)
-        ).fetchone()[0]
-        return found
+        return int(self._rows("SELECT count(*) FROM tail WHERE series = ?", number)[0][0])

@@ -19,8 +19,9 @@ import numpy as np
 import pyarrow as pa
 import xxhash
 
+from piker.data._mirror import FileMap
 from piker.data.store.series import Series
-from piker.errors import DataQuality, StoreError
+from piker.errors import DataQuality, ShmError, StoreError
 from piker.ohlcv import KLINE_DTYPE
 
 __all__ = [
@@ -189,9 +190,8 @@ def written_of(path: Path, series: Series) -> Written:
     Raises ``DataQuality`` for one that is damaged.
     """
     try:
-        with pa.memory_map(str(path)) as source:
-            schema = pa.ipc.open_file(source).schema
-            rows = pa.ipc.open_file(source).read_all().num_rows
+        reader = pa.ipc.open_file(_mapped(path))
+        schema, rows = reader.schema, reader.read_all().num_rows
         said = schema.metadata or {}
         start_s, end_s = (int(part) for part in said[b"piker.range"].split())
         blocks = bytes.fromhex(said[b"piker.blocks"].decode())
@@ -210,12 +210,10 @@ class Segment:
         self.path = path
         self.known = known
         try:
-            self._map = pa.memory_map(str(path))
-            reader = pa.ipc.open_file(self._map)
-            table = reader.read_all()
+            table = pa.ipc.open_file(_mapped(path)).read_all()
         except FileNotFoundError as err:
             raise _damaged(path, "the file is gone") from err
-        except (OSError, pa.ArrowException, ValueError) as err:
+        except (OSError, pa.ArrowException, ValueError, ShmError) as err:
             raise _damaged(path, str(err)) from err
         said = table.schema.metadata or {}
         if said.get(b"piker.series") != str(series).encode():
@@ -276,6 +274,14 @@ class Segment:
         if found != self.known.sha256:
             raise _damaged(self.path, "its sha256 is not what was written")
         self._check(0, self.known.rows)
+
+
+def _mapped(path: Path) -> pa.Buffer:
+    with path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        if not size:
+            raise ValueError("the file is empty")
+        return pa.py_buffer(FileMap(file.fileno(), size).buffer())
 
 
 def _identity(path: Path) -> tuple[int, ...]:

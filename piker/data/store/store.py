@@ -13,7 +13,6 @@ import fcntl
 import itertools
 import os
 import threading
-import weakref
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -79,7 +78,8 @@ class Store:
         except OSError as err:
             raise StoreError.of(err, self.root) from err
         self._local = threading.local()
-        self._manifests: weakref.WeakSet[Manifest] = weakref.WeakSet()  # one goes with its thread
+        self._manifest: Manifest | None = None
+        self._pid = os.getpid()
         self._open: OrderedDict[Path, Segment] = OrderedDict()
         self._guard = threading.Lock()
 
@@ -87,19 +87,19 @@ class Store:
         """Close the database; tables that were read stay valid."""
         with self._guard:
             self._open.clear()
-            for manifest in list(self._manifests):
-                manifest.close()
-            self._manifests.clear()
-        self._local = threading.local()
+            if self._manifest is not None:
+                self._manifest.close()
+                self._manifest = None
 
     @property
     def manifest(self) -> Manifest:
-        """Return this thread's connection to the manifest."""
-        found: Manifest | None = getattr(self._local, "manifest", None)
-        if found is None:
-            found = self._local.manifest = Manifest(self.root / "manifest.db")
+        """Return the manifest, opened when it is first needed, and anew in a forked process."""
+        found = self._manifest
+        if found is None or self._pid != os.getpid():
             with self._guard:
-                self._manifests.add(found)
+                if self._manifest is None or self._pid != os.getpid():
+                    self._manifest, self._pid = Manifest(self.root / "manifest.db"), os.getpid()
+                found = self._manifest
         return found
 
     def folder(self, series: Series) -> Path:
