@@ -24,7 +24,7 @@ from piker.dsm.frames import SERVED, UNITS, UNITS_COIN, bars_table, frame_of, se
 from piker.dsm.logs import DsmLogger
 from piker.dsm.reports import report_of
 from piker.dsm.settings import DataSourceConfig
-from piker.dsm.shelf import read_whole, store_at
+from piker.dsm.shelf import store_at
 from piker.errors import HistoryError
 
 if TYPE_CHECKING:
@@ -64,9 +64,10 @@ def get_bars(
     write = partial(log.piker_line, network=not settings.suppress_http_debug)
     problem: HistoryError | None = None
     with piker_log.redirected(write):
-        found = _closed_or_stored(settings, ask)
+        found, damaged = _closed_or_stored(settings, ask)
         if found is None:
             found, problem = _fetched(settings, ask, write, on_progress)
+        found.report.damaged += damaged
     codes = served_by(found.table, found.report.fetched)
     answer = _answer(ask, found, codes, (monotonic_ns() - begun_ns) / NS)
     _say(log, found.report, answer.report)
@@ -77,8 +78,11 @@ def get_bars(
     return answer
 
 
-def _closed_or_stored(settings: DataSourceConfig, ask: Ask) -> _Bars | None:
-    """Return what needs nobody: a span without a closed bar, or one that the store has whole."""
+def _closed_or_stored(settings: DataSourceConfig, ask: Ask) -> tuple[_Bars | None, int]:
+    """Return what needs nobody: a span without a closed bar, or one that the store has whole.
+
+    And how many files were set aside because they were damaged.
+    """
     span = ask.span
     series = Series(PROVIDER, ask.name.market, ask.interval.value)
     count = series.timeframe.count_between
@@ -87,14 +91,13 @@ def _closed_or_stored(settings: DataSourceConfig, ask: Ask) -> _Bars | None:
         bars = count(span.closed, span.end)
         report.missing.append(Missing(span.closed, span.end, bars, "not-closed"))
     if span.closed <= span.start:
-        return _Bars(SCHEMA.empty_table(), report)
+        return _Bars(SCHEMA.empty_table(), report), 0
     if not ask.use_store:
-        return None
-    stored = read_whole(store_at(settings.cache_dir), series, span)
-    if stored is None:
-        return None
-    report.rows, report.damaged = stored.table.num_rows, stored.damaged
-    return _Bars(stored.table, report)
+        return None, 0
+    stored = store_at(settings.cache_dir).read(series, span.start, span.closed)
+    report.rows = stored.table.num_rows
+    whole = report.rows == count(span.start, span.closed)
+    return (_Bars(stored.table, report) if whole else None), stored.damaged
 
 
 # -- what is missing -------------------------------------------------------------------------------

@@ -13,11 +13,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from piker.config import data_dir
-from piker.data.store.series import Series
-from piker.data.store.store import Store, Stored
-from piker.dsm.times import Span
+from piker.data.store.store import Store
 
-__all__ = ["read_whole", "store_at"]
+__all__ = ["store_at"]
 
 MAX_STORES = 8  # directories that are kept open; a process uses one, tests a few
 
@@ -50,18 +48,6 @@ def store_at(root: Path | str | None) -> Store:
         while len(_open) > MAX_STORES:
             _open.popitem(last=False)  # not closed: a call may be using it; it goes with its users
         return store
-
-
-def read_whole(store: Store, series: Series, span: Span) -> Stored | None:
-    """Return the closed bars of a span if the store has every one of them, else None.
-
-    Blocks, for a millisecond. A damaged file is set aside and is a reason for None.
-    """
-    if span.closed <= span.start:
-        return None
-    stored = store.read(series, span.start, span.closed)
-    expected = series.timeframe.count_between(span.start, span.closed)
-    return stored if stored.table.num_rows == expected else None
 
 
 def _identity(root: Path) -> tuple[int, int]:

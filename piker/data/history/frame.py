@@ -49,9 +49,9 @@ def to_pandas(
     if at >= 0:
         words = pa.array(names, pa.string())
         codes = rest.column(at).cast(pa.int8())
-        chunks = [pa.DictionaryArray.from_arrays(chunk, words) for chunk in codes.chunks]
-        kind = pa.dictionary(pa.int8(), pa.string())
-        rest = rest.set_column(at, coded, pa.chunked_array(chunks, kind))
+        pieces = codes.chunks or [pa.array([], pa.int8())]  # none: it would know no words
+        coded_words = [pa.DictionaryArray.from_arrays(piece, words) for piece in pieces]
+        rest = rest.set_column(at, coded, pa.chunked_array(coded_words))
     frame: pd.DataFrame = rest.to_pandas()  # arrow's pool reuses pages; a new block would fault
     stamps = times.chunk(0) if times.num_chunks == 1 else times
     frame.index = pd.DatetimeIndex(stamps.to_numpy(), name="open_time").tz_localize("UTC")
