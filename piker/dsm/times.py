@@ -38,7 +38,7 @@ def instant(given: Moment, name: str) -> datetime:
     """
     if isinstance(given, str):
         given = _parsed(given, name)
-    if not isinstance(given, datetime):
+    if not isinstance(given, datetime) or given != given:  # NaT is a datetime, too
         raise RangeError(
             f"{name} must be a datetime or an ISO string, not {type(given).__name__}.",
             remedy="Example: datetime(2024, 5, 1, tzinfo=timezone.utc).",
@@ -48,10 +48,14 @@ def instant(given: Moment, name: str) -> datetime:
             f"{name} has no time zone: {given.isoformat()}.",
             remedy="Give it one, as in datetime(2024, 5, 1, tzinfo=timezone.utc).",
         )
-    found = _EPOCH + (given - _EPOCH) // _US * _US
-    if not _EPOCH <= found < _LATEST:
-        raise RangeError(f"{name} is not between 1970 and 2200: {found.isoformat()}.")
-    return found
+    # Of the plain kind from here on: pendulum's does its arithmetic in a way of its own.
+    plain = datetime(
+        given.year, given.month, given.day, given.hour, given.minute, given.second,
+        given.microsecond, tzinfo=given.tzinfo, fold=given.fold,
+    )  # fmt: skip
+    if not _EPOCH <= plain < _LATEST:
+        raise RangeError(f"{name} is not between 1970 and 2200: {plain.isoformat()}.")
+    return plain.astimezone(UTC)
 
 
 def _parsed(text: str, name: str) -> datetime:
