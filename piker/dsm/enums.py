@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from enum import Enum, auto
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from piker.config import nearest
 from piker.dsm.errors import Unsupported
-from piker.ohlcv import Timeframe
+
+if TYPE_CHECKING:
+    from piker.ohlcv import Timeframe
 
 __all__ = [
     "ChartType",
@@ -173,6 +175,8 @@ class Interval(Enum):
     @property
     def timeframe(self) -> Timeframe:
         """Return the calendar-correct timeframe."""
+        from piker.ohlcv import Timeframe  # here: it loads numpy
+
         return Timeframe(self.value)
 
     @classmethod

@@ -17,7 +17,7 @@ import secrets
 import sys
 import threading
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from piker.config import nearest
 from piker.dsm.errors import Unsupported
@@ -32,7 +32,7 @@ _FORMAT = (
     "<dim>{time:YYYY-MM-DDTHH:mm:ss.SSS!UTC}Z</dim> <level>{level: <8}</level> "
     "<cyan>{extra[room]}</cyan> {message}"
 )
-_NETWORK = ("rest", "http", "limits")  # rooms whose DEBUG lines are about single requests
+_NETWORK = ("rest", "http", "limits")  # rooms whose quiet lines are about single requests
 _MARKUP = re.compile(r"</?[a-z]+(?:[ ,-][a-z]+)*>|</>")
 _YES = ("1", "true", "yes", "on")
 
@@ -58,7 +58,8 @@ def level_of(name: str) -> str:
 class _Output:
     """Where lines go: stderr, and a file where there is one."""
 
-    def __init__(self) -> None:
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self.stream = stream  # None: whatever stderr is when a line is written
         self.level = LEVELS["ERROR"]
         self.file: Path | None = None
         self.colors = True
@@ -91,7 +92,8 @@ class _Output:
         )
         common: dict[str, Any] = {"level": 0, "format": _FORMAT, "backtrace": False,
                                   "diagnose": False, "catch": True}  # fmt: skip
-        built.add(_to_stderr, colorize=self.colors and _is_terminal(), **common)
+        terminal = (self.stream or sys.stderr).isatty() and "NO_COLOR" not in os.environ
+        built.add(self._show, colorize=self.colors and terminal, **common)
         if self.file is not None:
             built.add(
                 self.file, colorize=False, rotation=ROTATION, retention=RETENTION,
@@ -99,17 +101,12 @@ class _Output:
             )  # fmt: skip
         return built
 
+    def _show(self, line: str) -> None:
+        (self.stream or sys.stderr).write(line)  # notebooks and tests replace it at any time
+
     def after_fork(self) -> None:
         """Forget what another thread may have held when this process was made."""
         self._guard = threading.Lock()
-
-
-def _to_stderr(line: str) -> None:
-    sys.stderr.write(line)  # looked up each time: notebooks and tests replace it
-
-
-def _is_terminal() -> bool:
-    return bool(sys.stderr.isatty()) and "NO_COLOR" not in os.environ
 
 
 class DsmLogger:
@@ -214,8 +211,9 @@ class DsmLogger:
         self._write(name, str(message), args, kwargs, colors=bool(_MARKUP.search(str(message))))
 
     def piker_line(self, level: str, room: str, line: str, *, network: bool = True) -> None:
-        """Write a line of piker's own, as it is."""
-        if LEVELS[level] < self._threshold or not (network or room not in _NETWORK):
+        """Write a line of piker's own, as it is; without ``network`` none of single requests."""
+        hidden = not network and room in _NETWORK and LEVELS[level] < LEVELS["WARNING"]
+        if LEVELS[level] < self._threshold or hidden:
             return
         self.bind(room=room)._write(level, "{}", (line,), {}, colors=False)
 
