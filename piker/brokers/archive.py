@@ -13,6 +13,8 @@ from typing import Any, Literal, Protocol
 import msgspec
 import numpy as np
 
+from piker.ohlcv import Timeframe
+
 __all__ = [
     "ArchiveAnswer",
     "ArchiveClient",
@@ -80,12 +82,16 @@ class ArchiveAnswer(msgspec.Struct, frozen=True):
 class ArchiveClient(Protocol):
     """One market's archive."""
 
-    def files(self, interval: str, start_s: int, end_s: int, *, now_s: int) -> list[ArchiveFile]:
+    def files(self, frame: Timeframe, start_s: int, end_s: int, *, now_s: int) -> list[ArchiveFile]:
         """Return the files that cover [start_s, end_s) as far as the archive may have it. Pure.
 
         Ascending, not overlapping, whole months where the range holds them, days otherwise; what
         is too young to be there yet is left out, and so is an interval that the archive has not.
         """
+        ...
+
+    def days_of(self, file: ArchiveFile, *, now_s: int) -> list[ArchiveFile]:
+        """Return the files to ask for in place of a long one that is missing or broken. Pure."""
         ...
 
     async def fetch(self, file: ArchiveFile) -> ArchiveAnswer:

@@ -104,6 +104,14 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         "get_server_time", "async", False, (), default="clock skew is not measured at this venue"
     ),
     Endpoint(
+        "fetch_first_open",
+        "async",
+        False,
+        ("symbol", "interval"),
+        default="history is asked for as far back as it is wanted; 3d bars open every third day "
+        "since the epoch",
+    ),
+    Endpoint(
         "open_archive_client",
         "acm",
         False,
@@ -128,6 +136,7 @@ class Backend:
         self.search_symbols: Callable[..., Any] | None = found.get("search_symbols")
         self.list_markets: Callable[..., Any] | None = found.get("list_markets")
         self.get_server_time: Callable[..., Any] | None = found.get("get_server_time")
+        self.fetch_first_open: Callable[..., Any] | None = found.get("fetch_first_open")
         self.open_archive_client: Callable[..., Any] | None = found.get("open_archive_client")
         self.capabilities: Capabilities = found.get("capabilities") or Capabilities()
 

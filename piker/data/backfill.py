@@ -96,12 +96,13 @@ def padded(rows: Rows, period_s: int, end_s: int) -> Rows:
     return _fill(frame, period_s)
 
 
-def fill(array: ShmArray, builder: BarBuilder, frame: Rows) -> None:
+def fill(array: ShmArray, builder: BarBuilder, frame: Rows, *, closed: bool = False) -> None:
     """Join a regular frame to an array that its builder may already be writing. Synchronous.
 
     Into an empty array the frame goes whole and the builder continues it. Otherwise older rows
     go below the first, when they reach up to it, and rows of ours that are not known to be
-    complete take the venue's values; what we made trade by trade stays.
+    complete take the venue's values; what we made trade by trade stays. The frame's last bar is
+    in progress unless it is ``closed``.
     """
     if len(frame) == 0:
         return
@@ -117,7 +118,7 @@ def fill(array: ShmArray, builder: BarBuilder, frame: Rows) -> None:
     newest = int(frame["time"][-1])
     for bar in bars_of(frame[frame["time"] >= first]):
         if bar.time >= kept_from:
-            builder.absorb(bar, closed=bar.time < newest)
+            builder.absorb(bar, closed=closed or bar.time < newest)
         elif _incomplete_at(array, bar.time):
             array.revise_bar(bar)
 

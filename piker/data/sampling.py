@@ -204,9 +204,17 @@ class BarBuilder:
     def absorb(self, bar: Bar, *, closed: bool) -> None:
         """Take what a snapshot of the venue says of a bar, in time order; ``closed`` if it ended.
 
-        A closed bar of ours that is complete is left alone: it was made trade by trade. The bar
-        in progress takes the snapshot's volume, which holds what was traded before we listened.
+        A closed bar of ours that is complete is left alone: it was made trade by trade. For one
+        that is not, or that we have not closed yet, the venue's word is final. The bar in progress
+        takes the snapshot's volume, which holds what was traded before we listened, and perhaps
+        some of what we are still to hear: it is not known to be complete.
         """
+        if closed and bar.time >= self.time:
+            if bar.time > self.time:
+                self._roll_to(bar.time, self._close)
+            self._final_time = bar.time
+            self._roll_to(bar.time + self.period_s, bar.close, closing=bar)
+            return
         if bar.time > self.time:
             self._roll_to(bar.time, self._close)
         if bar.time == self.time:
@@ -218,12 +226,13 @@ class BarBuilder:
             self._volume = bar.volume
             self._turnover = self._turnover_of(bar.volume, bar.bar_wap)
             self._count = max(seen, bar.trades)
-            self._complete = closed and bar.complete
+            self._complete = False
             return
         position = self._position_of(bar.time)
-        if position is None or self._closed[position].complete or bar.time <= self._final_time:
+        if position is None or self._closed[position].complete:
             return
         before = self._closed[position].close
+        self._final_time = max(self._final_time, bar.time)
         self._revise(position, bar)
         self._carry_close(position, before, bar.close)
 

@@ -10,6 +10,7 @@ import msgspec
 
 from piker.dsm.enums import ChartType, DataSource, Interval, MarketType, member_of
 from piker.dsm.errors import Unsupported
+from piker.dsm.forks import polars_is_lost
 from piker.dsm.settings import DataSourceConfig
 from piker.dsm.symbols import Named, named
 from piker.dsm.times import Moment, Span, instant, span_of
@@ -67,8 +68,8 @@ def ask_of(
         )
     sources, use_store = _sources(settings, enforce)
     return Ask(
-        name, chosen, span, sources, use_store, gridded, polars or _polars_by_environment(),
-        with_source, market is MarketType.FUTURES_COIN,
+        name, chosen, span, sources, use_store, gridded, _is_polars(polars), with_source,
+        market is MarketType.FUTURES_COIN,
     )  # fmt: skip
 
 
@@ -81,7 +82,7 @@ def funding_ask_of(
     first, last = instant(start, "start_time"), instant(end, "end_time")
     span_of(Interval.SECOND_1.timeframe, first, last, floored=False)  # its checks
     sources, use_store = _sources(settings, enforce)
-    return FundingAsk(name, first, last, sources, use_store, polars or _polars_by_environment())
+    return FundingAsk(name, first, last, sources, use_store, _is_polars(polars))
 
 
 def check_served(settings: DataSourceConfig, chart_type: Any = None) -> ChartType:
@@ -119,14 +120,29 @@ def _sources(settings: DataSourceConfig, enforce: Any) -> tuple[tuple[str, ...],
                 "the cache is asked for, and use_cache is False.", remedy="Leave one of them out."
             )
         return (), True
+    if source is DataSource.VISION and polars_is_lost():
+        raise _forked("the archive can not be read")
     if source is not DataSource.AUTO:
         return (_ARCHIVE_AND_REST[source],), False
     order = [one for one in settings.fcp_priority if one is not DataSource.CACHE]
-    if not settings.vision_enabled:
+    if not settings.vision_enabled or polars_is_lost():
         order = [one for one in order if one is not DataSource.VISION]
     use_store = settings.use_cache and DataSource.CACHE in settings.fcp_priority
     return tuple(_ARCHIVE_AND_REST[one] for one in order), use_store
 
 
-def _polars_by_environment() -> bool:
-    return os.environ.get("DSM_USE_POLARS_OUTPUT", "").strip().lower() in _YES
+def _is_polars(asked: bool) -> bool:
+    """Tell whether the frame is to be polars'."""
+    word = os.environ.get("DSM_USE_POLARS_OUTPUT", "").strip().lower()
+    if not asked and word not in _YES:
+        return False
+    if polars_is_lost():
+        raise _forked("polars frames can not be made")
+    return True
+
+
+def _forked(what: str) -> Unsupported:
+    return Unsupported(
+        f"{what} in a process that was forked from one that had used polars.",
+        remedy="Start it with multiprocessing's spawn or forkserver.",
+    )

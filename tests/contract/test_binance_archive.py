@@ -66,7 +66,7 @@ async def loopback(*faults: Fault, limits: bool = True, **more: Any) -> AsyncIte
 
 def one(archive: BinanceArchive, interval: str = "1m", start_s: int = MAY_3) -> ArchiveFile:
     """Return one day's file."""
-    (file,) = archive.files(interval, start_s, start_s + DAY_S, now_s=int(wall_s()))
+    (file,) = archive.files(Timeframe(interval), start_s, start_s + DAY_S, now_s=int(wall_s()))
     return file
 
 
@@ -117,7 +117,7 @@ async def test_every_interval_is_the_same_when_archive_and_rest_give_it(
     """A month of all that is not too long to be asked for over REST; 3d, 1w and 1M among them."""
     async with loopback(), open_archive_client(symbol) as archive:
         for interval in INTERVALS[3:]:
-            (file,) = archive.files(interval, MAY_1, JUNE_1, now_s=int(wall_s()))
+            (file,) = archive.files(Timeframe(interval), MAY_1, JUNE_1, now_s=int(wall_s()))
             answer = await archive.fetch(file)
             assert answer.defects == ()
             wanted = await by_rest(symbol, interval, MAY_1, JUNE_1)
@@ -259,7 +259,7 @@ async def test_nothing_is_left_when_fetches_are_cancelled(piker_dirs: Path) -> N
     """Thirty at once, cancelled in the middle of a slow answer; the client goes on."""
     slow = Fault(what="slow", on="http", match="^/data/", bytes_per_s=2000, count=6)
     async with loopback(slow), open_archive_client("btcusdt") as archive:
-        files = archive.files("1m", MAY_1, MAY_1 + 30 * DAY_S, now_s=int(wall_s()))
+        files = archive.files(Timeframe("1m"), MAY_1, MAY_1 + 30 * DAY_S, now_s=int(wall_s()))
         async with trio.open_nursery() as nursery:
             for file in files:
                 nursery.start_soon(archive.fetch, file)

@@ -22,7 +22,7 @@ from piker.brokers.spec import load_backend
 from piker.clock import wall_ns
 from piker.data.history.manager import HistoryManager
 from piker.data.store.store import Rows, Store
-from piker.errors import HistoryError, RangeError, StoreError, SymbolNotFound
+from piker.errors import DataUnavailable, HistoryError, RangeError, StoreError, SymbolNotFound
 from piker.testing.faults import Fault
 from piker.testing.loopback import Venue, open_loopback, point_backend_at
 
@@ -91,6 +91,7 @@ async def truth_of(rig: Rig, market: str, interval: str, start: int, end: int) -
     ("market", "interval", "days"),
     [
         (MARKET, "1m", 3), (MARKET, "1s", 0.25), (MARKET, "1h", 70), (MARKET, "1w", 400),
+        (MARKET, "3d", 200),
         ("btcusdt.usdtm.perp", "5m", 40), ("btcusd.coinm.perp", "1d", 300), (MARKET, "1M", 900),
     ],
 )  # fmt: skip
@@ -292,6 +293,21 @@ async def test_requests_that_make_no_sense_are_refused_before_anything_is_asked(
     assert rig.requests == 0
     with pytest.raises(SymbolNotFound, match="btcusdt"):
         await manager.get("btcusdx.spot", "5m", START, END)
+
+
+async def test_a_range_before_the_first_bar_is_refused_with_its_time(rig: Rig) -> None:
+    """Wholly before: when there are bars. In part: they are there, the rest was not listed."""
+    manager, day = rig.manager(), 1_502_928_000  # 2017-08-17, when the venue listed it
+    with pytest.raises(DataUnavailable, match="2017-08-17"):
+        await manager.get(MARKET, "1d", day - 30 * DAY, day - 10 * DAY)
+    asked = rig.requests
+    with pytest.raises(DataUnavailable, match="2017-08-17"):
+        await manager.get(MARKET, "1d", day - 300 * DAY, day - 10 * DAY)
+    assert rig.requests <= asked + 1, "no file is asked for that can not be there"
+    history = await manager.get(MARKET, "1d", day - 10 * DAY, day + 10 * DAY)
+    (missing,) = history.report.missing
+    assert (missing.why, missing.bars, history.report.rows) == ("not-listed", 10, 10)
+    assert history.report.complete
 
 
 async def test_bars_that_are_not_closed_are_said_to_be_so(rig: Rig) -> None:

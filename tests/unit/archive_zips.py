@@ -10,6 +10,7 @@ from datetime import UTC, date, datetime
 from piker.brokers.archive import ArchiveFile
 from piker.brokers.binance.archive_files import Shelf
 from piker.market import Asset, AssetType, MktPair
+from piker.ohlcv import Timeframe
 
 __all__ = ["HEADER", "SPOT", "day_file", "klines", "market", "month_file", "ms", "zipped"]
 
@@ -68,7 +69,9 @@ def day_file(day: str = "2024-05-17", interval: str = "1m", *, venue: str = "spo
     """Return one day's file of klines."""
     symbol = "BTCUSD_PERP" if venue == "coinm" else "BTCUSDT"
     start_s = ms(day) // 1000
-    (file,) = Shelf(venue, symbol).klines(interval, start_s, start_s + 86_400, now_s=2**31)
+    (file,) = Shelf(venue, symbol).klines(
+        Timeframe(interval), start_s, start_s + 86_400, now_s=2**31
+    )
     return file
 
 
@@ -77,7 +80,7 @@ def month_file(month: str, interval: str, *, venue: str = "spot") -> ArchiveFile
     first = date.fromisoformat(f"{month}-01")
     after = date(first.year + first.month // 12, first.month % 12 + 1, 1)
     span = ms(f"{first}") // 1000, ms(f"{after}") // 1000
-    (file,) = Shelf(venue, "BTCUSDT").klines(interval, *span, now_s=2**31)
+    (file,) = Shelf(venue, "BTCUSDT").klines(Timeframe(interval), *span, now_s=2**31)
     return file
 
 

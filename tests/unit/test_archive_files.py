@@ -56,13 +56,15 @@ def test_a_month_is_named_as_the_archive_does_when_it_is_whole(
     venue: str, symbol: str, interval: str, path: str
 ) -> None:
     """Each market's folder; a month is ``1mo``; dated futures keep their date."""
-    files = Shelf(venue, symbol).klines(interval, s("2024-05-01"), s("2024-06-01"), now_s=LATE)
+    files = Shelf(venue, symbol).klines(
+        Timeframe(interval), s("2024-05-01"), s("2024-06-01"), now_s=LATE
+    )
     assert files == [ArchiveFile(path, "klines", interval, s("2024-05-01"), s("2024-06-01"))]
 
 
 def test_days_are_taken_when_the_range_cuts_months() -> None:
     """The end of one month, a whole one, the beginning of the next."""
-    files = SPOT.klines("1m", s("2024-04-29") + 5, s("2024-06-02") + 1, now_s=LATE)
+    files = SPOT.klines(Timeframe("1m"), s("2024-04-29") + 5, s("2024-06-02") + 1, now_s=LATE)
     assert names(files) == [
         "spot/daily/klines/BTCUSDT/1m/BTCUSDT-1m-2024-04-29",
         "spot/daily/klines/BTCUSDT/1m/BTCUSDT-1m-2024-04-30",
@@ -76,51 +78,56 @@ def test_a_month_is_taken_from_its_first_monday_on_when_time_goes_by() -> None:
     """May 2024 comes on Monday 3 June; days stand in for it until then."""
     monday = s("2024-06-03") + MONTHLY_LATE_S
     span = s("2024-05-01"), s("2024-06-01")
-    assert len(SPOT.klines("1m", *span, now_s=monday)) == 1
-    assert len(SPOT.klines("1m", *span, now_s=monday - 1)) == 31
+    assert len(SPOT.klines(Timeframe("1m"), *span, now_s=monday)) == 1
+    assert len(SPOT.klines(Timeframe("1m"), *span, now_s=monday - 1)) == 31
     # September 2024 ends on a Monday: October's first is the 7th; December's is the 2nd.
-    assert SPOT.klines("1w", s("2024-09-01"), s("2024-10-01"), now_s=s("2024-10-06")) == []
-    assert len(SPOT.klines("1w", s("2024-11-01"), s("2024-12-01"), now_s=s("2024-12-03"))) == 1
+    assert (
+        SPOT.klines(Timeframe("1w"), s("2024-09-01"), s("2024-10-01"), now_s=s("2024-10-06")) == []
+    )
+    assert (
+        len(SPOT.klines(Timeframe("1w"), s("2024-11-01"), s("2024-12-01"), now_s=s("2024-12-03")))
+        == 1
+    )
 
 
 def test_a_day_is_left_out_when_it_is_too_young() -> None:
     """Two hours after its end it may be there, not before."""
     there = s("2024-05-03") + DAILY_LATE_S
     span = s("2024-05-02"), s("2024-05-04")
-    assert len(SPOT.klines("1m", *span, now_s=there)) == 1
-    assert SPOT.klines("1m", *span, now_s=there - 1) == []
+    assert len(SPOT.klines(Timeframe("1m"), *span, now_s=there)) == 1
+    assert SPOT.klines(Timeframe("1m"), *span, now_s=there - 1) == []
 
 
 @pytest.mark.parametrize("interval", MONTHLY_ONLY)
 def test_every_month_is_taken_when_the_interval_has_no_days(interval: str) -> None:
     """Also those that the range only touches."""
-    files = SPOT.klines(interval, s("2024-04-15"), s("2024-06-04"), now_s=LATE)
+    files = SPOT.klines(Timeframe(interval), s("2024-04-15"), s("2024-06-04"), now_s=LATE)
     assert [file.name[-11:-4] for file in files][-2:] == ["2024-05", "2024-06"]
     assert all(period_of(file)[0] <= file.start_s for file in files)
 
 
 def test_bounds_are_bars_opens_when_bars_do_not_begin_with_the_month() -> None:
     """Weeks: from the first Monday in the month to the first in the next."""
-    (file,) = SPOT.klines("1w", s("2024-05-06"), s("2024-06-03"), now_s=LATE)
+    (file,) = SPOT.klines(Timeframe("1w"), s("2024-05-06"), s("2024-06-03"), now_s=LATE)
     assert (file.start_s, file.end_s) == (s("2024-05-06"), s("2024-06-03"))
     assert period_of(file) == (s("2024-05-01"), s("2024-06-01"))
     frame = Timeframe("3d", origin_s=s("2017-08-17"))
-    files = SPOT.klines("3d", s("2024-05-01"), s("2024-06-01"), now_s=LATE, frame=frame)
+    files = SPOT.klines(frame, s("2024-05-01"), s("2024-06-01"), now_s=LATE)
     assert [(one.start_s, one.end_s) for one in files] == [(s("2024-05-03"), s("2024-06-02"))]
-    usual = SPOT.klines("3d", s("2024-05-01"), s("2024-06-01"), now_s=LATE)
+    usual = SPOT.klines(Timeframe("3d"), s("2024-05-01"), s("2024-06-01"), now_s=LATE)
     assert [(one.start_s, one.end_s) for one in usual] == [(s("2024-05-02"), s("2024-06-01"))]
 
 
 def test_nothing_is_there_when_the_archive_has_no_such_bars() -> None:
     """Seconds on spot only, intervals of nobody, empty ranges, ages before the venue."""
     span = s("2024-05-01"), s("2024-06-01")
-    assert Shelf("usdtm", "BTCUSDT").klines("1s", *span, now_s=LATE) == []
-    assert Shelf("coinm", "BTCUSD_PERP").klines("1s", *span, now_s=LATE) == []
-    assert SPOT.klines("7m", *span, now_s=LATE) == []
-    assert SPOT.klines("1m", span[1], span[0], now_s=LATE) == []
-    assert SPOT.klines("1m", span[0], span[0], now_s=LATE) == []
-    assert SPOT.klines("1d", 0, s("2017-07-01"), now_s=LATE) == []
-    assert SPOT.klines("1d", 0, 2**60, now_s=s("2017-07-16") + DAILY_LATE_S) != []
+    assert Shelf("usdtm", "BTCUSDT").klines(Timeframe("1s"), *span, now_s=LATE) == []
+    assert Shelf("coinm", "BTCUSD_PERP").klines(Timeframe("1s"), *span, now_s=LATE) == []
+    assert SPOT.klines(Timeframe("7m"), *span, now_s=LATE) == []
+    assert SPOT.klines(Timeframe("1m"), span[1], span[0], now_s=LATE) == []
+    assert SPOT.klines(Timeframe("1m"), span[0], span[0], now_s=LATE) == []
+    assert SPOT.klines(Timeframe("1d"), 0, s("2017-07-01"), now_s=LATE) == []
+    assert SPOT.klines(Timeframe("1d"), 0, 2**60, now_s=s("2017-07-16") + DAILY_LATE_S) != []
 
 
 @pytest.mark.parametrize("symbol", ["../x", "", "btcusdt", "BTC/USDT", "A" + "_B" * 2, "BTC USDT"])
@@ -145,11 +152,11 @@ def test_trades_are_days_and_fundings_months_when_they_are_asked_for() -> None:
 
 def test_days_stand_in_for_a_month_when_it_is_missing() -> None:
     """Those that can be there; nothing where there are no daily files."""
-    (month,) = SPOT.klines("1m", s("2024-05-01"), s("2024-06-01"), now_s=LATE)
+    (month,) = SPOT.klines(Timeframe("1m"), s("2024-05-01"), s("2024-06-01"), now_s=LATE)
     days = SPOT.days_of(month, now_s=s("2024-05-11") + DAILY_LATE_S)
     assert [file.name[-6:-4] for file in days] == [f"{day:02}" for day in range(1, 11)]
     assert SPOT.days_of(days[0], now_s=LATE) == []
-    (month,) = SPOT.klines("1w", s("2024-05-01"), s("2024-06-01"), now_s=LATE)
+    (month,) = SPOT.klines(Timeframe("1w"), s("2024-05-01"), s("2024-06-01"), now_s=LATE)
     assert SPOT.days_of(month, now_s=LATE) == []
 
 
@@ -167,7 +174,7 @@ def test_files_hold_the_range_and_nothing_twice_when_any_is_asked_for(
 ) -> None:
     """Ascending, apart, each of use; every instant that is old enough lies in one."""
     end_s = start_s + length
-    files = Shelf(venue, "BTCUSDT").klines(interval, start_s, end_s, now_s=now_s)
+    files = Shelf(venue, "BTCUSDT").klines(Timeframe(interval), start_s, end_s, now_s=now_s)
     for file in files:
         assert file.start_s < end_s
         assert file.end_s > start_s

@@ -9,11 +9,13 @@ from piker.brokers.binance.api import (
 from piker.brokers.binance.archive import open_archive_client
 from piker.brokers.binance.bars import INTERVALS
 from piker.brokers.binance.feed import open_history_client, stream_quotes
+from piker.brokers.binance.history import fetch_first_open
 from piker.brokers.spec import Capabilities
 from piker.ohlcv import ohlc_dtype
 
 __all__ = [
     "capabilities",
+    "fetch_first_open",
     "get_mkt_info",
     "get_server_time",
     "list_markets",

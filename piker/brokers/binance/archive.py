@@ -3,7 +3,7 @@
 ::
 
     async with open_archive_client("btcusdt.spot") as archive:
-        for file in archive.files("1m", start_s, end_s, now_s=now_s):
+        for file in archive.files(Timeframe("1m"), start_s, end_s, now_s=now_s):
             answer = await archive.fetch(file)
 
 Plain files behind plain URLs: there is no weight to respect, only the number of downloads at once
@@ -85,20 +85,9 @@ class BinanceArchive:
         self._shelf = Shelf(market.address.venue, market.bs_mktid)
 
     # -- what there is ---------------------------------------------------------------------
-    def files(
-        self,
-        interval: str,
-        start_s: int,
-        end_s: int,
-        *,
-        now_s: int,
-        frame: Timeframe | None = None,
-    ) -> list[ArchiveFile]:
-        """Return the files with bars that open in [start_s, end_s). Pure; see :class:`Shelf`.
-
-        ``frame`` is the market's own grid of three-day bars, where it is known.
-        """
-        return self._shelf.klines(interval, start_s, end_s, now_s=now_s, frame=frame)
+    def files(self, frame: Timeframe, start_s: int, end_s: int, *, now_s: int) -> list[ArchiveFile]:
+        """Return the files with bars that open in [start_s, end_s). Pure; see :class:`Shelf`."""
+        return self._shelf.klines(frame, start_s, end_s, now_s=now_s)
 
     def days_of(self, file: ArchiveFile, *, now_s: int) -> list[ArchiveFile]:
         """Return the daily files in place of a monthly one that is missing or broken. Pure."""

@@ -46,13 +46,7 @@ class Shelf:
         self.symbol = symbol
 
     def klines(
-        self,
-        interval: str,
-        start_s: int,
-        end_s: int,
-        *,
-        now_s: int,
-        frame: Timeframe | None = None,
+        self, frame: Timeframe, start_s: int, end_s: int, *, now_s: int
     ) -> list[ArchiveFile]:
         """Return the files with bars that open in [start_s, end_s), ascending.
 
@@ -61,12 +55,12 @@ class Shelf:
         about the bars that open in their month: their bounds are bars' opens, on the grid of
         ``frame`` (of three-day bars the market's own, if it is known).
         """
+        interval = str(frame)
         if interval not in INTERVALS or (interval == "1s" and self.venue != "spot"):
             return []
         if interval in MONTHLY_ONLY:
-            grid = frame or Timeframe(interval)
             months = self._months("klines", interval, start_s, end_s, now_s)
-            files = [_on_grid(month, grid) for month in months]
+            files = [_on_grid(month, frame) for month in months]
             return [file for file in files if file.start_s < min(file.end_s, end_s)]
         return self._mixed("klines", interval, start_s, end_s, now_s)
 

@@ -145,7 +145,7 @@ class LiveJoin:
             rows, problem = await self._get(*span)
             if len(rows):
                 frame = padded(rows, period, int(rows["time"][-1]) + period)
-                fill(self._array, self._builder, frame)
+                fill(self._array, self._builder, frame, closed=True)
                 self._write()
                 self._tell(Backfill(self._mktid, period, *span, len(rows)))
             if problem is not None:

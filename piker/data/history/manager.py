@@ -25,11 +25,12 @@ from piker import clock
 from piker.brokers.archive import ChecksumPolicy
 from piker.brokers.spec import Backend
 from piker.data.history import frame
+from piker.data.history.missing import explain
 from piker.data.history.plan import Step, Unit, needed, plan
-from piker.data.history.quality import FileDefect, Missing, Report
+from piker.data.history.quality import FileDefect, Report, iso
 from piker.data.history.sources import ArchiveSource, Fetched, Source, open_sources
-from piker.data.ranges import Range, intersect, subtract, union
-from piker.data.store import maintenance, merge
+from piker.data.ranges import Range, intersect, union
+from piker.data.store import maintenance
 from piker.data.store.segment import rows_of
 from piker.data.store.series import Series
 from piker.data.store.store import Rows, Store, Stored
@@ -56,6 +57,8 @@ log = get_logger("history")
 
 SOURCES = ("archive", "rest")  # the order in which they are asked
 GIVE_UP = 4  # units that a source could not give in a row: it is not asked for more in that call
+OWN_GRID = ("3d",)  # bars that each market counts from a day of its own
+RECENT_S = 7 * 86_400  # of younger ranges nobody asks whether the market was listed by then
 MAX_PASSES = 12  # plans of one call: each failure of a source makes another one
 
 
@@ -141,7 +144,8 @@ class HistoryManager:
         and ``HistoryError``, which carries what was obtained, when bars that may exist could not
         be had. Cancellation keeps what was stored.
         """
-        series = Series(self.backend.name, market, interval)
+        aligned(Series(self.backend.name, market, interval).timeframe, start_s, end_s)
+        series = await self._series(market, interval, start_s, online=bool(sources))
         request = aligned(series.timeframe, start_s, end_s)
         begun_ns, now_s = clock.monotonic_ns(), clock.wall_ns() // clock.NS
         report = Report(series, *request)
@@ -169,20 +173,60 @@ class HistoryManager:
         ]
         report.elapsed_s = (clock.monotonic_ns() - begun_ns) / clock.NS
         history = History(series, stored.table, report)
+        reasons = {one.why for one in report.missing}
+        if not report.rows and reasons == {"not-listed"}:
+            raise DataUnavailable(
+                f"{series}: there are no bars before {iso(stored.coverage.listed_s or 0)}.",
+                remedy="Ask for a later range.",
+            )
         if any(one.why in ("failed", "refused") for one in report.missing):
             raise HistoryError(report.sentence(), partial=history, remedy="Ask again later.")
         return history
 
+    # -- the series --------------------------------------------------------------------------
+    def _known(self, market: str, interval: str) -> Series:
+        """Return the series on the grid that is known of it."""
+        series = Series(self.backend.name, market, interval)
+        number = self.store.manifest.find(series)
+        if number is None or interval not in OWN_GRID:
+            return series
+        return msgspec.structs.replace(series, origin_s=self.store.manifest.listing(number)[1])
+
+    async def _series(self, market: str, interval: str, start_s: int, *, online: bool) -> Series:
+        """Return the series; ask once when its history begins, and on which grid its bars open."""
+        series = await trio.to_thread.run_sync(self._known, market, interval)
+        number = self.store.manifest.find(series)
+        known = number is not None and self.store.manifest.listing(number)[0] is not None
+        recent = start_s > clock.wall_s() - RECENT_S and interval not in OWN_GRID
+        if known or recent or not online or self.backend.fetch_first_open is None:
+            return series
+        own = interval if interval in OWN_GRID else "1d"
+        try:
+            first: int = await self.backend.fetch_first_open(market, own)
+        except BrokerError as err:
+            log.info("history.listing", series=series, why=str(err))
+            return series
+        origin = first if interval in OWN_GRID else None
+        series = msgspec.structs.replace(series, origin_s=origin)
+        listed = series.timeframe.floor(first)
+        await trio.to_thread.run_sync(self._keep_listing, series, listed, origin)
+        return series
+
+    def _keep_listing(self, series: Series, listed_s: int, origin_s: int | None) -> None:
+        manifest = self.store.manifest
+        with manifest.commit():
+            manifest.set_listing(manifest.add(series), listed_s, origin_s)
+
     def stored(self, market: str, interval: str, start_s: int, end_s: int) -> History | None:
         """Return the range if the store has all of it, else None. Blocks, for a millisecond."""
-        series = Series(self.backend.name, market, interval)
+        series = self._known(market, interval)
         request = aligned(series.timeframe, start_s, end_s)
         stored = self.store.read(series, *request)
         if stored.damaged or needed(request, stored.coverage):
             return None
         report = Report(series, *request, rows=stored.table.num_rows, stored=stored.table.num_rows)
         report.expected = series.timeframe.count_between(*request)
-        report.missing = _explain(series, request, request, stored, [], offline=False)
+        report.missing = explain(series, request, request, stored, [], offline=False)
         return History(series, stored.table, report)
 
     async def _fill(
@@ -192,7 +236,7 @@ class HistoryManager:
         whole = Range(report.start_s, report.end_s)
         if request.start >= request.end:
             stored = await trio.to_thread.run_sync(self.store.read, series, *whole)
-            report.missing = _explain(series, whole, request, stored, [], offline=not sources)
+            report.missing = explain(series, whole, request, stored, [], offline=not sources)
             return stored
         attempt = _Attempt(series, request, now_s, report, self.store, {}, [], progress)
         stored = await trio.to_thread.run_sync(self.store.read, series, *request)
@@ -203,7 +247,7 @@ class HistoryManager:
             await trio.to_thread.run_sync(maintenance.compact, self.store, series)
             stored = await trio.to_thread.run_sync(self.store.read, series, *request)
             report.damaged += stored.damaged
-        report.missing = _explain(
+        report.missing = explain(
             series, whole, request, stored, attempt.excuses, offline=not sources
         )
         return stored
@@ -352,57 +396,4 @@ def aligned(timeframe: Timeframe, start_s: int, end_s: int) -> Range:
     return Range(
         first if first == start_s else timeframe.next(start_s),
         last if last == end_s else timeframe.next(end_s),
-    )
-
-
-def _explain(
-    series: Series, whole: Range, closed: Range, stored: Stored,
-    excuses: Sequence[tuple[Range, str, str]], *, offline: bool,
-) -> list[Missing]:  # fmt: skip
-    """Say of every bar that is not there why."""
-    timeframe = series.timeframe
-    found: list[Missing] = []
-
-    def say(part: Range, why: str, detail: str = "") -> None:
-        bars = timeframe.count_between(*part)
-        if bars:
-            found.append(Missing(part.start, part.end, bars, why, detail))
-
-    if whole.end > closed.end:
-        say(Range(max(whole.start, closed.end), whole.end), "not-closed")
-    if closed.start >= closed.end:
-        return found
-    times = rows_times(stored.table)
-    runs = merge.missing_runs(timeframe, times, closed)
-    listed = stored.coverage.listed_s
-    for run in runs:
-        left: tuple[Range, ...] = (run,)
-        if listed is not None:
-            for part in intersect(left, [(run.start, listed)]):
-                say(part, "not-listed")
-            left = subtract(left, [(run.start, listed)])
-        for hole in stored.coverage.holes:
-            if hole.confirmed:
-                span = [(hole.start_s, hole.end_s)]
-                for part in intersect(left, span):
-                    say(part, "confirmed", hole.why)
-                left = subtract(left, span)
-        for excuse, why, detail in reversed(excuses):
-            for part in intersect(left, [excuse]):
-                say(part, why, detail)
-            left = subtract(left, [excuse])
-        for part in left:
-            say(part, "offline" if offline else "not-offered", _hole_word(stored, part))
-    return sorted(found, key=lambda one: one.start_s)
-
-
-def rows_times(table: pa.Table) -> Rows:
-    """Return the open times of a table in seconds."""
-    times: Rows = table.column("open_time").to_numpy().view("i8") // clock.NS
-    return times
-
-
-def _hole_word(stored: Stored, part: Range) -> str:
-    return next(
-        (h.why for h in stored.coverage.holes if part.overlaps(Range(h.start_s, h.end_s))), ""
     )

@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 import pendulum
 
-from piker.brokers.archive import ArchiveClient, ArchiveFile, ChecksumPolicy, Defect
+from piker.brokers.archive import ArchiveAnswer, ArchiveClient, ArchiveFile, ChecksumPolicy, Defect
 from piker.brokers.spec import Backend
 from piker.data.history.plan import Unit
 from piker.data.history.quality import iso
@@ -88,13 +88,31 @@ class ArchiveSource:
 
     def units(self, wanted: Range, now_s: int) -> list[Unit]:
         """Return a unit for each file."""
-        files = self._client.files(self._series.interval, *wanted, now_s=now_s)
+        files = self._client.files(self._series.timeframe, *wanted, now_s=now_s)
         return [Unit(file.start_s, file.end_s, file) for file in files]
 
     async def fetch(self, unit: Unit, now_s: int, keep: Keep) -> None:
         """Fetch a file: all of it, whatever is wanted of it."""
         file: ArchiveFile = unit.payload
-        answer = await self._client.fetch(file)
+        try:
+            answer = await self._client.fetch(file)
+        except (NoData, DataQuality):
+            days = self._client.days_of(file, now_s=now_s)
+            if not days:
+                raise
+            for day in days:  # a month that is missing or broken is had day by day
+                await self._fetch_one(day, now_s, keep)
+            return
+        await self._keep(file, answer, now_s, keep)
+
+    async def _fetch_one(self, file: ArchiveFile, now_s: int, keep: Keep) -> None:
+        try:
+            answer = await self._client.fetch(file)
+        except NoData:
+            return
+        await self._keep(file, answer, now_s, keep)
+
+    async def _keep(self, file: ArchiveFile, answer: ArchiveAnswer, now_s: int, keep: Keep) -> None:
         origin = Origin(
             file.path, self.name, file.start_s, file.end_s, answer.sha256, answer.etag,
             answer.verified,

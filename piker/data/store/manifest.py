@@ -29,6 +29,7 @@ _SCHEMA = """
 CREATE TABLE series (
     id INTEGER PRIMARY KEY, provider TEXT NOT NULL, market TEXT NOT NULL, interval TEXT NOT NULL,
     listed_s INTEGER,                      -- no bar before: where history begins, once known
+    origin_s INTEGER,                      -- the open of one bar, where each market has a grid
     UNIQUE (provider, market, interval));
 CREATE TABLE segment (
     series INTEGER NOT NULL REFERENCES series, name TEXT NOT NULL,
@@ -165,17 +166,22 @@ class Manifest:
 
     def all_series(self) -> list[tuple[int, Series]]:
         """Return every series with its number, by name."""
-        rows = self._rows("SELECT id, provider, market, interval FROM series ORDER BY 2, 3, 4")
+        rows = self._rows(
+            "SELECT id, provider, market, interval, origin_s FROM series ORDER BY 2, 3, 4"
+        )
         return [(number, Series(*names)) for number, *names in rows]
 
-    def listed_s(self, number: int) -> int | None:
-        """Return the time before which the venue has no bars, once that is known."""
-        rows = self._rows("SELECT listed_s FROM series WHERE id = ?", number)
-        return rows[0][0] if rows else None
+    def listing(self, number: int) -> tuple[int | None, int | None]:
+        """Return (the time before which there are no bars, the open of one bar), once known."""
+        rows = self._rows("SELECT listed_s, origin_s FROM series WHERE id = ?", number)
+        return rows[0] if rows else (None, None)
 
-    def set_listed(self, number: int, time_s: int | None) -> None:
-        """Keep the time before which the venue has no bars."""
-        self._db.execute("UPDATE series SET listed_s = ? WHERE id = ?", (time_s, number))
+    def set_listing(self, number: int, listed_s: int, origin_s: int | None) -> None:
+        """Keep both; inside of a ``commit`` block."""
+        self._db.execute(
+            "UPDATE series SET listed_s = ?, origin_s = ? WHERE id = ?",
+            (listed_s, origin_s, number),
+        )
 
     # -- segments ----------------------------------------------------------------------------
     def segments(self, number: int, start_s: int, end_s: int) -> list[Written]:

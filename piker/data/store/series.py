@@ -21,6 +21,7 @@ class Series(msgspec.Struct, frozen=True):
     provider: str
     market: str
     interval: str  # "1m"; "1M" is a month
+    origin_s: int | None = None  # the open of one of its bars, where the grid is the market's own
 
     def __post_init__(self) -> None:
         """Refuse names that are none, before they become paths."""
@@ -28,7 +29,7 @@ class Series(msgspec.Struct, frozen=True):
             if not _NAME.fullmatch(name) or ".." in name:
                 raise ConfigError(f"{name!r} can not be the name of a market or provider.")
         try:
-            Timeframe(self.interval)
+            Timeframe(self.interval, origin_s=self.origin_s)
         except ValueError as err:
             raise ConfigError(f"{err}.") from err
 
@@ -41,7 +42,7 @@ class Series(msgspec.Struct, frozen=True):
     @property
     def timeframe(self) -> Timeframe:
         """Return the bars' length."""
-        return Timeframe(self.interval)
+        return Timeframe(self.interval, origin_s=self.origin_s)
 
     @property
     def fqme(self) -> str:

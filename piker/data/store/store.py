@@ -122,7 +122,7 @@ class Store:
         return Coverage(
             intersect(files + tail, whole),
             tuple(manifest.holes(number, start_s, end_s)),
-            manifest.listed_s(number),
+            manifest.listing(number)[0],
         )
 
     def read(self, series: Series, start_s: int, end_s: int) -> Stored:
