@@ -42,18 +42,18 @@ def merge(old: Sequence[Part], new: Part) -> tuple[Rows, Rows, int]:
     rows, codes, age = rows[order], codes[order], age[order]
     last = np.ones(len(rows), bool)
     last[:-1] = rows["time"][1:] != rows["time"][:-1]
-    beaten = np.flatnonzero(~last)
-    changed = sum(bool(age[at + 1]) and not same_bar(rows[at], rows[at + 1]) for at in beaten)
-    return rows[last], codes[last], changed
+    beaten = np.flatnonzero(~last & (np.append(age[1:], 0) > 0))  # old rows that new ones replace
+    return rows[last], codes[last], int(differ(rows[beaten], rows[beaten + 1]).sum())
 
 
-def same_bar(one: Rows, other: Rows) -> bool:
-    """Tell whether two rows say the same, NaN being equal to anything."""
+def differ(ours: Rows, theirs: Rows) -> Any:
+    """Tell for each pair of rows whether they contradict each other; NaN contradicts nothing."""
+    found = np.zeros(len(ours), bool)
     for name in KLINE_DTYPE.names or ():
-        a, b = one[name], other[name]
-        if name not in ("index", "bar_wap") and a == a and b == b and a != b:
-            return False
-    return True
+        if name not in ("index", "bar_wap"):
+            a, b = ours[name], theirs[name]
+            found |= (a == a) & (b == b) & (a != b)
+    return found
 
 
 def missing_runs(timeframe: Timeframe, times: Rows, span: Range) -> list[Range]:

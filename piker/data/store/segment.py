@@ -26,11 +26,14 @@ from piker.ohlcv import KLINE_DTYPE
 
 __all__ = [
     "BLOCK_ROWS",
+    "NO_BARS",
     "SCHEMA",
     "SOURCES",
     "Segment",
     "Written",
+    "array_of",
     "arrow_of",
+    "numpy_of",
     "rows_of",
     "sync_directory",
     "write_segment",
@@ -59,6 +62,12 @@ SCHEMA = pa.schema(
         ("source", pa.uint8()),
     ]
 )
+_DTYPES: dict[Any, np.dtype[Any]] = {
+    _TIME: np.dtype("M8[ns]"), pa.float64(): np.dtype("f8"), pa.int64(): np.dtype("i8"),
+    pa.uint8(): np.dtype("u1"),
+}  # fmt: skip
+#: No bars.
+NO_BARS = pa.Table.from_arrays([pa.nulls(0, field.type) for field in SCHEMA], schema=SCHEMA)
 CLOSE_LAG_NS = 1_000_000  # a bar's close_time is a millisecond before the next one opens
 
 Rows = np.ndarray[Any, np.dtype[Any]]
@@ -90,12 +99,21 @@ def arrow_of(rows: Rows, series: Series, source: int | Rows) -> pa.Table:
         "source": codes,
     }
     arrays = [
-        pa.array(columns[field.name], field.type)
-        if field.name in columns
-        else pa.array(np.ascontiguousarray(rows[field.name]), field.type)
+        array_of(columns[field.name] if field.name in columns else rows[field.name], field.type)
         for field in SCHEMA
     ]
     return pa.Table.from_arrays(arrays, schema=SCHEMA)
+
+
+def array_of(values: Rows, kind: pa.DataType, *, absent: Rows | None = None) -> pa.Array:
+    """Return numbers or times as an array over their memory; null where ``absent`` says so.
+
+    Like ``numpy_of`` it goes by the buffers: arrow's own ways from and to numpy import pandas, a
+    second of a program's start and 60 MB of every daemon.
+    """
+    dense = np.ascontiguousarray(values)
+    valid = None if absent is None else pa.py_buffer(np.packbits(~absent, bitorder="little"))
+    return pa.Array.from_buffers(kind, len(dense), [valid, pa.py_buffer(dense.view("u1"))])
 
 
 def _next_opens(times: Rows, nexts: Rows, series: Series) -> Rows:
@@ -113,12 +131,20 @@ def rows_of(table: pa.Table) -> tuple[Rows, Rows]:
 
 
 def numpy_of(table: pa.Table, name: str) -> Rows:
-    """Return a column as an array; a view where it lies in one piece."""
+    """Return a column without nulls as an array; a view where it lies in one piece."""
     column = table.column(name)
-    if column.num_chunks == 1:
-        found: Rows = column.chunk(0).to_numpy(zero_copy_only=True)
-        return found
-    return column.to_numpy()  # type: ignore[no-any-return]
+    dtype = _DTYPES[column.type]
+    views = [_view(chunk, dtype) for chunk in column.chunks]
+    if len(views) == 1:
+        return views[0]
+    return np.concatenate(views) if views else np.zeros(0, dtype)
+
+
+def _view(chunk: pa.Array, dtype: np.dtype[Any]) -> Rows:
+    buffer = chunk.buffers()[1]
+    if not len(chunk):
+        return np.zeros(0, dtype)
+    return np.frombuffer(buffer, dtype, len(chunk), chunk.offset * dtype.itemsize)
 
 
 # -- writing -------------------------------------------------------------------------------------

@@ -28,7 +28,7 @@ from piker.data.ranges import Range, intersect
 from piker.data.store import merge
 from piker.data.store.manifest import Hole, Manifest, Origin
 from piker.data.store.segment import (
-    SCHEMA,
+    NO_BARS,
     SOURCES,
     Segment,
     Written,
@@ -133,7 +133,7 @@ class Store:
         number = self.manifest.find(series)
         damaged = 0
         if number is None:
-            return Stored(SCHEMA.empty_table(), Coverage((), (), None), 0)
+            return Stored(NO_BARS, Coverage((), (), None), 0)
         for _ in range(_RETRIES):
             files = self.manifest.segments(number, start_s, end_s)
             tail = self.manifest.tail(number, start_s, end_s)
@@ -152,7 +152,7 @@ class Store:
                 pieces += _tail_pieces(tail, series, files)
                 pieces.sort(key=lambda piece: piece[0])
                 found = [piece for _, piece in pieces if piece.num_rows]
-                table = pa.concat_tables(found) if found else SCHEMA.empty_table()
+                table = pa.concat_tables(found) if found else NO_BARS
                 covered = self._coverage(number, series, start_s, end_s)
                 return Stored(table, covered, damaged)
             damaged += self.set_aside(series, number, *bad)
