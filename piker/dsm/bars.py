@@ -16,7 +16,7 @@ import pyarrow as pa
 from piker import log as piker_log
 from piker.clock import NS, monotonic_ns
 from piker.data.history.quality import Missing, Report
-from piker.data.store.segment import SCHEMA
+from piker.data.store.segment import NO_BARS
 from piker.data.store.series import Series
 from piker.dsm.calls import PROVIDER, Ask
 from piker.dsm.errors import FetchFailed, NoBars
@@ -25,7 +25,7 @@ from piker.dsm.logs import DsmLogger
 from piker.dsm.reports import report_of
 from piker.dsm.settings import DataSourceConfig
 from piker.dsm.shelf import store_at
-from piker.errors import HistoryError
+from piker.errors import DataUnavailable, HistoryError
 
 if TYPE_CHECKING:
     from piker.data.history.manager import History, Progress
@@ -62,7 +62,7 @@ def get_bars(
     """
     begun_ns = monotonic_ns()
     write = partial(log.piker_line, network=not settings.suppress_http_debug)
-    problem: HistoryError | None = None
+    problem: HistoryError | DataUnavailable | None = None
     with piker_log.redirected(write):
         found, damaged = _closed_or_stored(settings, ask)
         if found is None:
@@ -83,28 +83,36 @@ def _closed_or_stored(settings: DataSourceConfig, ask: Ask) -> tuple[_Bars | Non
 
     And how many files were set aside because they were damaged.
     """
-    span = ask.span
-    series = Series(PROVIDER, ask.name.market, ask.interval.value)
+    span, report = ask.span, _report_of(ask)
+    if span.closed <= span.start:
+        return _Bars(NO_BARS, report), 0
+    if not ask.use_store:
+        return None, 0
+    stored = store_at(settings.cache_dir).read(report.series, span.start, span.closed)
+    report.rows = stored.table.num_rows
+    whole = report.rows == report.series.timeframe.count_between(span.start, span.closed)
+    return (_Bars(stored.table, report) if whole else None), stored.damaged
+
+
+def _report_of(ask: Ask, why: str = "") -> Report:
+    """Return the report of a span, of which what has not closed is missing, and the rest ``why``."""
+    span, series = ask.span, Series(PROVIDER, ask.name.market, ask.interval.value)
     count = series.timeframe.count_between
     report = Report(series, span.start, span.end, expected=count(span.start, span.end))
+    if why:
+        bars = count(span.start, span.closed)
+        report.missing.append(Missing(span.start, span.closed, bars, why))
     if span.end > span.closed:
         bars = count(span.closed, span.end)
         report.missing.append(Missing(span.closed, span.end, bars, "not-closed"))
-    if span.closed <= span.start:
-        return _Bars(SCHEMA.empty_table(), report), 0
-    if not ask.use_store:
-        return None, 0
-    stored = store_at(settings.cache_dir).read(series, span.start, span.closed)
-    report.rows = stored.table.num_rows
-    whole = report.rows == count(span.start, span.closed)
-    return (_Bars(stored.table, report) if whole else None), stored.damaged
+    return report
 
 
 # -- what is missing -------------------------------------------------------------------------------
 def _fetched(
     settings: DataSourceConfig, ask: Ask, write: Callable[[str, str, str], None],
     on_progress: OnProgress | None,
-) -> tuple[_Bars, HistoryError | None]:  # fmt: skip
+) -> tuple[_Bars, HistoryError | DataUnavailable | None]:  # fmt: skip
     """Return what the history manager has, and its error where that is not all."""
     from piker.brokers.spec import load_backend
     from piker.data.history.manager import HistoryManager
@@ -120,6 +128,8 @@ def _fetched(
         try:
             history = runner.run(call)
             return _Bars(history.table, history.report), None
+        except DataUnavailable as err:  # the venue has nothing so early
+            return _Bars(NO_BARS, _report_of(ask, "not-listed")), err
         except HistoryError as err:
             if err.partial is None:
                 raise
@@ -140,12 +150,9 @@ def _with_holes(manager: Any, ask: Ask) -> History | None:
     )
     if found is None:
         return None
-    report = found.report
-    timeframe = report.series.timeframe
-    report.end_s, report.expected = span.end, timeframe.count_between(span.start, span.end)
-    if span.end > span.closed:
-        bars = timeframe.count_between(span.closed, span.end)
-        report.missing.append(Missing(span.closed, span.end, bars, "not-closed"))
+    whole, report = _report_of(ask), found.report
+    report.end_s, report.expected = span.end, whole.expected
+    report.missing += whole.missing
     return found
 
 
@@ -172,13 +179,17 @@ def _answer(ask: Ask, found: _Bars, codes: Any, elapsed_s: float) -> Answer:
     return Answer(frame, report)
 
 
-def _no_bars(report: Report, answer: Answer, problem: HistoryError | None) -> FetchFailed:
+def _no_bars(
+    report: Report, answer: Answer, problem: HistoryError | DataUnavailable | None
+) -> FetchFailed:
     whys = {one.why for one in report.missing}
     remedy = {
         "offline": "Leave out the forced source: the cache alone has none of it.",
         "not-closed": "The first bar of the range has not closed yet.",
         "not-offered": "Another source may have it: leave out the forced one.",
     }.get(next(iter(whys)) if len(whys) == 1 else "", "")
+    if isinstance(problem, DataUnavailable):
+        return NoBars(problem.message, partial=answer.frame, remedy=problem.remedy)
     if problem is not None:  # something failed: there may be bars
         return FetchFailed(problem.message, partial=answer.frame, remedy=problem.remedy)
     return NoBars(report.sentence(), partial=answer.frame, remedy=remedy)

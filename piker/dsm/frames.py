@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from piker.clock import NS
 from piker.data.history.frame import to_pandas, to_polars
-from piker.data.store.segment import CLOSE_LAG_NS, SCHEMA
+from piker.data.store.segment import CLOSE_LAG_NS, SCHEMA, array_of, numpy_of
 from piker.data.store.segment import SOURCES as STORED
 from piker.dsm.times import Span
 from piker.ohlcv import Timeframe
@@ -76,8 +76,8 @@ def served_by(table: pa.Table, fetched: Sequence[tuple[int, int, str]]) -> Rows:
     codes = np.zeros(table.num_rows, "u1")
     if not fetched:
         return codes
-    times = table.column("open_time").to_numpy().view("i8") // NS
-    stored = table.column("source").to_numpy()
+    times = numpy_of(table, "open_time").view("i8") // NS
+    stored = numpy_of(table, "source")
     for start_s, end_s, source in fetched:
         low, high = np.searchsorted(times, (start_s, end_s))
         part = codes[low:high]  # a view
@@ -96,11 +96,11 @@ def bars_table(
     expected = timeframe.count_between(span.start, span.end) if gridded else table.num_rows
     if table.num_rows != expected:
         return _gridded(table, codes, timeframe, timeframe.grid(span.start, span.end))
-    return table.set_column(at, "source", pa.array(codes, pa.uint8()))
+    return table.set_column(at, "source", array_of(codes, pa.uint8()))
 
 
 def _gridded(table: pa.Table, codes: Rows, timeframe: Timeframe, grid: Rows) -> pa.Table:
-    times = table.column("open_time").to_numpy().view("i8") // NS
+    times = numpy_of(table, "open_time").view("i8") // NS
     places = np.searchsorted(grid, times)
     absent = np.ones(len(grid), bool)
     absent[places] = False
@@ -108,18 +108,18 @@ def _gridded(table: pa.Table, codes: Rows, timeframe: Timeframe, grid: Rows) -> 
     arrays = []
     for field in SCHEMA:
         if field.name == "open_time":
-            arrays.append(pa.array((grid * NS).view("M8[ns]"), field.type))
+            arrays.append(array_of(grid * NS, field.type))
         elif field.name == "close_time":
-            arrays.append(pa.array((nexts * NS - CLOSE_LAG_NS).view("M8[ns]"), field.type))
+            arrays.append(array_of(nexts * NS - CLOSE_LAG_NS, field.type))
         elif field.name == "source":
             full = np.zeros(len(grid), "u1")
             full[places] = codes
-            arrays.append(pa.array(full, field.type, mask=absent))
+            arrays.append(array_of(full, field.type, absent=absent))
         else:
-            empty = 0 if pa.types.is_integer(field.type) else np.nan
-            column = np.full(len(grid), empty, field.type.to_pandas_dtype())
-            column[places] = table.column(field.name).to_numpy()
-            arrays.append(pa.array(column, field.type))
+            values = numpy_of(table, field.name)
+            column = np.full(len(grid), np.nan if values.dtype.kind == "f" else 0, values.dtype)
+            column[places] = values
+            arrays.append(array_of(column, field.type))
     return pa.Table.from_arrays(arrays, schema=SCHEMA)
 
 

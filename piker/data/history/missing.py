@@ -10,6 +10,7 @@ from piker import clock
 from piker.data.history.quality import Missing
 from piker.data.ranges import Range, intersect, subtract
 from piker.data.store import merge
+from piker.data.store.segment import numpy_of
 from piker.data.store.series import Series
 from piker.data.store.store import Rows, Stored
 
@@ -59,7 +60,7 @@ def explain(
 
 def _times_of(table: pa.Table) -> Rows:
     """Return the open times of a table in seconds."""
-    times: Rows = table.column("open_time").to_numpy().view("i8") // clock.NS
+    times: Rows = numpy_of(table, "open_time").view("i8") // clock.NS
     return times
 
 
