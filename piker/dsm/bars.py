@@ -95,7 +95,7 @@ def _closed_or_stored(settings: DataSourceConfig, ask: Ask) -> tuple[_Bars | Non
 
 
 def _report_of(ask: Ask, why: str = "") -> Report:
-    """Return the report of a span, of which what has not closed is missing, and the rest ``why``."""
+    """Return a report in which what has not closed is missing, and with ``why`` the rest, too."""
     span, series = ask.span, Series(PROVIDER, ask.name.market, ask.interval.value)
     count = series.timeframe.count_between
     report = Report(series, span.start, span.end, expected=count(span.start, span.end))
@@ -185,6 +185,7 @@ def _no_bars(
     whys = {one.why for one in report.missing}
     remedy = {
         "offline": "Leave out the forced source: the cache alone has none of it.",
+        "not-listed": "Ask for a later range.",
         "not-closed": "The first bar of the range has not closed yet.",
         "not-offered": "Another source may have it: leave out the forced one.",
     }.get(next(iter(whys)) if len(whys) == 1 else "", "")
