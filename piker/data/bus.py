@@ -84,6 +84,7 @@ class Bus:
         self.backend = backend
         self.conf = conf
         self._history: HistoryManager | None = None
+        self._turns: trio.CapacityLimiter | None = None
         self.quality = venue_quality(backend.name)
         self.tapes = Tapes(self.quality.count)
         self.markets: dict[str, Market] = {}
@@ -252,13 +253,14 @@ class Bus:
         tape = market.tape
         try:
             self._history = self._history or live.HistoryManager(self.backend)
+            self._turns = self._turns or trio.CapacityLimiter(live.AT_ONCE)
         except StoreError as err:
             _log.error("history.store", error=str(err))
             return
         market.joins = live.joins_of(
             self.backend, self._history, market.mkt,
             list(zip(tape.builders, tape.bars, strict=True)), self.conf.history,
-            lambda: market.live, lambda: self._guarded(tape.write_bars), self._tell,
+            self._turns, lambda: market.live, lambda: self._guarded(tape.write_bars), self._tell,
         )  # fmt: skip
         async with trio.open_nursery() as nursery:
             for join in market.joins:

@@ -29,9 +29,8 @@ from piker.ticks import Backfill
 
 __all__ = ["LiveJoin", "joins_of", "mean_prices"]
 
-CHUNK_ROWS = (
-    20_000  # bars asked for at once, newest first: two weeks of minutes, five hours of seconds
-)
+AT_ONCE = 3  # calls for history at once, of all markets: each holds megabytes and a connection
+CHUNK_ROWS = 20_000  # bars asked for at once, newest first: two weeks of minutes
 MEND_AFTER_S = 3.0  # after a Resync: the venue's bars of the outage are there by then
 MEND_EVERY_S = 60.0  # rows that are not complete are looked for this often without a Resync
 MEND_ROWS = 100_000  # how far back rows are looked at: a day of seconds, two months of minutes
@@ -52,6 +51,7 @@ class LiveJoin:
         *,
         contract: float,
         depth_s: float,
+        turns: trio.CapacityLimiter,
         is_live: Callable[[], bool],
         write: Callable[[], None],
         tell: Callable[[Backfill], None],
@@ -62,6 +62,7 @@ class LiveJoin:
         self._array = array
         self._contract = contract  # what an inverse contract is worth, 0 of other markets
         self._depth_s = depth_s
+        self._turns = turns
         self._is_live = is_live
         self._write = write
         self._tell = tell
@@ -125,11 +126,12 @@ class LiveJoin:
     async def _get(self, start: int, end: int) -> tuple[Any, HistoryError | None]:
         """Return what there is, and the error that more was to be had."""
         problem = None
-        try:
-            history: History = await self._manager.get(self._mktid, self._interval, start, end)
-        except HistoryError as err:
-            problem, history = err, err.partial
-        rows = await trio.to_thread.run_sync(history.rows)
+        async with self._turns:
+            try:
+                history: History = await self._manager.get(self._mktid, self._interval, start, end)
+            except HistoryError as err:
+                problem, history = err, err.partial
+            rows = await trio.to_thread.run_sync(history.rows)
         rows["bar_wap"] = mean_prices(rows, self._contract)
         return rows, problem
 
@@ -193,6 +195,7 @@ def joins_of(
     mkt: MktPair,
     pairs: list[tuple[BarBuilder, ShmArray]],
     conf: HistoryConf,
+    turns: trio.CapacityLimiter,
     is_live: Callable[[], bool],
     write: Callable[[], None],
     tell: Callable[[Backfill], None],
@@ -203,7 +206,8 @@ def joins_of(
         LiveJoin(
             manager, mkt.mktid, builder, array,
             contract=float(mkt.contract_size) if mkt.inverse else 0.0,
-            depth_s=depths[array.period_s] * 86_400, is_live=is_live, write=write, tell=tell,
+            depth_s=depths[array.period_s] * 86_400, turns=turns, is_live=is_live,
+            write=write, tell=tell,
         )
         for builder, array in pairs
         if str(Timeframe.from_seconds(array.period_s)) in backend.capabilities.history
