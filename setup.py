@@ -54,6 +54,8 @@ setup(
         "console_scripts": [
             "piker = piker.cli.__main__:main",
             "pikerd = piker.cli.__main__:pikerd_main",
+            "dsm-demo-cli = piker.cli.dsm_demo_cli:main",
+            "dsm-demo-module = piker.cli.dsm_demo_module:main",
         ],
         # Other people's distributions add venues here; the built-in ones need no entry.
         "piker.brokers": [],

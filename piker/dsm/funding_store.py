@@ -73,6 +73,13 @@ class FundingStore:
             db.execute("DELETE FROM asked WHERE market = ?", (market,))
             db.executemany("INSERT INTO asked VALUES (?, ?, ?)", [(market, *one) for one in asked])
 
+    def forget(self, market: str) -> int:
+        """Remove a market, and what was asked of it; return how many fundings there were."""
+        with self._open() as db, _commit(db):
+            gone = db.execute("DELETE FROM rate WHERE market = ?", (market,)).rowcount
+            db.execute("DELETE FROM asked WHERE market = ?", (market,))
+        return gone
+
     @staticmethod
     def _spans(rows: Rows) -> tuple[Range, ...]:
         times = rows["time_ms"]

@@ -474,7 +474,7 @@ def test_range_before_the_listing_is_said_to_be_when_asked_for(manager: DataSour
     """An error that stays one from the store alone; partly before is a frame with a reason."""
     begin = datetime(2017, 1, 1, tzinfo=UTC)
     for _ in range(2):
-        with pytest.raises(NoBars, match="not-listed|no bars before.*later range"):
+        with pytest.raises(NoBars, match=r"not-listed|no bars before.*later range"):
             manager.get_data("BTCUSDT", begin, begin + DAY, Interval.HOUR_1)
     first = datetime(2017, 8, 17, tzinfo=UTC)
     frame = manager.get_data("BTCUSDT", first - DAY, first + DAY, Interval.HOUR_1)
