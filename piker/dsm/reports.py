@@ -23,7 +23,8 @@ Codes = np.ndarray[Any, np.dtype[Any]]
 
 def report_of(report: Report, codes: Codes, *, elapsed_s: float) -> dict[str, Any]:
     """Return the report of bars whose places in ``SERVED`` are ``codes``."""
-    counts = np.bincount(codes, minlength=len(SERVED)).tolist() if len(codes) else [0, 0, 0]
+    counts = [int(np.count_nonzero(codes == at)) for at in range(1, len(SERVED))]
+    counts = [len(codes) - sum(counts), *counts]
     told = sorted(report.missing, key=lambda one: (one.final, -one.bars))[:MAX_TOLD]
     return {
         "series": str(report.series),

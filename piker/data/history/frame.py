@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
 
-from piker.data.store.segment import SOURCES
+from piker.data.store.segment import SOURCES, numpy_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,9 +29,23 @@ def to_polars(
 
     frame = pl.from_arrow(table, rechunk=False)
     assert isinstance(frame, pl.DataFrame)
-    if coded in frame.columns:
-        frame = frame.with_columns(pl.col(coded).cat.to(pl.Enum(names)))
-    return frame
+    if coded not in frame.columns:
+        return frame
+    only = _only_code(table, coded)
+    if only is None:
+        return frame.with_columns(pl.col(coded).cat.to(pl.Enum(names)))
+    # Codes are looked at one by one on their way to an enumeration; where all are alike, one is.
+    word = pl.Series(coded, [names[only]], dtype=pl.Enum(names))
+    at = frame.get_column_index(coded)
+    return frame.replace_column(at, word.new_from_index(0, table.num_rows))
+
+
+def _only_code(table: pa.Table, coded: str) -> int | None:
+    column = table.column(coded)
+    if column.null_count or not table.num_rows:
+        return None
+    codes = numpy_of(table, coded)
+    return int(codes[0]) if (codes == codes[0]).all() else None
 
 
 def to_pandas(
@@ -38,21 +53,30 @@ def to_pandas(
 ) -> pd.DataFrame:
     """Return the table as a pandas frame of its own memory, indexed by ``open_time`` (UTC).
 
-    The column ``coded``, where there is one, becomes a category of ``names``. The index is the
-    table's memory, where it lies in one piece: an index is never written to.
+    The column ``coded``, where there is one, becomes a category of ``names``, missing where it is
+    null. The index is the table's memory, where it lies in one piece: nobody writes to an index.
     """
     import pandas as pd
 
-    times = table.column("open_time")
-    rest = table.drop_columns(["open_time"])
-    at = rest.schema.get_field_index(coded)
+    at = table.schema.get_field_index(coded)
+    plain = table.drop_columns(["open_time", coded] if at >= 0 else ["open_time"])
+    frame: pd.DataFrame = plain.to_pandas()  # arrow's pool reuses pages; a new block would fault
     if at >= 0:
-        words = pa.array(names, pa.string())
-        codes = rest.column(at).cast(pa.int8())
-        pieces = codes.chunks or [pa.array([], pa.int8())]  # none: it would know no words
-        coded_words = [pa.DictionaryArray.from_arrays(piece, words) for piece in pieces]
-        rest = rest.set_column(at, coded, pa.chunked_array(coded_words))
-    frame: pd.DataFrame = rest.to_pandas()  # arrow's pool reuses pages; a new block would fault
-    stamps = times.chunk(0) if times.num_chunks == 1 else times
-    frame.index = pd.DatetimeIndex(stamps.to_numpy(), name="open_time").tz_localize("UTC")
+        words = pd.Categorical.from_codes(_codes(table, coded), categories=list(names))
+        frame.insert(at - 1, coded, words)
+    times = numpy_of(table, "open_time").view("i8")  # as times they would be localised: 1.7 ms
+    frame.index = pd.DatetimeIndex(times, dtype="datetime64[ns, UTC]", name="open_time", copy=False)
     return frame
+
+
+def _codes(table: pa.Table, coded: str) -> np.ndarray[Any, np.dtype[np.int8]]:
+    """Return codes as pandas has them: -1 where there is none."""
+    codes = numpy_of(table, coded).astype("i1")
+    column = table.column(coded)
+    if column.null_count:
+        begin = 0
+        for chunk in column.chunks:
+            there = np.frombuffer(chunk.is_valid().cast(pa.uint8()).buffers()[1], "u1", len(chunk))
+            codes[begin : begin + len(chunk)][there == 0] = -1
+            begin += len(chunk)
+    return codes
