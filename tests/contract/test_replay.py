@@ -484,7 +484,7 @@ async def test_books_of_the_recording_are_verified_when_it_is_replayed(
     async with open_loopback(name, symbols=2, rate=40, limits=False) as (_, port):
         point_backend_at(name, port)
         process = piker("record", f"{symbols[0]}.{name}", "--out", str(path))
-        await until(lambda: path.exists() and path.stat().st_size > 300_000)
+        await until(lambda: path.exists() and path.stat().st_size > 550_000)
         process.send_signal(signal.SIGTERM)
         code, out, err = await finished(process)
     assert (code, err) == (0, "")
