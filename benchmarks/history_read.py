@@ -5,7 +5,8 @@ as one plain Arrow file with the same columns. In one process and in turn: that 
 every byte of it is touched, by hand and as polars' frame of piker.dsm; it is converted to pandas by
 arrow alone, and by piker.dsm. One day of the middle of the five years is asked for. In fresh
 processes: the peak of memory (pages of the mapped files, which the system may take back at any
-time, and the process's own) of one year as pandas and as polars, against the size of the frame; and the time of the first call, imports included, of one stored day, beside the import of the frame
+time, and the process's own) of one year as pandas and as polars, against the size of the frame;
+and the time of the first call, imports included, of one stored day, beside the import of the frame
 library alone. Prints one JSON line; the ratios count.
 """
 
