@@ -120,6 +120,7 @@ def test_rows_are_those_of_the_range_when_there_are_holes(store: Store) -> None:
         found, _ = store.rows(MINUTES, start, end)
         expected = kept[(kept["time"] >= start) & (kept["time"] < end)]
         assert found["time"].tolist() == expected["time"].tolist()
+        assert store.column(MINUTES, "close", start, end).tolist() == expected["close"].tolist()
     holes = store.coverage(MINUTES, T0, T0 + 2000 * 60).holes
     assert [(hole.start_s - T0, hole.end_s - T0, hole.confirmed) for hole in holes] == [
         (300, 420, False), (60_000, 60_060, False),

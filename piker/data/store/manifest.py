@@ -6,25 +6,27 @@ durable (WAL, full sync). Times are epoch seconds unless a name says otherwise.
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import threading
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
 from piker.clock import wall_ns
 from piker.data.ranges import Range
-from piker.data.store.segment import Written
+from piker.data.store import ticks_schema
+from piker.data.store.segment import Written, sync_directory
 from piker.data.store.series import Series
 from piker.errors import StoreError
 
-__all__ = ["BUSY_S", "Hole", "Manifest", "Origin"]
+__all__ = ["BUSY_S", "Hole", "Manifest", "Origin", "Snapshot"]
 
 BUSY_S = 30.0  # how long a commit waits for another process's
-VERSION = 1
+VERSION = 2  # 1: bars; 2: ticks, too
 _SCHEMA = """
 CREATE TABLE series (
     id INTEGER PRIMARY KEY, provider TEXT NOT NULL, market TEXT NOT NULL, interval TEXT NOT NULL,
@@ -50,6 +52,10 @@ CREATE TABLE tail (
     row BLOB NOT NULL, PRIMARY KEY (series, time_s)) WITHOUT ROWID;
 """
 
+#: What makes each format of the one before it.
+_STEPS = (_SCHEMA, ticks_schema.SCHEMA)
+assert len(_STEPS) == VERSION
+
 
 class Hole(msgspec.Struct, frozen=True):
     """Bars that are not there: ``confirmed`` when the venue says that it has none either."""
@@ -74,12 +80,26 @@ class Origin(msgspec.Struct, frozen=True):
     checked_ns: int = 0
 
 
+class Snapshot(NamedTuple):
+    """All that the manifest says of one series, at one moment. Sorted by time."""
+
+    files: list[Written]
+    tail: list[tuple[int, int, bytes]]
+    holes: list[Hole]
+    listed_s: int | None
+
+
+_ALWAYS = (-(1 << 62), 1 << 62)
+
+
 class Manifest:
     """An open manifest: one connection, which the threads of a process take in turns."""
 
     def __init__(self, path: Path) -> None:
         self._turn = threading.RLock()
         self._ids: dict[Series, int] = {}
+        self._snapshots: dict[int, Snapshot] = {}
+        self._version = -1
         try:
             self._db = sqlite3.connect(
                 path, timeout=BUSY_S, isolation_level=None, check_same_thread=False
@@ -100,13 +120,17 @@ class Manifest:
                 f"{path} was written by a newer piker (format {found}, this one knows {VERSION}).",
                 remedy="Upgrade piker, or set PIKER_DATA_DIR to another directory.",
             )
-        if found == 0:
-            with self.commit():
-                if self._db.execute("PRAGMA user_version").fetchone()[0] == 0:
-                    for statement in _SCHEMA.split(";\n"):
-                        if statement.strip():
-                            self._db.execute(statement)
-                    self._db.execute(f"PRAGMA user_version = {VERSION}")
+        if found == VERSION:
+            return
+        with self.commit():
+            found = self._db.execute("PRAGMA user_version").fetchone()[0]  # another may have come
+            if 0 < found < VERSION:
+                _keep_aside(path, found)
+            for step in _STEPS[found:]:
+                for statement in step.split(";\n"):
+                    if statement.strip():
+                        self._db.execute(statement)
+            self._db.execute(f"PRAGMA user_version = {VERSION}")
 
     def close(self) -> None:
         """Close the database."""
@@ -132,10 +156,41 @@ class Manifest:
             except BaseException:
                 self._roll_back()
                 raise
+            finally:
+                self._snapshots.clear()
+
+    def snapshot(self, number: int) -> Snapshot:
+        """Return what is known of a series, from memory while nobody has changed the database."""
+        with self._turn:
+            # Changes by other connections change this number, ours clear the cache themselves.
+            version = self._db.execute("PRAGMA data_version").fetchone()[0]
+            if version != self._version:
+                self._snapshots.clear()
+                self._version = version
+            found = self._snapshots.get(number)
+            if found is None:
+                self._db.execute("BEGIN")  # one moment for all four questions
+                try:
+                    found = Snapshot(
+                        self.segments(number, *_ALWAYS), self.tail(number, *_ALWAYS),
+                        self.holes(number, *_ALWAYS), self.listing(number)[0],
+                    )  # fmt: skip
+                finally:
+                    self._db.execute("COMMIT")
+                self._snapshots[number] = found
+            return found
 
     def _rows(self, question: str, *values: object) -> list[Any]:
         with self._turn:
             return self._db.execute(question, values).fetchall()
+
+    def ask(self, question: str, *values: object) -> list[Any]:
+        """Return the rows that answer a question: for the tables of ticks."""
+        return self._rows(question, *values)
+
+    def tell(self, statement: str, rows: Iterable[tuple[object, ...]]) -> int:
+        """Do a statement for each of ``rows``; return how many it changed. Inside of ``commit``."""
+        return self._db.executemany(statement, rows).rowcount
 
     def _roll_back(self) -> None:
         if self._db.in_transaction:
@@ -298,3 +353,24 @@ class Manifest:
     def tail_size(self, number: int) -> int:
         """Return how many bars are not in files."""
         return int(self._rows("SELECT count(*) FROM tail WHERE series = ?", number)[0][0])
+
+
+def _keep_aside(path: Path, version: int) -> None:
+    """Copy a manifest of an older format to ``manifest.db.v1`` before it is changed, durably.
+
+    The caller is the only writer meanwhile. One that was kept before is replaced: this is newer.
+    """
+    kept = path.with_name(f"{path.name}.v{version}")
+    draft = kept.with_name(f".{kept.name}.tmp")
+    try:
+        draft.unlink(missing_ok=True)
+        with closing(sqlite3.connect(path)) as source, closing(sqlite3.connect(draft)) as copy:
+            source.backup(copy)
+            copy.execute("PRAGMA journal_mode = DELETE")  # one file, without a -wal beside it
+        with draft.open("rb") as file:
+            os.fsync(file.fileno())
+        draft.rename(kept)
+        sync_directory(path.parent)
+    except OSError as err:
+        draft.unlink(missing_ok=True)
+        raise StoreError.of(err, kept) from err

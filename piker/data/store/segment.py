@@ -68,6 +68,7 @@ _DTYPES: dict[Any, np.dtype[Any]] = {
 }  # fmt: skip
 #: No bars.
 NO_BARS = pa.Table.from_arrays([pa.nulls(0, field.type) for field in SCHEMA], schema=SCHEMA)
+_AT = {name: at for at, name in enumerate(SCHEMA.names)}
 CLOSE_LAG_NS = 1_000_000  # a bar's close_time is a millisecond before the next one opens
 
 Rows = np.ndarray[Any, np.dtype[Any]]
@@ -251,12 +252,13 @@ class Segment:
         self.table = table.replace_schema_metadata(None)
         self._columns = [numpy_of(table, name) for name in SCHEMA.names] if known.rows else []
         self._sound: set[int] = set()
-        self._stat = _identity(path)
+        self._place = str(path)
+        self._stat = _identity(self._place)
         self._step = series.timeframe.seconds if series.timeframe.unit != "M" else 0
 
     def is_as_opened(self) -> bool:
         """Tell whether the file has not been touched since it was opened and checked."""
-        return _identity(self.path) == self._stat
+        return _identity(self._place) == self._stat
 
     @property
     def times_ns(self) -> Rows:
@@ -268,6 +270,12 @@ class Segment:
         low, high = self._position(start_s), self._position(end_s)
         self._check(low, high)
         return self.table.slice(low, high - low)
+
+    def column(self, name: str, start_s: int, end_s: int) -> Rows:
+        """Return one column of the bars in [start_s, end_s): a view, its blocks checked."""
+        low, high = self._position(start_s), self._position(end_s)
+        self._check(low, high)
+        return self._columns[_AT[name]][low:high] if self._columns else np.zeros(0)
 
     def _position(self, time_s: int) -> int:
         """Return the first row at or after a time. Without holes that is arithmetic."""
@@ -310,9 +318,9 @@ def _mapped(path: Path) -> pa.Buffer:
         return pa.py_buffer(FileMap(file.fileno(), size).buffer())
 
 
-def _identity(path: Path) -> tuple[int, ...]:
+def _identity(place: str) -> tuple[int, ...]:
     try:
-        found = path.stat()
+        found = os.stat(place)
     except OSError:
         return ()
     return (found.st_ino, found.st_size, found.st_mtime_ns)

@@ -9,6 +9,7 @@ Every method blocks: on the disk, and writers on each other. Async code calls th
 
 from __future__ import annotations
 
+import bisect
 import fcntl
 import itertools
 import os
@@ -26,13 +27,14 @@ from piker import config
 from piker.clock import NS, monotonic_ns, wall_ns
 from piker.data.ranges import Range, intersect
 from piker.data.store import merge
-from piker.data.store.manifest import Hole, Manifest, Origin
+from piker.data.store.manifest import Hole, Manifest, Origin, Snapshot
 from piker.data.store.segment import (
     NO_BARS,
     SOURCES,
     Segment,
     Written,
     arrow_of,
+    numpy_of,
     rows_of,
     write_segment,
 )
@@ -80,7 +82,7 @@ class Store:
         self._local = threading.local()
         self._manifest: Manifest | None = None
         self._pid = os.getpid()
-        self._open: OrderedDict[Path, Segment] = OrderedDict()
+        self._open: OrderedDict[tuple[Series, str], Segment] = OrderedDict()
         self._guard = threading.Lock()
 
     def close(self) -> None:
@@ -112,18 +114,7 @@ class Store:
         number = self.manifest.find(series)
         if number is None:
             return Coverage((), (), None)
-        return self._coverage(number, series, start_s, end_s)
-
-    def _coverage(self, number: int, series: Series, start_s: int, end_s: int) -> Coverage:
-        manifest, whole = self.manifest, [(start_s, end_s)]
-        files = [(one.start_s, one.end_s) for one in manifest.segments(number, start_s, end_s)]
-        times = [time for time, _, _ in manifest.tail(number, start_s, end_s)]
-        tail = [(time, series.timeframe.next(time)) for time in times]
-        return Coverage(
-            intersect(files + tail, whole),
-            tuple(manifest.holes(number, start_s, end_s)),
-            manifest.listing(number)[0],
-        )
+        return _coverage(self.manifest.snapshot(number), series, Range(start_s, end_s))
 
     def read(self, series: Series, start_s: int, end_s: int) -> Stored:
         """Return the bars that open in [start_s, end_s), ascending, as far as they are stored.
@@ -135,28 +126,47 @@ class Store:
         if number is None:
             return Stored(NO_BARS, Coverage((), (), None), 0)
         for _ in range(_RETRIES):
-            files = self.manifest.segments(number, start_s, end_s)
-            tail = self.manifest.tail(number, start_s, end_s)
-            if files != self.manifest.segments(number, start_s, end_s):
-                continue  # bars moved from the tail into a file between the two questions
-            bad = None
-            pieces = []
-            for known in files:
-                try:
-                    piece = self.open_segment(series, known).slice(start_s, end_s)
-                except DataQuality as err:
-                    bad = (known, err.message)
-                    break
-                pieces.append((known.start_s, piece))
-            if bad is None:
-                pieces += _tail_pieces(tail, series, files)
+            known = self.manifest.snapshot(number)
+            low, high = _overlapping(known.files, start_s, end_s)
+            files = known.files[low:high]
+            try:
+                pieces = self._slices(series, files, start_s, end_s)
+            except _Damaged as bad:
+                damaged += self.set_aside(series, number, bad.known, bad.why)
+                continue
+            if known.tail:
+                within = [row for row in known.tail if start_s <= row[0] < end_s]
+                pieces += _tail_pieces(within, series, files)
                 pieces.sort(key=lambda piece: piece[0])
-                found = [piece for _, piece in pieces if piece.num_rows]
-                table = pa.concat_tables(found) if found else NO_BARS
-                covered = self._coverage(number, series, start_s, end_s)
-                return Stored(table, covered, damaged)
-            damaged += self.set_aside(series, number, *bad)
+            found = [piece for _, piece in pieces if piece.num_rows]
+            table = pa.concat_tables(found) if len(found) > 1 else found[0] if found else NO_BARS
+            return Stored(table, _coverage(known, series, Range(start_s, end_s)), damaged)
         raise StoreError(f"the files of {series} change faster than they can be read.")
+
+    def _slices(
+        self, series: Series, files: list[Written], start_s: int, end_s: int
+    ) -> list[tuple[int, pa.Table]]:
+        pieces = []
+        for known in files:
+            try:
+                piece = self.open_segment(series, known).slice(start_s, end_s)
+            except DataQuality as err:
+                raise _Damaged(known, err.message) from err
+            pieces.append((known.start_s, piece))
+        return pieces
+
+    def column(self, series: Series, name: str, start_s: int, end_s: int) -> Rows:
+        """Return one column of a range: for scans of many series. A view where one file has it."""
+        number = self.manifest.find(series)
+        if number is not None:
+            known = self.manifest.snapshot(number)
+            low, high = _overlapping(known.files, start_s, end_s)
+            if high - low == 1 and not known.tail:
+                try:
+                    return self.open_segment(series, known.files[low]).column(name, start_s, end_s)
+                except DataQuality:
+                    pass  # read() sets it aside
+        return numpy_of(self.read(series, start_s, end_s).table, name)
 
     def rows(self, series: Series, start_s: int, end_s: int) -> tuple[Rows, Rows]:
         """Return (``KLINE_DTYPE`` rows, source codes) of a range, as copies."""
@@ -164,15 +174,13 @@ class Store:
 
     def open_segment(self, series: Series, known: Written) -> Segment:
         """Return a file, opened now or kept open; ``DataQuality`` when it can not be trusted."""
-        path = self.folder(series) / known.name
+        key = (series, known.name)
+        found = self._open.get(key)
+        if found is not None and found.is_as_opened():
+            return found
+        opened = Segment(self.folder(series) / known.name, series, known)
         with self._guard:
-            found = self._open.get(path)
-            if found is not None and found.is_as_opened():
-                self._open.move_to_end(path)
-                return found
-        opened = Segment(path, series, known)
-        with self._guard:
-            self._open[path] = opened
+            self._open[key] = opened
             while len(self._open) > OPEN_FILES:
                 self._open.popitem(last=False)
         return opened
@@ -191,7 +199,7 @@ class Store:
             if path.exists():
                 path.rename(aside / f"{str(series).replace('/', '_')}_{known.name}")
         with self._guard:
-            self._open.pop(path, None)
+            self._open.pop((series, known.name), None)
         log.error("store.damaged", series=series, file=known.name, why=why)
         return 1
 
@@ -309,9 +317,8 @@ class Store:
         """Remove files that the manifest does not name any more; mapped ones stay readable."""
         with self._guard:
             for known in files:
-                path = self.folder(series) / known.name
-                self._open.pop(path, None)
-                path.unlink(missing_ok=True)
+                self._open.pop((series, known.name), None)
+                (self.folder(series) / known.name).unlink(missing_ok=True)
 
     # -- the lock ----------------------------------------------------------------------------
     @contextmanager
@@ -338,6 +345,32 @@ class Store:
         finally:
             held.pop(series, None)
             os.close(fd)
+
+
+class _Damaged(Exception):
+    """A file can not be used; it is set aside, and the reading begins anew."""
+
+    def __init__(self, known: Written, why: str) -> None:
+        self.known = known
+        self.why = why
+
+
+def _overlapping(files: list[Written], start_s: int, end_s: int) -> tuple[int, int]:
+    """Return which of the files, which are sorted and apart, overlap a range."""
+    low = bisect.bisect_right(files, start_s, key=lambda one: one.end_s)
+    return low, bisect.bisect_left(files, end_s, lo=low, key=lambda one: one.start_s)
+
+
+def _coverage(known: Snapshot, series: Series, asked: Range) -> Coverage:
+    low, high = _overlapping(known.files, *asked)
+    spans = [(one.start_s, one.end_s) for one in known.files[low:high]]
+    if known.tail:
+        after = series.timeframe.next
+        spans += [(time, after(time)) for time, _, _ in known.tail if asked[0] <= time < asked[1]]
+    holes = [one for one in known.holes if one.start_s < asked.end and one.end_s > asked.start]
+    whole = len(spans) == 1 and spans[0][0] <= asked.start and spans[0][1] >= asked.end
+    covered = (asked,) if whole else intersect(spans, [asked])
+    return Coverage(covered, tuple(holes), known.listed_s)
 
 
 def _wait_for_lock(fd: int, series: Series) -> None:
