@@ -313,27 +313,47 @@ def venue(
 def record(
     fqmes: Fqmes,
     out: Annotated[
-        str, typer.Option("--out", "-o", metavar="FILE", help="Where to write; .gz compresses.")
-    ],
+        str | None,
+        typer.Option(
+            "--out", "-o", metavar="FILE", help="Where to write the wire; .gz compresses."
+        ),
+    ] = None,
+    store: Annotated[
+        bool, typer.Option("--store", help="Keep every tick in the store, instead.")
+    ] = False,
     seconds: Seconds = None,
     json: Json = False,
     force: Annotated[bool, typer.Option("--force", help="Replace the file if it exists.")] = False,
     book: Annotated[
         bool, typer.Option("--book/--no-book", help="Follow order books, too, where there are any.")
     ] = True,
+    flush: Annotated[
+        float, typer.Option(min=0.05, max=3600, help="Seconds between two files of --store.")
+    ] = 5.0,
     log_level: Level = None,
 ) -> None:
     """Record what a venue sends, until Ctrl-C.
 
-    For `piker venue --replay`. Needs no pikerd. Every frame and answer is kept byte for byte,
-    secrets are masked: docs/reference/capture-format.md.
+    With --out, for `piker venue --replay`: every frame and answer byte for byte, secrets masked
+    (docs/reference/capture-format.md); needs no pikerd.
+
+    With --store, every tick of the feed in day files, durably: docs/internals/store.md. What
+    --json counts as stored is on the disk; killed and started again, it goes on where it was.
 
     Example: piker record btcusdt.spot.binance --out btc.jsonl.gz --seconds 60
     """
     from pathlib import Path
 
     from piker.cli import record as command
+    from piker.errors import ConfigError
 
+    if (out is not None) == store:
+        raise ConfigError(
+            "where to is not clear.", remedy="Say one of --out FILE (the wire) and --store (ticks)."
+        )
+    if out is None:
+        command.run_store(fqmes, seconds=seconds, flush_s=flush, as_json=json, log_level=log_level)
+        return
     command.run(
         fqmes, out=Path(out), seconds=seconds, as_json=json, force=force, book=book,
         log_level=log_level,

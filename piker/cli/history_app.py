@@ -134,15 +134,18 @@ def export(
     interval: Interval = "1m",
     start: Start = None,
     end: End = None,
+    ticks: Annotated[
+        bool, typer.Option("--ticks", help="The ticks that `piker record --store` kept.")
+    ] = False,
     json: Json = False,
 ) -> None:
-    """Write stored bars to a file.
+    """Write stored bars, or ticks, to a file.
 
     Example: piker store export btcusdt.spot.binance btc.csv --interval 1h
     """
     from piker.cli import store as command
 
-    command.export(fqme, out, interval=interval, start=start, end=end, as_json=json)
+    command.export(fqme, out, interval=interval, start=start, end=end, ticks=ticks, as_json=json)
 
 
 @store_app.command("import")

@@ -1,4 +1,4 @@
-"""``piker record``: a live feed's wire, written to a file that ``piker venue --replay`` plays."""
+"""``piker record``: a live feed, kept: its wire in a file for replays, its ticks in the store."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import trio
@@ -16,11 +16,16 @@ from rich.text import Text
 
 from piker import config, log
 from piker.brokers.spec import load_backend
+from piker.cli.markets import check_markets
 from piker.errors import ConfigError, PikerError
 from piker.market import parse_fqme
 from piker.testing.recorder import Tally, record
 
-__all__ = ["Summary", "run"]
+if TYPE_CHECKING:
+    from piker.data.store.ticks import Kept, TickStore
+    from piker.data.store.ticks_recorder import TickRecorder
+
+__all__ = ["Summary", "TickSummary", "run", "run_store"]
 
 REDRAW_S = 0.25  # of the live line
 
@@ -161,3 +166,148 @@ def _print(summary: Summary, as_json: bool) -> None:
         + (f", {summary.quotes:,} quotes of a backend with its own wire" if summary.quotes else "")
         + (f", {summary.redacted} secrets masked" if summary.redacted else "")
     )
+
+
+# -- ticks into the store ------------------------------------------------------------------------
+class TickSummary(msgspec.Struct, frozen=True, tag="summary", tag_field="event"):
+    """The last line of ``--store``: ticks that are on the disk, by market."""
+
+    seconds: float
+    rows: int
+    gaps: int
+    stored: dict[str, int]
+
+
+class Stored(msgspec.Struct, frozen=True, tag="stored", tag_field="event"):
+    """A line of ``--store --json`` after each commit: rows [first, stop) of a ring are on disk."""
+
+    fqme: str
+    ring: int
+    first: int
+    stop: int
+    rows: int
+    total: int
+
+
+class Trouble(msgspec.Struct, frozen=True, tag="trouble", tag_field="event"):
+    """A line of ``--store --json`` when nothing can be stored; without an error: it can again."""
+
+    error: str = ""
+
+
+def run_store(
+    fqmes: Sequence[str],
+    *,
+    seconds: float | None,
+    flush_s: float,
+    as_json: bool,
+    log_level: str | None,
+) -> None:
+    """Keep a feed's ticks in the store until the time is up, Ctrl-C or SIGTERM."""
+    check_markets(fqmes)
+    log.configure(log_level, default=config.load_conf().log.level, actor="record")
+    keeping = Keeping(as_json, seconds)
+    try:
+        trio.run(keeping.run, list(fqmes), flush_s)
+    except BaseExceptionGroup as group:
+        raise _leaf(group) from group
+    keeping.sum_up()
+
+
+class Keeping:
+    """One run of ``--store``: a recorder for each provider, and what they say."""
+
+    def __init__(self, as_json: bool, seconds: float | None) -> None:
+        self.as_json = as_json
+        self.stored: dict[str, int] = {}
+        self.gaps = 0
+        self.began = self.seconds = 0.0
+        self._seconds = float("inf") if seconds is None else seconds
+        self._time = trio.CancelScope()  # its deadline is set when the first feed is open
+        self._ends = trio.Event()
+
+    async def run(self, fqmes: list[str], flush_s: float) -> None:
+        """Record until a signal or the end of the time; what waits is stored before it returns."""
+        from piker.data.store.store import Store
+        from piker.data.store.ticks import TickStore
+
+        groups: dict[str, list[str]] = {}
+        for fqme in dict.fromkeys(fqme.lower() for fqme in fqmes):
+            groups.setdefault(parse_fqme(fqme).provider, []).append(fqme)
+        store = Store()
+        try:
+            with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as signals:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._stop_on, signals)
+                    async with trio.open_nursery() as recorders:
+                        for names in groups.values():
+                            recorders.start_soon(self._keep, names, TickStore(store), flush_s)
+                    nursery.cancel_scope.cancel()
+        finally:
+            self.seconds = trio.current_time() - self.began if self.began else 0.0
+            store.close()
+
+    async def _keep(self, fqmes: list[str], store: TickStore, flush_s: float) -> None:
+        """Record one provider's markets: what is said of a provider is of its feed alone."""
+        from piker.data.feed import open_feed
+        from piker.data.store.ticks_recorder import EVENT_HZ, TickRecorder
+
+        async with trio.open_nursery() as nursery:
+            recorder: TickRecorder | None = None
+
+            async def leave() -> None:
+                await self._ends.wait()
+                if recorder is None:
+                    nursery.cancel_scope.cancel()  # a feed that does not open
+                else:
+                    recorder.stop()
+
+            nursery.start_soon(leave)
+            async with open_feed(fqmes, tick_throttle=EVENT_HZ) as feed:
+                recorder = TickRecorder(
+                    feed, store, flush_s=flush_s, on_kept=self.kept, on_trouble=self.trouble
+                )
+                self.stored.update(dict.fromkeys(feed.flumes, 0))
+                if self.began == 0.0:
+                    self.began = trio.current_time()
+                    self._time.deadline = self.began + self._seconds
+                await recorder.run()
+            nursery.cancel_scope.cancel()
+
+    async def _stop_on(self, signals: Any) -> None:
+        with self._time:
+            async for _ in signals:
+                break
+        self._ends.set()
+
+    def kept(self, found: Sequence[Kept]) -> None:
+        """Say what is on the disk now."""
+        for one in found:
+            fqme = one.series.fqme
+            self.gaps += one.gaps
+            self.stored[fqme] = self.stored.get(fqme, 0) + one.rows
+            if self.as_json and one.rows:
+                self._say(Stored(
+                    fqme, one.ring, one.first, one.stop, one.rows, self.stored[fqme]
+                ))  # fmt: skip
+
+    def trouble(self, error: PikerError | None) -> None:
+        """Say that nothing can be stored, or that it can again."""
+        if self.as_json:
+            self._say(Trouble(str(error) if error else ""))
+        elif error is not None:
+            print(f"error: {error} Recording waits; it goes on by itself.", file=sys.stderr)
+        else:
+            print("Ticks are stored again.", file=sys.stderr)
+
+    def sum_up(self) -> None:
+        """Print the last line."""
+        total = sum(self.stored.values())
+        if self.as_json:
+            self._say(TickSummary(round(self.seconds, 1), total, self.gaps, self.stored))
+            return
+        each = ", ".join(f"{fqme} {count:,}" for fqme, count in self.stored.items())
+        print(f"{total:,} ticks stored in {self.seconds:.0f} s ({each}); {self.gaps} gaps.")
+
+    def _say(self, line: msgspec.Struct) -> None:
+        print(msgspec.json.encode(line).decode(), flush=True)

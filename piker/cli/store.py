@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -15,14 +16,17 @@ from rich.table import Table
 
 from piker.cli.history import market_of, moment
 from piker.cli.markets import check_markets
+from piker.clock import NS
 from piker.config import data_dir, load_conf
 from piker.data.history.quality import iso
 from piker.data.ranges import subtract, union
-from piker.data.store import maintenance
+from piker.data.store import maintenance, ticks_upkeep
 from piker.data.store.exchange import import_file, write_frame
 from piker.data.store.maintenance import Finding
 from piker.data.store.series import Series
 from piker.data.store.store import Store
+from piker.data.store.ticks import TickStore
+from piker.data.store.ticks_segment import TickSeries
 from piker.errors import ConfigError, DataQuality, RangeError, StoreError
 from piker.market import parse_fqme
 
@@ -33,7 +37,7 @@ T = TypeVar("T")
 
 
 class Stored(msgspec.Struct, frozen=True):
-    """One series, as ``piker store ls`` shows it."""
+    """One series, as ``piker store ls`` shows it. Of ticks: days for ranges, gaps for holes."""
 
     series: str
     rows: int
@@ -51,6 +55,7 @@ def ls(*, as_json: bool) -> None:
     found = [
         one for one in (_stored(store, *entry) for entry in store.manifest.all_series()) if one
     ]
+    found += _stored_ticks(TickStore(store))
     if as_json:
         print(msgspec.json.encode(found).decode())
         return
@@ -82,6 +87,19 @@ def _stored(store: Store, number: int, series: Series) -> Stored | None:
         iso(spans[-1].end), len(files), sum(one.size for one in files), len(spans),
         sum(series.timeframe.count_between(hole.start_s, hole.end_s) for hole in holes),
     )  # fmt: skip
+
+
+def _stored_ticks(ticks: TickStore) -> Iterator[Stored]:
+    manifest = ticks.manifest
+    for number, series in manifest.all_series():
+        files = manifest.all_files(number)
+        if files:
+            low, high = min(one.low_ns for one in files), max(one.high_ns for one in files)
+            yield Stored(
+                str(series), sum(one.rows for one in files), iso(low // NS), iso(high // NS),
+                len(files), sum(one.size for one in files), len({one.day for one in files}),
+                len(manifest.gaps(number, *_EVER)),
+            )  # fmt: skip
 
 
 def gaps(fqme: str | None, interval: str, *, as_json: bool) -> None:
@@ -121,15 +139,17 @@ def gaps(fqme: str | None, interval: str, *, as_json: bool) -> None:
 def verify(*, as_json: bool) -> None:
     """Read every byte; exit with an error when one is not as it was written."""
     store = Store()
-    total = sum(
+    ticks = TickStore(store)
+    total = ticks_upkeep.file_count(ticks) + sum(
         len(store.manifest.segments(number, *_EVER)) for number, _ in store.manifest.all_series()
     )
-    bad = [one for one in _tracked(maintenance.verify(store), total, as_json) if one.problem]
+    findings = itertools.chain(maintenance.verify(store), ticks_upkeep.verify(ticks))
+    bad = [one for one in _tracked(findings, total, as_json) if one.problem]
     _say(bad, as_json, f"{total} files are sound.")
     if bad:
         raise StoreError(
             f"{len(bad)} of {total} files are damaged.",
-            remedy="Run: piker store repair, then ask for their history again.",
+            remedy="Run: piker store repair, then ask for their history again; ticks are gone.",
         )
 
 
@@ -144,16 +164,23 @@ def repair(*, as_json: bool) -> None:
         kept = maintenance.rebuild_manifest(data_dir() / "store")
         print(f"The manifest was made anew; {kept} files are in it.", file=sys.stderr)
         store = Store()
-    found = list(_tracked(maintenance.repair(store), None, as_json))
+    mended = itertools.chain(maintenance.repair(store), ticks_upkeep.repair(TickStore(store)))
+    found = list(_tracked(mended, None, as_json))
     _say(found, as_json, "Nothing was to be repaired.")
 
 
 def compact(*, as_json: bool) -> None:
     """Make few files of many."""
     store = Store()
-    gone = 0
-    for _, series in _tracked(store.manifest.all_series(), None, as_json):
-        gone += maintenance.compact(store, series, always=True)
+    ticks, gone = TickStore(store), 0
+    everything: list[tuple[int, Series]] = [
+        *store.manifest.all_series(), *ticks.manifest.all_series()
+    ]  # fmt: skip
+    for _, series in _tracked(everything, None, as_json):
+        if isinstance(series, TickSeries):
+            gone += ticks_upkeep.compact(ticks, series)
+        else:
+            gone += maintenance.compact(store, series, always=True)
     print(f'{{"files_gone":{gone}}}' if as_json else f"{gone} files less.")
 
 
@@ -175,23 +202,28 @@ def _say(found: list[Finding], as_json: bool, nothing: str) -> None:
 
 # -- in and out ----------------------------------------------------------------------------------
 def export(
-    fqme: str, out: str, *, interval: str, start: str | None, end: str | None, as_json: bool
-) -> None:
-    """Write stored bars to a file, without asking any venue."""
-    series, store = _series(fqme, interval), Store()
-    begin = moment(start) if start else _EVER[0]
-    stop = moment(end) if end else _EVER[1]
+    fqme: str, out: str, *, interval: str, start: str | None, end: str | None, ticks: bool,
+    as_json: bool,
+) -> None:  # fmt: skip
+    """Write stored bars or ticks to a file, without asking any venue."""
+    store = Store()
+    begin = moment(start) if start else _EVER[0] // NS
+    stop = moment(end) if end else _EVER[1] // NS
     if begin >= stop:
         raise RangeError("the range is empty: its start is not before its end.")
-    table = store.read(series, begin, stop).table
+    if ticks:
+        market = _series(fqme, interval).fqme
+        table = TickStore(store).read(market, begin * NS, stop * NS).table
+        word, what, remedy = "ticks", f"{market}/ticks", f"Record some: piker record {fqme} --store"
+    else:
+        series = _series(fqme, interval)
+        table, word, what = store.read(series, begin, stop).table, "bars", str(series)
+        remedy = f"Fetch them: piker history {fqme} --interval {interval}"
     if not table.num_rows:
-        raise RangeError(
-            f"the store has no bars of {series} there.",
-            remedy=f"Fetch them: piker history {fqme} --interval {interval}",
-        )
+        raise RangeError(f"the store has no {word} of {what} there.", remedy=remedy)
     write_frame(table, Path(out))
     found = f'{{"rows":{table.num_rows},"out":{msgspec.json.encode(out).decode()}}}'
-    print(found if as_json else f"{table.num_rows} bars of {series} written to {out}")
+    print(found if as_json else f"{table.num_rows} {word} of {what} written to {out}")
 
 
 def import_(fqme: str, file: str, *, interval: str, columns: list[str], as_json: bool) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -16,6 +15,7 @@ from piker.data.store.manifest import Manifest
 from piker.data.store.segment import Written, write_segment, written_of
 from piker.data.store.series import Series
 from piker.data.store.store import Store, tail_rows
+from piker.data.store.ticks_finding import Finding
 from piker.errors import DataQuality, PikerError
 from piker.log import get_logger
 
@@ -26,15 +26,6 @@ log = get_logger("store")
 TAIL_ROWS = 2000  # bars kept in the manifest before they become a file: 5 ms to read
 SMALL_FILES = 8  # files in one bucket before they become one
 _ALWAYS = (-(1 << 62), 1 << 62)
-
-
-class Finding(NamedTuple):
-    """What ``verify`` saw of one file, or of a series: ``problem`` is empty when it is sound."""
-
-    series: str
-    file: str
-    rows: int
-    problem: str
 
 
 # -- compaction ----------------------------------------------------------------------------------
@@ -154,6 +145,8 @@ def rebuild_manifest(root: Path) -> int:
     For a manifest that is lost: it is set aside as ``manifest.db.bad``. Of files that overlap
     the newest counts. What only the manifest knew (holes, bars that were in no file) is lost.
     """
+    from piker.data.store import ticks_upkeep  # here: daemons of bars alone need no ring
+
     for suffix in ("", "-wal", "-shm"):
         path = root / f"manifest.db{suffix}"
         if path.exists():
@@ -178,5 +171,6 @@ def rebuild_manifest(root: Path) -> int:
         with manifest.commit():
             manifest.replace_segments(manifest.add(series), [], found)
         kept += len(found)
+    kept += ticks_upkeep.rebuild(manifest, root)
     manifest.close()
     return kept
