@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -266,6 +266,63 @@ async def test_several_markets_are_recorded_when_named_and_the_store_commands_kn
         written = await trio.to_thread.run_sync(told, "export", FQME, str(out), "--ticks")
         assert written["rows"] == total[FQME]
         assert out.stat().st_size > 0
+
+
+@pytest.fixture
+def small_disk(piker_dirs: Path) -> Iterator[Path]:
+    """Put the data directory on a disk of 8 MB."""
+    place = piker_dirs / "data"
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", place]).returncode:
+        pytest.skip("tmpfs can not be mounted here")
+    yield place
+    subprocess.run(["umount", "-l", place], check=True)
+
+
+async def test_recording_waits_and_goes_on_when_the_disk_is_full(
+    small_disk: Path, pikerd: Pikerd, piker_dirs: Path
+) -> None:
+    """A sentence, once; rows wait in memory, and all are stored when there is room again."""
+    async with (
+        loopback(pikerd, piker_dirs), open_feed([FQME]) as feed, trio.open_nursery() as nursery
+    ):  # fmt: skip
+        witness = Witness(feed)
+        witness.take()
+        nursery.start_soon(witness.run)
+        process = await start(FQME, "--flush", "0.2")
+        assert process.stdout is not None
+        out = b""
+        with trio.fail_after(60):
+            while b"stored" not in out:
+                out += await process.stdout.receive_some()
+            fill(small_disk / "ballast")
+            while b"trouble" not in out:
+                out += await process.stdout.receive_some()
+            await witness.heard(200)
+            (small_disk / "ballast").unlink()
+            while b'"error":""' not in out:
+                out += await process.stdout.receive_some()
+        process.send_signal(signal.SIGTERM)
+        code, _ = await finished(process)
+        assert code == 0
+        nursery.cancel_scope.cancel()
+    lines = [json.loads(line) for line in out.splitlines(keepends=True) if line[-1:] == b"\n"]
+    troubles = [line["error"] for line in lines if line["event"] == "trouble"]
+    assert len(troubles) == 2
+    assert "the disk is full" in troubles[0]
+    found = ticks_of()
+    rows, _ = tick_rows(found.table)
+    assert rows.tobytes() == witness.rows()[: len(rows)].tobytes()
+    assert later(found) == []
+
+
+def fill(path: Path) -> None:
+    """Write a file until the disk is full."""
+    with path.open("wb", buffering=0) as file:
+        try:
+            while file.write(b"x" * 4096):
+                pass
+        except OSError:
+            return
 
 
 def test_a_sentence_is_said_when_it_is_not_clear_where_to(piker_dirs: Path) -> None:
