@@ -103,7 +103,10 @@ def _stored_ticks(ticks: TickStore) -> Iterator[Stored]:
 
 
 def gaps(fqme: str | None, interval: str, *, as_json: bool) -> None:
-    """List what is missing between the first and the last bar of each series, and why."""
+    """List what is missing between the first and the last bar of each series, and why.
+
+    Of recorded ticks, too: where a feed was lost, or a recorder was too slow.
+    """
     store = Store()
     wanted = _series(fqme, interval) if fqme else None
     rows = []
@@ -121,6 +124,7 @@ def gaps(fqme: str | None, interval: str, *, as_json: bool) -> None:
                          f"{word}: {hole.why}" if hole.why else word))  # fmt: skip
         for span in subtract([(spans[0].start, spans[-1].end)], spans):
             rows.append((str(series), *span, count(*span), "never asked for"))
+    rows += _tick_gaps(TickStore(store), wanted.fqme if wanted else None)
     rows.sort()
     if as_json:
         names = ("series", "start_s", "end_s", "bars", "why")
@@ -133,6 +137,16 @@ def gaps(fqme: str | None, interval: str, *, as_json: bool) -> None:
     for name, start_s, end_s, bars, why in rows:
         table.add_row(name, iso(start_s), iso(end_s), str(bars), why)
     Console().print(table)
+
+
+def _tick_gaps(ticks: TickStore, fqme: str | None) -> Iterator[tuple[str, int, int, int, str]]:
+    """Give the gaps of recorded ticks; -1 ticks are missing where nobody knows how many."""
+    for number, series in ticks.manifest.all_series():
+        for gap in ticks.manifest.gaps(number, *_EVER) if fqme in (None, series.fqme) else ():
+            lasts = gap.end_ns is None
+            end_s = gap.start_ns // NS if gap.end_ns is None else -(-gap.end_ns // NS)
+            why = f"{gap.kind}: {gap.why}" + (", and it lasts" if lasts else "")
+            yield str(series), gap.start_ns // NS, end_s, gap.missed, why
 
 
 # -- order ---------------------------------------------------------------------------------------

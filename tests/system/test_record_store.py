@@ -113,15 +113,26 @@ class Witness:
         return np.concatenate([rows for ring in self.rings for rows in ring])
 
 
-async def finished(process: trio.Process) -> tuple[int, list[dict[str, Any]]]:
-    """Read a process's JSON lines to its end."""
+async def heard_of(process: trio.Process, word: bytes, out: bytes = b"") -> bytes:
+    """Read what a process says until a word is in it; return all of it, after ``out``."""
     assert process.stdout is not None
-    out = b""
+    with trio.fail_after(60):
+        while word not in out:
+            more = await process.stdout.receive_some()
+            assert more, out
+            out += more
+    return out
+
+
+async def finished(process: trio.Process, out: bytes = b"") -> tuple[int, list[dict[str, Any]]]:
+    """Read a process's lines of JSON to its end, after what was read of them already."""
+    assert process.stdout is not None
     with trio.fail_after(60):
         async for part in process.stdout:
             out += part
         code = await process.wait()
-    return code, [json.loads(line) for line in out.splitlines()]
+    whole = out[: out.rfind(b"\n") + 1]  # the last line of one that was killed may be half
+    return code, [json.loads(line) for line in whole.splitlines()]
 
 
 async def start(*arguments: str) -> trio.Process:
@@ -168,12 +179,10 @@ async def test_a_recording_goes_on_where_it_was_when_it_is_started_again(
         nursery.start_soon(witness.run)
         for number in (signal.SIGTERM, signal.SIGKILL):
             process = await start(FQME, "--flush", "0.1")
-            assert process.stdout is not None
-            with trio.fail_after(30):
-                assert b"stored" in await process.stdout.receive_some()
+            out = await heard_of(process, b"stored")
             await witness.heard(50)
             process.send_signal(number)
-            code, _ = await finished(process)
+            code, _ = await finished(process, out)
             assert code == (0 if number == signal.SIGTERM else -number)
             await witness.heard(50)
         both = [await start(FQME, "--seconds", "2", "--flush", "0.1") for _ in range(2)]
@@ -198,9 +207,7 @@ async def test_gaps_are_kept_when_the_venue_or_datad_is_lost(
         witness.take()
         nursery.start_soon(witness.run)
         process = await start(FQME, "--flush", "0.2")
-        assert process.stdout is not None
-        with trio.fail_after(30):
-            await process.stdout.receive_some()
+        out = await heard_of(process, b"stored")
         venue.cut(refuse_s=1.0)
         await witness.heard(100)
         for info in await service.list_services():
@@ -214,7 +221,7 @@ async def test_gaps_are_kept_when_the_venue_or_datad_is_lost(
         await trio.sleep(0.1)
         await witness.heard(200)
         process.send_signal(signal.SIGINT)
-        code, lines = await finished(process)
+        code, lines = await finished(process, out)
         assert code == 0
         nursery.cancel_scope.cancel()
     found = ticks_of()
@@ -261,6 +268,10 @@ async def test_several_markets_are_recorded_when_named_and_the_store_commands_kn
     assert sum(one["files"] for one in after) == sum(one["files"] for one in before) - gone
     assert all(one["files"] == one["ranges"] for one in after)
     assert await trio.to_thread.run_sync(told, "verify") == []
+    gaps = await trio.to_thread.run_sync(told, "gaps", FQME)
+    assert {(one["series"], one["why"].partition(":")[0]) for one in gaps} <= {
+        (f"{FQME}/ticks", "break")
+    }
     for ending in ("csv", "parquet", "arrow"):
         out = piker_dirs / f"ticks.{ending}"
         written = await trio.to_thread.run_sync(told, "export", FQME, str(out), "--ticks")
@@ -289,23 +300,16 @@ async def test_recording_waits_and_goes_on_when_the_disk_is_full(
         witness.take()
         nursery.start_soon(witness.run)
         process = await start(FQME, "--flush", "0.2")
-        assert process.stdout is not None
-        out = b""
-        with trio.fail_after(60):
-            while b"stored" not in out:
-                out += await process.stdout.receive_some()
-            fill(small_disk / "ballast")
-            while b"trouble" not in out:
-                out += await process.stdout.receive_some()
-            await witness.heard(200)
-            (small_disk / "ballast").unlink()
-            while b'"error":""' not in out:
-                out += await process.stdout.receive_some()
+        out = await heard_of(process, b"stored")
+        fill(small_disk / "ballast")
+        out = await heard_of(process, b"trouble", out)
+        await witness.heard(200)
+        (small_disk / "ballast").unlink()
+        out = await heard_of(process, b'"error":""', out)
         process.send_signal(signal.SIGTERM)
-        code, _ = await finished(process)
+        code, lines = await finished(process, out)
         assert code == 0
         nursery.cancel_scope.cancel()
-    lines = [json.loads(line) for line in out.splitlines(keepends=True) if line[-1:] == b"\n"]
     troubles = [line["error"] for line in lines if line["event"] == "trouble"]
     assert len(troubles) == 2
     assert "the disk is full" in troubles[0]

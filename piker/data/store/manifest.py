@@ -371,6 +371,6 @@ def _keep_aside(path: Path, version: int) -> None:
             os.fsync(file.fileno())
         draft.rename(kept)
         sync_directory(path.parent)
-    except OSError as err:
+    except (OSError, sqlite3.Error) as err:
         draft.unlink(missing_ok=True)
         raise StoreError.of(err, kept) from err
