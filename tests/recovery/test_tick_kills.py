@@ -124,7 +124,10 @@ def judge(said: list[dict[str, Any]], kept: dict[str, list[Any]], kills: int) ->
             spans = sorted((line["first"], line["stop"]) for line in acknowledged)
             ends = [0, *(stop for _, stop in spans)]
             assert all(start >= end for (start, _), end in zip(spans, ends, strict=False))
-            assert [gap for gap in found.gaps if gap.kind != "break" or gap.row > 20] == []
+            flagged = rows["index"][(rows["flags"] & 1 > 0) & (rows["index"] > 0)]
+            assert [(gap.kind, gap.row) for gap in found.gaps] == [
+                ("break", row) for row in flagged.tolist()
+            ]  # the feed's own beginning, and nothing that the kills did
             assert len(acknowledged) >= kills
     finally:
         store.store.close()

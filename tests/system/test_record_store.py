@@ -39,8 +39,10 @@ def piker(*arguments: str) -> list[str]:
 
 
 def later(found: Ticks) -> list[Gap]:
-    """Return the gaps but the one between a feed's first quotes and its going live."""
-    return [gap for gap in found.gaps if (gap.kind, gap.ring) != ("break", 1) or gap.row > 20]
+    """Return the gaps but those that a row of the ring says by itself: a feed that goes live."""
+    rows, _ = tick_rows(found.table)
+    flagged = set(rows["index"][rows["flags"] & 1 > 0].tolist())
+    return [gap for gap in found.gaps if gap.kind != "break" or gap.row not in flagged]
 
 
 def ticks_of(fqme: str = FQME) -> Ticks:
