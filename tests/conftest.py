@@ -7,8 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from piker import config
+
+settings.register_profile("piker", deadline=None)  # no test asserts a time
+settings.load_profile("piker")
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 

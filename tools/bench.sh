@@ -9,3 +9,10 @@ peer=()
 .venv/bin/python benchmarks/ws_frames.py
 .venv/bin/python benchmarks/shm_wake.py
 .venv/bin/python benchmarks/load.py
+.venv/bin/python benchmarks/attach.py
+.venv/bin/python benchmarks/archive_parse.py
+.venv/bin/python benchmarks/history_read.py
+.venv/bin/python benchmarks/history_cold.py
+.venv/bin/python benchmarks/store_scan.py
+.venv/bin/python benchmarks/symbols.py
+.venv/bin/python benchmarks/tick_store.py

@@ -2,11 +2,14 @@
 
     <data>/store/manifest.db                              what there is, and what is known about it
     <data>/store/<provider>/<market>/<timeframe>/*.arrow  bars, memory-mapped by readers
+    <data>/store/<provider>/<market>/ticks/<day>/*.arrow  ticks, one file a day once it is over
     <data>/store/quarantine/                              files that were found damaged
 
-- :mod:`piker.data.store.segment`: one file: written once, never changed, checked as it is read.
-- :mod:`piker.data.store.manifest`: the database: files, holes, origins, bars not yet in files.
-- :mod:`piker.data.store.store`: the store itself; everything that other rooms call.
+- :mod:`piker.data.store.store`: bars; what other rooms call. ``segment`` is one file of them,
+  ``merge`` how rows of several sources become one, ``maintenance`` keeps all of it in order,
+  ``exchange`` takes bars in and out.
+- :mod:`piker.data.store.ticks`: ticks, with ``ticks_*`` beside it.
+- :mod:`piker.data.store.manifest`: the database; :mod:`piker.data.store.files`: what a file is.
 
 docs/internals/store.md has the layout and what happens when a process is killed.
 """

@@ -19,7 +19,8 @@ import msgspec
 from piker.clock import wall_ns
 from piker.data.ranges import Range
 from piker.data.store import ticks_schema
-from piker.data.store.segment import Written, sync_directory
+from piker.data.store.files import sync_directory
+from piker.data.store.segment import Written
 from piker.data.store.series import Series
 from piker.errors import StoreError
 

@@ -7,8 +7,6 @@ blocks that it is about to use, once in the life of its process.
 
 from __future__ import annotations
 
-import hashlib
-import os
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,11 +15,17 @@ from typing import Any
 import msgspec
 import numpy as np
 import pyarrow as pa
-import xxhash
 
-from piker.data._mirror import FileMap
+from piker.data.store.files import (
+    checksum,
+    damaged,
+    identity,
+    mapped,
+    open_table,
+    sha256_of,
+    write_durably,
+)
 from piker.data.store.series import Series
-from piker.errors import DataQuality, ShmError, StoreError
 from piker.ohlcv import KLINE_DTYPE
 
 __all__ = [
@@ -35,7 +39,6 @@ __all__ = [
     "arrow_of",
     "numpy_of",
     "rows_of",
-    "sync_directory",
     "write_segment",
     "written_of",
 ]
@@ -166,35 +169,13 @@ def write_segment(
         "piker.format": FORMAT, "piker.series": str(series),
         "piker.range": f"{start_s} {end_s}", "piker.blocks": blocks.hex(),
     })  # fmt: skip
-    try:
-        with draft.open("wb") as file:
-            with pa.ipc.new_file(file, schema) as writer:
-                for batch in table.to_batches():
-                    writer.write_batch(batch)
-            file.flush()
-            os.fsync(file.fileno())
-            size = file.tell()
-        digest = _sha256(draft)
-        draft.rename(folder / name)
-        sync_directory(folder)
-    except (OSError, pa.ArrowException) as err:
-        draft.unlink(missing_ok=True)
-        raise StoreError.of(err, folder) from err
+
+    def fill(writer: pa.ipc.RecordBatchFileWriter) -> None:
+        for batch in table.to_batches():
+            writer.write_batch(batch)
+
+    size, digest = write_durably(draft, name, schema, fill)
     return Written(name, start_s, end_s, table.num_rows, size, digest, blocks)
-
-
-def sync_directory(folder: Path) -> None:
-    """Make names in a directory durable."""
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _checksums(table: pa.Table) -> Iterator[bytes]:
@@ -205,10 +186,7 @@ def _checksums(table: pa.Table) -> Iterator[bytes]:
 
 
 def _checksum(columns: list[Rows], begin: int) -> bytes:
-    state = xxhash.xxh3_64()
-    for column in columns:
-        state.update(column[begin : begin + BLOCK_ROWS].view("u1").data)
-    return state.intdigest().to_bytes(8, "little")
+    return checksum(columns, begin, begin + BLOCK_ROWS).to_bytes(8, "little")
 
 
 def written_of(path: Path, series: Series) -> Written:
@@ -217,14 +195,14 @@ def written_of(path: Path, series: Series) -> Written:
     Raises ``DataQuality`` for one that is damaged.
     """
     try:
-        reader = pa.ipc.open_file(_mapped(path))
+        reader = pa.ipc.open_file(mapped(path))
         schema, rows = reader.schema, reader.read_all().num_rows
         said = schema.metadata or {}
         start_s, end_s = (int(part) for part in said[b"piker.range"].split())
         blocks = bytes.fromhex(said[b"piker.blocks"].decode())
     except (OSError, pa.ArrowException, KeyError, ValueError) as err:
-        raise _damaged(path, str(err)) from err
-    known = Written(path.name, start_s, end_s, rows, path.stat().st_size, _sha256(path), blocks)
+        raise damaged(path, str(err)) from err
+    known = Written(path.name, start_s, end_s, rows, path.stat().st_size, sha256_of(path), blocks)
     Segment(path, series, known).verify()
     return known
 
@@ -236,29 +214,18 @@ class Segment:
     def __init__(self, path: Path, series: Series, known: Written) -> None:
         self.path = path
         self.known = known
-        try:
-            table = pa.ipc.open_file(_mapped(path)).read_all()
-        except FileNotFoundError as err:
-            raise _damaged(path, "the file is gone") from err
-        except (OSError, pa.ArrowException, ValueError, ShmError) as err:
-            raise _damaged(path, str(err)) from err
-        said = table.schema.metadata or {}
-        if said.get(b"piker.series") != str(series).encode():
-            raise _damaged(
-                path, f"it holds {said.get(b'piker.series', b'?').decode()}, not {series}"
-            )
-        if table.num_rows != known.rows or table.schema.names != SCHEMA.names:
-            raise _damaged(path, f"it has {table.num_rows} rows, not {known.rows}")
+        words = {b"piker.series": str(series)}
+        table = open_table(path, words, SCHEMA.names, known.rows)
         self.table = table.replace_schema_metadata(None)
         self._columns = [numpy_of(table, name) for name in SCHEMA.names] if known.rows else []
         self._sound: set[int] = set()
         self._place = str(path)
-        self._stat = _identity(self._place)
+        self._stat = identity(self._place)
         self._step = series.timeframe.seconds if series.timeframe.unit != "M" else 0
 
     def is_as_opened(self) -> bool:
         """Tell whether the file has not been touched since it was opened and checked."""
-        return _identity(self._place) == self._stat
+        return identity(self._place) == self._stat
 
     @property
     def times_ns(self) -> Rows:
@@ -296,35 +263,15 @@ class Segment:
             if block in self._sound:
                 continue
             if _checksum(self._columns, block * BLOCK_ROWS) != self.known.blocks[block * 8 :][:8]:
-                raise _damaged(self.path, f"the checksum of block {block} does not hold")
+                raise damaged(self.path, f"the checksum of block {block} does not hold")
             self._sound.add(block)
 
     def verify(self) -> None:
         """Read every byte; raise ``DataQuality`` when it is not what was written."""
         try:
-            found = _sha256(self.path)
+            found = sha256_of(self.path)
         except OSError as err:
-            raise _damaged(self.path, str(err)) from err
+            raise damaged(self.path, str(err)) from err
         if found != self.known.sha256:
-            raise _damaged(self.path, "its sha256 is not what was written")
+            raise damaged(self.path, "its sha256 is not what was written")
         self._check(0, self.known.rows)
-
-
-def _mapped(path: Path) -> pa.Buffer:
-    with path.open("rb") as file:
-        size = os.fstat(file.fileno()).st_size
-        if not size:
-            raise ValueError("the file is empty")
-        return pa.py_buffer(FileMap(file.fileno(), size).buffer())
-
-
-def _identity(place: str) -> tuple[int, ...]:
-    try:
-        found = os.stat(place)
-    except OSError:
-        return ()
-    return (found.st_ino, found.st_size, found.st_mtime_ns)
-
-
-def _damaged(path: Path, why: str) -> DataQuality:
-    return DataQuality(f"{path.name} is damaged: {why}.", kind="damaged")

@@ -7,8 +7,6 @@ reader checks the blocks that it is about to use, and finds a minute without loo
 
 from __future__ import annotations
 
-import hashlib
-import os
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,14 +14,22 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import xxhash
 
 from piker.clock import NS
-from piker.data._mirror import FileMap
-from piker.data.store.segment import BLOCK_ROWS, array_of, sync_directory
+from piker.data.store.files import (
+    checksum,
+    damaged,
+    identity,
+    mapped,
+    open_table,
+    sha256_of,
+    sync_directory,
+    write_durably,
+)
+from piker.data.store.segment import BLOCK_ROWS, array_of
 from piker.data.store.series import Series
 from piker.data.store.ticks_schema import WHOLE_DAY, TickFile
-from piker.errors import DataQuality, ShmError, StoreError
+from piker.errors import ShmError
 from piker.market import parse_fqme
 from piker.ticks import TICK_DTYPE
 
@@ -157,23 +163,15 @@ def write_file(
         "piker.format": FORMAT, "piker.series": str(series), "piker.day": str(day),
         "piker.level": str(level),
     })  # fmt: skip
-    try:
-        with draft.open("wb") as file:
-            with pa.ipc.new_file(file, schema) as writer:
-                for begin in range(0, table.num_rows, BATCH_ROWS):
-                    (batch,) = table.slice(begin, BATCH_ROWS).combine_chunks().to_batches()
-                    blocks.append(_blocks(_views(batch)))
-                    told = {"piker.blocks": blocks[-1].tobytes().hex()}
-                    writer.write_batch(batch, custom_metadata=told)
-            file.flush()
-            os.fsync(file.fileno())
-            size = file.tell()
-        digest = _sha256(draft)
-        draft.rename(folder / name)
-        sync_directory(folder)
-    except (OSError, pa.ArrowException) as err:
-        draft.unlink(missing_ok=True)
-        raise StoreError.of(err, folder) from err
+
+    def fill(writer: pa.ipc.RecordBatchFileWriter) -> None:
+        for begin in range(0, table.num_rows, BATCH_ROWS):
+            (batch,) = table.slice(begin, BATCH_ROWS).combine_chunks().to_batches()
+            blocks.append(_blocks(_views(batch)))
+            told = {"piker.blocks": blocks[-1].tobytes().hex()}
+            writer.write_batch(batch, custom_metadata=told)
+
+    size, digest = write_durably(draft, name, schema, fill)
     found = np.concatenate(blocks)
     return TickFile(
         day, name, ring, first, last_ring, last, table.num_rows, size, int(found["low"].min()),
@@ -192,20 +190,9 @@ def _blocks(columns: list[Rows]) -> Rows:
     for number in range(len(found)):
         part = slice(number * BLOCK_ROWS, (number + 1) * BLOCK_ROWS)
         times = columns[_TIME][part]
-        found[number] = (_checksum(columns, part), times.min(), times.max())
+        total = checksum(columns, part.start, part.stop)
+        found[number] = (total, times.min(), times.max())
     return found
-
-
-def _checksum(columns: list[Rows], part: slice) -> int:
-    state = xxhash.xxh3_64()
-    for column in columns:
-        state.update(column[part].view("u1").data)
-    return state.intdigest()
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def file_of(path: Path, series: TickSeries) -> tuple[TickFile, bytes]:
@@ -214,7 +201,7 @@ def file_of(path: Path, series: TickSeries) -> tuple[TickFile, bytes]:
     Raises ``DataQuality`` for one that is damaged.
     """
     try:
-        reader = pa.ipc.open_file(_mapped(path))
+        reader = pa.ipc.open_file(mapped(path))
         said = reader.schema.metadata or {}
         parts = [
             reader.get_batch_with_custom_metadata(at) for at in range(reader.num_record_batches)
@@ -226,10 +213,10 @@ def file_of(path: Path, series: TickSeries) -> tuple[TickFile, bytes]:
         (ring, first), (last_ring, last) = (_key(table, at) for at in (0, table.num_rows - 1))
         last_row, _ = tick_rows(table.slice(table.num_rows - 1))
     except (OSError, pa.ArrowException, KeyError, ValueError, IndexError, ShmError) as err:
-        raise _damaged(path, str(err)) from err
+        raise damaged(path, str(err)) from err
     known = TickFile(
         day, path.name, ring, first, last_ring, last, table.num_rows, path.stat().st_size,
-        int(blocks["low"].min()), int(blocks["high"].max()), min(level, WHOLE_DAY), _sha256(path),
+        int(blocks["low"].min()), int(blocks["high"].max()), min(level, WHOLE_DAY), sha256_of(path),
         raw,
     )  # fmt: skip
     TickSegment(path, series, known).verify()
@@ -243,30 +230,19 @@ class TickSegment:
     def __init__(self, path: Path, series: TickSeries, known: TickFile) -> None:
         self.path = path
         self.known = known
-        try:
-            table = pa.ipc.open_file(_mapped(path)).read_all()
-        except FileNotFoundError as err:
-            raise _damaged(path, "the file is gone") from err
-        except (OSError, pa.ArrowException, ValueError, ShmError) as err:
-            raise _damaged(path, str(err)) from err
-        said = table.schema.metadata or {}
-        wanted = {b"piker.series": str(series), b"piker.day": str(known.day)}
-        for word, value in wanted.items():
-            if said.get(word) != value.encode():
-                raise _damaged(path, f"it is of {said.get(word, b'?').decode()}, not of {value}")
-        if table.num_rows != known.rows or table.schema.names != SCHEMA.names:
-            raise _damaged(path, f"it has {table.num_rows} rows, not {known.rows}")
+        words = {b"piker.series": str(series), b"piker.day": str(known.day)}
+        table = open_table(path, words, SCHEMA.names, known.rows)
         self.table = table.replace_schema_metadata(None)
         self._parts = [_views(batch) for batch in table.to_batches()]
         self._blocks = np.frombuffer(known.blocks, _BLOCK)
         if len(self._blocks) != -(-known.rows // BLOCK_ROWS):
-            raise _damaged(path, f"its {len(self._blocks)} checksums are not for its rows")
+            raise damaged(path, f"its {len(self._blocks)} checksums are not for its rows")
         self._sound: set[int] = set()
-        self._stat = _identity(path)
+        self._stat = identity(str(path))
 
     def is_as_opened(self) -> bool:
         """Tell whether the file has not been touched since it was opened and checked."""
-        return _identity(self.path) == self._stat
+        return identity(str(self.path)) == self._stat
 
     def slices(self, start_ns: int, end_ns: int) -> Iterator[pa.Table]:
         """Give the ticks whose time is in [start_ns, end_ns): views, in the order they came.
@@ -286,11 +262,11 @@ class TickSegment:
     def verify(self) -> None:
         """Read every byte; raise ``DataQuality`` when it is not what was written, or no order."""
         try:
-            found = _sha256(self.path)
+            found = sha256_of(self.path)
         except OSError as err:
-            raise _damaged(self.path, str(err)) from err
+            raise damaged(self.path, str(err)) from err
         if found != self.known.sha256:
-            raise _damaged(self.path, "its sha256 is not what was written")
+            raise damaged(self.path, "its sha256 is not what was written")
         self.whole()
         key, start = (-1, -1), self.known.day * DAY_NS
         for columns in self._parts:
@@ -298,9 +274,9 @@ class TickSegment:
             steps, jumps = np.diff(rings), np.diff(index)
             ascends = ((steps > 0) | ((steps == 0) & (jumps > 0))).all()
             if not ascends or (int(rings[0]), int(index[0])) <= key:
-                raise _damaged(self.path, "its rows are not in order")
+                raise damaged(self.path, "its rows are not in order")
             if times.min() < start or times.max() >= start + DAY_NS:
-                raise _damaged(self.path, "it has ticks of another day")
+                raise damaged(self.path, "it has ticks of another day")
             key = (int(rings[-1]), int(index[-1]))
 
     def _runs(self, start_ns: int, end_ns: int) -> Iterator[tuple[int, int]]:
@@ -321,8 +297,9 @@ class TickSegment:
     def _check(self, block: int) -> None:
         if block in self._sound:
             return
-        if _checksum(*self._columns(block)) != int(self._blocks["sum"][block]):
-            raise _damaged(self.path, f"the checksum of block {block} does not hold")
+        columns, part = self._columns(block)
+        if checksum(columns, part.start, part.stop) != int(self._blocks["sum"][block]):
+            raise damaged(self.path, f"the checksum of block {block} does not hold")
         self._sound.add(block)
 
 
@@ -338,23 +315,3 @@ def _joined(runs: Iterator[tuple[int, int]]) -> Iterator[tuple[int, int]]:
         now = (low, high)
     if now is not None:
         yield now
-
-
-def _mapped(path: Path) -> pa.Buffer:
-    with path.open("rb") as file:
-        size = os.fstat(file.fileno()).st_size
-        if not size:
-            raise ValueError("the file is empty")
-        return pa.py_buffer(FileMap(file.fileno(), size).buffer())
-
-
-def _identity(path: Path) -> tuple[int, ...]:
-    try:
-        found = path.stat()
-    except OSError:
-        return ()
-    return (found.st_ino, found.st_size, found.st_mtime_ns)
-
-
-def _damaged(path: Path, why: str) -> DataQuality:
-    return DataQuality(f"{path.name} is damaged: {why}.", kind="damaged")
