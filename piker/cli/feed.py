@@ -11,7 +11,7 @@ import trio
 from piker import config, log
 from piker.cli.markets import check_markets
 from piker.data.feed import open_feed
-from piker.ticks import Backfill, Outage, Quote, Resync
+from piker.ticks import Outage, Quote, Resync
 
 __all__ = ["run"]
 
@@ -36,20 +36,18 @@ async def _follow(
     async with open_feed(fqmes, tick_throttle=throttle) as feed:
         with trio.move_on_after(seconds or float("inf")):
             async for item in feed:
-                if isinstance(item, Resync | Outage | Backfill):
+                if isinstance(item, Resync | Outage):
                     _print_event(item, as_json)
-                else:
+                elif isinstance(item, dict):
                     for quote in item.values():
                         _print_quote(quote, as_json)
                 sys.stdout.flush()
 
 
-def _print_event(event: Resync | Outage | Backfill, as_json: bool) -> None:
+def _print_event(event: Resync | Outage, as_json: bool) -> None:
     if as_json:
         print(msgspec.json.encode(event).decode())
         return
-    if isinstance(event, Backfill):
-        return  # how far arrays reach back is nothing to a person who watches prices
     word = "resync" if isinstance(event, Resync) else "outage"
     missed = (
         f", {event.missed} ticks missed" if isinstance(event, Resync) and event.missed > 0 else ""

@@ -85,9 +85,10 @@ class _Line:
 class Feed:
     """An open feed. Iterate it for quotes and events; ``flumes`` maps fqme to :class:`Flume`."""
 
-    def __init__(self, throttle_hz: float | None) -> None:
+    def __init__(self, throttle_hz: float | None, *, backfills: bool = False) -> None:
         self.flumes: dict[str, Flume] = {}
         self.resyncs = 0
+        self._backfills = backfills
         self._lines: dict[str, _Line] = {}
         self._period_s = 1 / throttle_hz if throttle_hz else 0.0
         self._events: list[FeedEvent] = []
@@ -211,8 +212,11 @@ class Feed:
                         first, wait_s = False, FLOOR_S
                         async for event in dialog:
                             event = self._addressed(event, provider)
-                            if not isinstance(event, Backfill) or event.symbol in self._lines:
-                                self._push(event)
+                            if isinstance(event, Backfill) and not (
+                                self._backfills and event.symbol in self._lines
+                            ):
+                                continue
+                            self._push(event)
                         raise PeerLost(f"datad.{provider} ended.")
             except PikerError as err:
                 if first:  # the opener's to see; later anything may pass
@@ -232,21 +236,26 @@ class Feed:
 
 @asynccontextmanager
 async def open_feed(
-    fqmes: Sequence[str], *, tick_throttle: float | None = None, start_pikerd: bool = True
+    fqmes: Sequence[str],
+    *,
+    tick_throttle: float | None = None,
+    start_pikerd: bool = True,
+    backfills: bool = False,
 ) -> AsyncIterator[Feed]:
     """Open live data of one or more markets; yield a :class:`Feed` once every first quote is in.
 
     ``tick_throttle`` is the most quotes per second and market; None means every wake-up. pikerd
-    is started in the background when none runs. Raises ``ConfigError`` for a malformed address,
-    ``ProviderError`` and ``SymbolNotFound`` with the nearest valid name. Leaving the block gives
-    the markets back; datad releases them after a grace time.
+    is started in the background when none runs. With ``backfills`` the feed also gives a
+    ``Backfill`` when bars of the past have come into an array. Raises ``ConfigError`` for a
+    malformed address, ``ProviderError`` and ``SymbolNotFound`` with the nearest valid name. Leaving
+    the block gives the markets back; datad releases them after a grace time.
     """
     if not fqmes:
         raise ConfigError("no market was named.", remedy="Name one, as btcusdt.spot.binance.")
     groups: dict[str, list[str]] = defaultdict(list)
     for text in dict.fromkeys(fqme.lower() for fqme in fqmes):
         groups[parse_fqme(text).provider].append(text)
-    feed = Feed(tick_throttle)
+    feed = Feed(tick_throttle, backfills=backfills)
     try:
         async with service.open_client_runtime():
             async with trio.open_nursery() as nursery:

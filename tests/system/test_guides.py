@@ -47,8 +47,8 @@ class Script:
 
 
 @asynccontextmanager
-async def running(tmp_path: Path, text: str) -> AsyncIterator[Script]:
-    """Run an example; one that does not end by itself gets Ctrl-C, and nothing else is wrong."""
+async def running(tmp_path: Path, text: str, *, ends: bool = False) -> AsyncIterator[Script]:
+    """Run an example; one that never ``ends`` by itself gets Ctrl-C, and nothing else is wrong."""
     file, errors = tmp_path / "example.py", tmp_path / "errors.txt"
     file.write_text(text)
     with trio.fail_after(60), errors.open("w") as stderr:
@@ -57,7 +57,7 @@ async def running(tmp_path: Path, text: str) -> AsyncIterator[Script]:
         )
         try:
             yield Script(process)
-            if process.poll() is None:
+            if not ends and process.poll() is None:
                 process.send_signal(signal.SIGINT)
             await process.wait()
         finally:
@@ -95,7 +95,7 @@ async def test_flume_example_prints_bars_and_ticks_when_run(
 ) -> None:
     """It ends by itself, after one look at each handle."""
     await pikerd.ready()
-    async with venue_of(piker_dirs), running(tmp_path, FEEDS["flume"]) as script:
+    async with venue_of(piker_dirs), running(tmp_path, FEEDS["flume"], ends=True) as script:
         await script.until(r"market 0\.\d+ 0\.\d+ \d")
         assert int((await script.until("bars ")).split()[1]) > 100
         await script.until(r"ticks \d+ state (live|reconnecting)$")

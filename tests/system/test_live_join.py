@@ -67,7 +67,7 @@ async def test_arrays_reach_back_as_far_as_asked_when_a_market_is_opened(
     async with open_loopback("binance", symbols=2, rate=50, limits=False) as (_, port):
         point_backend_at("binance", port)
         await pikerd.ready()
-        async with open_feed([FQME]) as feed, trio.open_nursery() as nursery:
+        async with open_feed([FQME], backfills=True) as feed, trio.open_nursery() as nursery:
             events: list[Backfill] = []
             nursery.start_soon(read_on, feed, events)
             flume = feed.flumes[FQME]
