@@ -20,7 +20,9 @@ from urllib.parse import quote
 import asks
 import msgspec
 import trio
+from anyio import aclose_forcefully
 from anyio.abc import SocketAttribute
+from anyio.streams.tls import TLSStream
 
 from piker.errors import Bug, DataQuality
 
@@ -87,6 +89,28 @@ class _Session(asks.Session):  # type: ignore[misc]  # asks ships no types
     def __init__(self, **options: Any) -> None:  # Any: handed to asks as they are
         super().__init__(**options)
         self._closed = False
+
+    async def _open_connection_http(self, location: tuple[str, int]) -> Any:
+        # anyio's connect_tcp loses its socket when it is cancelled just after it has connected.
+        from anyio._backends._trio import SocketStream  # what it returns; it has no public name
+
+        stream = await trio.open_tcp_stream(*location)
+        sock: Any = SocketStream(stream.socket)
+        sock._active = True
+        return sock
+
+    async def _open_connection_https(self, location: tuple[str, int]) -> Any:
+        plain = await self._open_connection_http(location)
+        try:
+            sock: Any = await TLSStream.wrap(
+                plain, server_side=False, hostname=location[0], ssl_context=self.ssl_context,
+                standard_compatible=False,
+            )  # fmt: skip
+        except BaseException:
+            await aclose_forcefully(plain)
+            raise
+        sock._active = True
+        return sock
 
     async def _grab_connection(self, url: str) -> Any:
         oldest = trio.current_time() - IDLE_S

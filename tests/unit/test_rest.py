@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import gzip
 import os
 import ssl
 import subprocess
+import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from decimal import Decimal
@@ -491,3 +493,23 @@ async def test_https_is_spoken_and_a_stranger_s_certificate_is_refused(tmp_path:
             with pytest.raises(Transient, match=r"(?i)certificate"):
                 await client.request("POST", "/x")
         assert len(server.requests) == 1
+
+
+async def test_no_socket_is_left_when_a_request_is_cancelled_while_it_connects() -> None:
+    """At whatever step: just after the connection stands is the moment to forget it."""
+    listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    port = listeners[0].socket.getsockname()[1]
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always", ResourceWarning)
+        for steps in range(60):
+            async with (
+                open_rest("cancelled", f"http://127.0.0.1:{port}") as client,
+                trio.open_nursery() as nursery,
+            ):
+                nursery.start_soon(client.get, "/x")
+                for _ in range(steps % 30):
+                    await trio.lowlevel.checkpoint()
+                nursery.cancel_scope.cancel()
+            gc.collect()
+    await listeners[0].aclose()
+    assert [str(one.message) for one in seen] == []
