@@ -37,7 +37,6 @@ ROUNDED = ("volume", "bar_wap")  # the venue writes them with so many decimals
 def dirs(piker_dirs: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return private directories; listings are nobody else's, and limits are off."""
     monkeypatch.setattr(api, "_cache", {})
-    monkeypatch.setattr(api, "_lock", trio.Lock())
     monkeypatch.setattr(api, "LIMITS", (Limit("public", 1e6, 1),))
     venue_budget("kraken").set_limits([Limit("public", 1e6, 1)])
     return piker_dirs
@@ -323,7 +322,6 @@ async def test_limits_are_kept_when_history_is_deep(
 ) -> None:
     """The venue's own limit is on and never broken: pages wait their turn."""
     monkeypatch.setattr(api, "_cache", {})
-    monkeypatch.setattr(api, "_lock", trio.Lock())
     monkeypatch.delitem(limits._budgets, "kraken", raising=False)  # what other tests used up
     with trio.fail_after(SOON_S):
         async with open_loopback("kraken", symbols=1, rate=1.0) as (venue, port):
@@ -344,3 +342,31 @@ async def test_outage_is_told_as_such_when_pages_fail(dirs: Path, trades_only: N
         rows, _, _ = await get_ohlc(60.0, end_dt=_ago(20), start_dt=_ago(24))
         assert len(rows) == 240
         assert PAST_DAYS >= 30
+
+
+@pytest.mark.slow
+async def test_threads_get_the_listings_when_each_runs_a_loop_of_its_own(dirs: Path) -> None:
+    """Four loops at once, each waiting for its answer while the others ask."""
+    fault = Fault(what="delay", on="http", match="AssetPairs", delay_s=0.2)
+    with trio.fail_after(SOON_S):
+        async with open_loopback("kraken", symbols=2, faults=[fault]) as (_, port):
+            point_backend_at("kraken", port)
+            found: list[list[str]] = []
+
+            async def one() -> None:
+                markets = await trio.to_thread.run_sync(trio.run, _market_ids)
+                found.append(markets)
+
+            async with trio.open_nursery() as nursery:
+                for _ in range(4):
+                    nursery.start_soon(one)
+            assert len(found) == 4
+            assert all(SYMBOL in markets for markets in found)
+
+
+async def _market_ids() -> list[str]:
+    """Return the ids of the listings, twice asked for at once."""
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(api.load_listings)
+        nursery.start_soon(api.load_listings)
+    return list(await api.load_listings())

@@ -98,7 +98,6 @@ class Session:
 def name(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Name a backend; what it keeps of other venues is put away, so are Kraken's slow limits."""
     monkeypatch.setattr(api, "_cache", {})
-    monkeypatch.setattr(api, "_lock", trio.Lock())
     monkeypatch.setattr(api, "LIMITS", (Limit("public", 1e6, 1),))
     venue_budget("kraken").set_limits([Limit("public", 1e6, 1)])
     return str(request.param)

@@ -55,7 +55,6 @@ SESSIONS = {"spot": "BINANCE", "coinm": "BINANCE_DELIVERY"}
 def dirs(piker_dirs: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return private directories; Kraken's listings and limits are nobody else's."""
     monkeypatch.setattr(kraken_api, "_cache", {})
-    monkeypatch.setattr(kraken_api, "_lock", trio.Lock())
     monkeypatch.setattr(kraken_api, "LIMITS", (Limit("public", 1e6, 1),))
     venue_budget("kraken").set_limits([Limit("public", 1e6, 1)])
     return piker_dirs

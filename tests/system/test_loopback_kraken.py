@@ -65,7 +65,6 @@ def lose(venue: KrakenVenue, channel: str, frames: int) -> None:
 def dirs(piker_dirs: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return private directories; the venue's listings and limits are nobody else's."""
     monkeypatch.setattr(api, "_cache", {})
-    monkeypatch.setattr(api, "_lock", trio.Lock())
     monkeypatch.setattr(api, "LIMITS", (Limit("public", 1e6, 1),))
     venue_budget("kraken").set_limits([Limit("public", 1e6, 1)])
     return piker_dirs
@@ -324,7 +323,6 @@ async def test_no_limit_is_passed_when_the_venue_keeps_its_own(
 ) -> None:
     """Feeds, history and a search at once, with gaps to fill: the backend waits its turn."""
     monkeypatch.setattr(api, "_cache", {})
-    monkeypatch.setattr(api, "_lock", trio.Lock())
     venue_budget("kraken").set_limits(api.LIMITS)
     async with venue_of(piker_dirs, limits=True, within_s=60) as venue:
         async with stream_of(SYMBOL, "ethusd.spot") as stream:

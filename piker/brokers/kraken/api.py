@@ -116,14 +116,15 @@ def _throttled_s(text: str) -> float | None:
 
 
 # -- markets -------------------------------------------------------------------------------------
-_cache: dict[str, tuple[int, dict[str, Listing]]] = {}
-_lock = trio.Lock()
+_cache: dict[str, tuple[int, dict[str, Listing]]] = {}  # by URL: a test moves the venue
+_lock: trio.lowlevel.RunVar[trio.Lock] = trio.lowlevel.RunVar("kraken.listings")
 
 
 async def load_listings() -> dict[str, Listing]:
     """Return the listings by market id, cached for an hour; an outage keeps old ones."""
-    async with _lock:
-        cached = _cache.get(url("spot_http"))
+    place = url("spot_http")
+    async with _turn():
+        cached = _cache.get(place)
         if cached and monotonic_ns() - cached[0] < LISTINGS_TTL_NS:
             return cached[1]
         try:
@@ -136,9 +137,17 @@ async def load_listings() -> dict[str, Listing]:
                 return cached[1]
             raise
         listings = listings_of(said.result)
-        _cache.clear()
-        _cache[url("spot_http")] = (monotonic_ns(), listings)
+        _cache[place] = (monotonic_ns(), listings)
         return listings
+
+
+def _turn() -> trio.Lock:
+    """Return this event loop's lock: one can not be shared by two, which threads may run."""
+    try:
+        return _lock.get()
+    except LookupError:
+        _lock.set(trio.Lock())
+        return _lock.get()
 
 
 def listings_of(pairs: Mapping[str, schema.Pair]) -> dict[str, Listing]:
