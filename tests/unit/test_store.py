@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from piker.data.ranges import Range, subtract, union
 from piker.data.store import maintenance, merge
 from piker.data.store.manifest import Origin
-from piker.data.store.segment import BLOCK_ROWS, SOURCES
+from piker.data.store.segment import BLOCK_ROWS, SOURCES, Written
 from piker.data.store.series import Series
 from piker.data.store.store import Rows, Store
 from piker.errors import Bug, ConfigError, StoreError
@@ -196,6 +196,60 @@ def test_a_bar_is_one_row_when_it_is_appended_and_written(store: Store) -> None:
     assert len(found) == 12
     assert [SOURCES[code] for code in codes] == ["live"] * 2 + ["rest"] * 10
     assert not store.append(MINUTES, bars(T0 + 180, 1)[0])
+
+
+class Appending(Store):
+    """A store into which another process appends a bar whenever files were written."""
+
+    def __init__(self, root: Path, offers: list[Rows]) -> None:
+        super().__init__(root)
+        self.offers = offers
+        self.taken: list[bool] = []
+
+    def write_files(self, series: Series, rows: Rows, codes: Rows, span: Range) -> list[Written]:
+        """Write, and let the other one append."""
+        new = super().write_files(series, rows, codes, span)
+        if self.offers:
+            other = Store(self.root)
+            self.taken.append(other.append(series, self.offers.pop(0)))
+            other.close()
+        return new
+
+
+def test_a_bar_is_one_row_when_it_is_appended_while_its_range_is_written(store: Store) -> None:
+    """The venue's own stands; one that the venue does not have is kept; files do not overlap."""
+    known = np.delete(bars(T0, 100, price=50.0), 20)
+    offered = [bars(T0 + at * 60, 1)[0] for at in (10, 20)]
+    writer = Appending(store.root, list(offered))
+    writer.write(MINUTES, known, T0, T0 + 6000, source="rest")
+    writer.close()
+    assert writer.taken == [True, True]
+    rows, codes = store.rows(MINUTES, T0, T0 + 6000)
+    assert rows["time"].tolist() == list(range(T0, T0 + 6000, 60))
+    assert [SOURCES[code] for code in codes] == ["rest"] * 20 + ["live"] + ["rest"] * 79
+    maintenance.compact(store, MINUTES, always=True)
+    assert not [one for one in maintenance.verify(store) if one.problem]
+    assert store.rows(MINUTES, T0, T0 + 6000)[0].tobytes() == rows.tobytes()
+
+
+def test_a_bar_is_one_row_when_it_is_appended_again_while_it_is_put_into_a_file(
+    store: Store,
+) -> None:
+    """The newer word of the two stands, in one place."""
+    for row in bars(T0, 5):
+        store.append(MINUTES, row)
+    newer = bars(T0 + 120, 1, price=50.0)[0]
+    writer = Appending(store.root, [newer])
+    maintenance.compact(writer, MINUTES, always=True)
+    assert writer.taken == [True]
+    assert not [one for one in maintenance.verify(store) if one.problem]
+    maintenance.compact(writer, MINUTES, always=True)
+    writer.close()
+    rows, _ = store.rows(MINUTES, T0, T0 + DAY)
+    assert rows["time"].tolist() == [T0 + at * 60 for at in range(5)]
+    assert rows[2] == newer
+    assert not [one for one in maintenance.verify(store) if one.problem]
+    assert store.manifest.tail(1, T0, T0 + DAY) == []
 
 
 pieces = st.lists(

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from piker.data.ranges import union
+from piker.data.ranges import intersect, union
 from piker.data.store import merge
 from piker.data.store.manifest import Manifest
 from piker.data.store.segment import Written, write_segment, written_of
@@ -63,7 +63,10 @@ def compact(store: Store, series: Series, *, always: bool = False) -> int:
 
 
 def _flush_tail(store: Store, series: Series, number: int) -> None:
-    """Move the bars of the manifest into files, one for each unbroken run of them."""
+    """Move the bars of the manifest into files, one for each unbroken run of them.
+
+    Where one of them is appended anew meanwhile nothing is done: it is moved the next time.
+    """
     tail = store.manifest.tail(number, *_ALWAYS)
     rows, codes = tail_rows(tail)
     timeframe = series.timeframe
@@ -72,8 +75,11 @@ def _flush_tail(store: Store, series: Series, number: int) -> None:
         low, high = np.searchsorted(rows["time"], span)
         new += store.write_files(series, rows[low:high], codes[low:high], span)
     with store.manifest.commit():
-        store.manifest.replace_segments(number, [], new)
-        store.manifest.drop_tail(number, tail)
+        if set(tail) <= set(store.manifest.tail(number, *_ALWAYS)):
+            store.manifest.replace_segments(number, [], new)
+            store.manifest.drop_tail(number, tail)
+            return
+    store.unlink(series, new)
 
 
 def sweep(store: Store, series: Series) -> int:
@@ -109,6 +115,12 @@ def verify(store: Store) -> Iterator[Finding]:
         for before, after in itertools.pairwise(files):
             if after.start_s < before.end_s:
                 yield Finding(str(series), after.name, 0, f"overlaps {before.name}")
+        now = store.manifest.snapshot(number)
+        spans = [(one.start_s, one.end_s) for one in now.files]
+        doubled = intersect(spans, [(time, time + 1) for time, _, _ in now.tail])
+        twice = sum(span.end - span.start for span in doubled)
+        if twice:
+            yield Finding(str(series), "manifest.db", twice, "bars are here and in files, too")
 
 
 def _problem(store: Store, series: Series, known: Written) -> str:

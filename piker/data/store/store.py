@@ -49,7 +49,7 @@ log = get_logger("store")
 
 OPEN_FILES = 1024  # mapped files kept open by one process
 LOCK_S = 60.0  # how long a writer waits for another one of the same series
-_RETRIES = 20  # readings of the manifest while others replace files under us
+_RETRIES = 20  # readings and writings while others replace files, or append bars, under us
 
 Rows = np.ndarray[Any, np.dtype[Any]]
 
@@ -217,39 +217,53 @@ class Store:
         """
         self._check(series, rows, start_s, end_s)
         codes = _codes(source, len(rows))
+        asked = Hole(start_s, end_s, confirmed, why)
         with self.lock(series):
-            manifest = self.manifest
+            with self.manifest.commit():
+                number = self.manifest.add(series)
+            for _ in range(_RETRIES):
+                try:
+                    return self._merge_in(series, number, (rows, codes), asked, origin)
+                except _AppendedError:
+                    continue
+        raise StoreError(f"bars of {series} are appended faster than they can be put into files.")
+
+    def _merge_in(
+        self, series: Series, number: int, rows: merge.Part, asked: Hole, origin: Origin | None
+    ) -> int:
+        """Put rows among those that are stored; raise ``_AppendedError`` if that must be redone."""
+        manifest = self.manifest
+        old = manifest.segments(number, asked.start_s, asked.end_s)
+        tail = manifest.tail(number, asked.start_s, asked.end_s)
+        kept = [self.whole(series, number, known) for known in old]
+        old = [known for known, table in zip(old, kept, strict=True) if table is not None]
+        parts = [rows_of(table) for table in kept if table is not None]
+        if tail:
+            parts.append(tail_rows(tail))
+        merged, codes, changed = merge.merge(parts, rows)
+        span = Range(
+            min([asked.start_s, *(known.start_s for known in old)]),
+            max([asked.end_s, *(known.end_s for known in old)]),
+        )
+        holes = merge.holes_after(
+            merge.missing_runs(series.timeframe, merged["time"], span),
+            manifest.holes(number, *span),
+            asked,
+        )
+        new = self.write_files(series, merged, codes, span)
+        try:
             with manifest.commit():
-                number = manifest.add(series)
-            old = manifest.segments(number, start_s, end_s)
-            tail = manifest.tail(number, start_s, end_s)
-            kept = [self.whole(series, number, known) for known in old]
-            old = [known for known, table in zip(old, kept, strict=True) if table is not None]
-            parts = [rows_of(table) for table in kept if table is not None]
-            if tail:
-                parts.append(tail_rows(tail))
-            merged, merged_codes, changed = merge.merge(parts, (rows, codes))
-            span = Range(
-                min([start_s, *(known.start_s for known in old)]),
-                max([end_s, *(known.end_s for known in old)]),
-            )
-            holes = merge.holes_after(
-                merge.missing_runs(series.timeframe, merged["time"], span),
-                manifest.holes(number, *span),
-                Hole(start_s, end_s, confirmed, why),
-            )
-            new = self.write_files(series, merged, merged_codes, span)
-            try:
-                with manifest.commit():
-                    manifest.replace_segments(number, old, new)
-                    manifest.drop_tail(number, tail)
-                    manifest.replace_holes(number, span, holes)
-                    if origin is not None:
-                        manifest.put_origin(number, origin)
-            except BaseException:
-                self.unlink(series, new)
-                raise
-            self.unlink(series, old)
+                if manifest.tail(number, asked.start_s, asked.end_s) != tail:
+                    raise _AppendedError
+                manifest.replace_segments(number, old, new)
+                manifest.drop_tail(number, tail)
+                manifest.replace_holes(number, span, holes)
+                if origin is not None:
+                    manifest.put_origin(number, origin)
+        except BaseException:
+            self.unlink(series, new)
+            raise
+        self.unlink(series, old)
         return changed
 
     def append(self, series: Series, row: Rows, *, source: str = "live") -> bool:
@@ -266,6 +280,8 @@ class Store:
             return False
         with manifest.commit():
             number = manifest.add(series)
+            if manifest.segments(number, time_s, after):
+                return False  # a writer's file came in between
             manifest.put_tail(number, time_s, SOURCES.index(source), row.tobytes())
         return True
 
@@ -345,6 +361,10 @@ class Store:
         finally:
             held.pop(series, None)
             os.close(fd)
+
+
+class _AppendedError(Exception):
+    """A bar came in by ``append`` while those of its range were put into a file."""
 
 
 class _Damaged(Exception):
