@@ -1,10 +1,11 @@
 """One way, from a tick written by one process to a trio task awake in another: ours and bare.
 
-Ours: TickRing, WakeSender and WakeReceiver as datad and a client use them. Bare: eight bytes in an
-anonymous shared map and an eventfd. Spinning: the same two without any wake-up. tractor: numbers
-sent through a stream of tractor's own, as a stack without shared memory would. They take turns,
-round by round, so that a change of the machine's load meets all of them. Prints one JSON line:
-microseconds at p50 and p99 (medians of the rounds), and the ratios.
+Ours: TickRing, WakeSender and WakeReceiver as datad and a client use them. Bare: a ring of the same
+rows in an anonymous shared map and an eventfd, with nothing that a daemon needs besides. Spinning:
+the same two without any wake-up, and one shared word, which is what the cores themselves take.
+tractor: numbers sent through a stream of tractor's own, as a stack without shared memory would.
+They take turns, round by round, so that a change of the machine's load meets all of them. Prints
+one JSON line: microseconds at p50 and p99 (medians of the rounds), and the ratios.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from piker.data.wake import WakeReceiver, WakeSender
 from piker.ticks import TICK_FORMAT
 
 GAP_S = 0.002  # between writes: the reader is asleep by then
+ROWS = 4096  # of either ring
 ROUNDS = 5
 
 
@@ -54,7 +56,7 @@ def quantiles(delays_ns: list[int]) -> dict[str, float]:
 
 def ours(folder: Path, count: int, *, spin: bool) -> dict[str, float]:
     """Measure the ring and the fifo."""
-    ring, _ = TickRing.open_writer("bench", "x", rows=4096, path=folder / "ring.seg")
+    ring, _ = TickRing.open_writer("bench", "x", rows=ROWS, path=folder / "ring.seg")
     reader = attach_token(ring.token)
     assert isinstance(reader, TickRing)
     receiver, sender = WakeReceiver(folder), WakeSender(folder)
@@ -95,35 +97,65 @@ def ours(folder: Path, count: int, *, spin: bool) -> dict[str, float]:
 
 
 def bare(count: int, *, spin: bool) -> dict[str, float]:
-    """Measure eight shared bytes and an eventfd."""
-    words = memoryview(mmap.mmap(-1, 4096)).cast("Q")
+    """Measure a bare ring of the same rows and an eventfd: no lock, no header, one reader."""
+    shared = memoryview(mmap.mmap(-1, 4096 + ROWS * 64))
+    words, rows = shared[:4096].cast("Q"), shared[4096:]
     fd = os.eventfd(0, os.EFD_NONBLOCK)
     delays: list[int] = []
+    row = struct.Struct(TICK_FORMAT)
+    pack_into, unpack_from = row.pack_into, row.unpack_from
 
     def write(number: int) -> None:
-        words[0] = time.monotonic_ns()
-        words[1] = number + 1
+        stamp = time.monotonic_ns()
+        pack_into(rows, number % ROWS * 64, number, stamp, 1.0, 1.0, 0.0, 0.0, 0, 0, 1, 0, 0)
+        words[0] = number + 1
         if not spin:
             os.eventfd_write(fd, 1)
 
+    def take(seen: int) -> int:
+        number = words[0]
+        now = time.monotonic_ns()
+        for index in range(seen, number):
+            delays.append(now - unpack_from(rows, index % ROWS * 64)[1])
+        return number
+
     async def follow() -> None:
-        while words[1] < count:
+        seen = 0
+        while seen < count:
             await trio.lowlevel.wait_readable(fd)
             os.eventfd_read(fd)
-            delays.append(time.monotonic_ns() - words[0])
+            seen = take(seen)
 
     pid = fork_writer(write, count)
     if spin:
         seen = 0
         while seen < count:
-            number = words[1]
-            if number != seen:
-                delays.append(time.monotonic_ns() - words[0])
-                seen = number
+            if words[0] != seen:
+                seen = take(seen)
     else:
         trio.run(follow)
     os.waitpid(pid, 0)
     os.close(fd)
+    return quantiles(delays)
+
+
+def bare_word(count: int) -> dict[str, float]:
+    """Measure one shared word, spun upon: what the cores themselves take."""
+    words = memoryview(mmap.mmap(-1, 4096)).cast("Q")
+    delays: list[int] = []
+
+    def write(number: int) -> None:
+        words[0] = time.monotonic_ns()
+        words[1] = number + 1
+
+    pid = fork_writer(write, count)
+    seen = 0
+    while seen < count:
+        number = words[1]
+        if number != seen:
+            delays.append(time.monotonic_ns() - words[0])
+            seen = number
+    os.waitpid(pid, 0)
     return quantiles(delays)
 
 
@@ -150,6 +182,7 @@ def main() -> None:
                 ("bare", lambda: bare(count, spin=False)),
                 ("piker", lambda: ours(folder, count, spin=False)),
                 ("spinning_bare", lambda: bare(count, spin=True)),
+                ("spinning_word", lambda: bare_word(count)),
                 ("spinning_piker", lambda: ours(folder, count, spin=True)),
             ):
                 taken.setdefault(kind, []).append(work())
@@ -166,6 +199,7 @@ def main() -> None:
         "benchmark": "shm_wake", "writes": asked.count * ROUNDS, **found,
         "piker_to_bare": ratio("piker", "bare"),
         "spinning_piker_to_bare": ratio("spinning_piker", "spinning_bare"),
+        "spinning_piker_to_word": ratio("spinning_piker", "spinning_word"),
         "tractor_to_piker": ratio("tractor", "piker"),
     }))  # fmt: skip
 

@@ -71,11 +71,15 @@ def segment_path(provider: str, symbol: str, what: str) -> Path:
 class _Shared:
     """What both kinds of segment have."""
 
+    __slots__ = ("_bytes", "_capacity", "_guard", "_most", "_real_to", "_segment", "_words")
+
     def __init__(self, segment: Segment) -> None:
         self._segment = segment
         self._words = segment.words
+        self._bytes = segment.bytes
         self._capacity = segment.spec.capacity
         self._guard = segment.spec.guard
+        self._most = self._guard * segment.spec.row_size  # bytes that may appear at once
         self._real_to = 0  # appended rows below this number have their pages
 
     @property
@@ -170,6 +174,8 @@ class ShmArray(_Shared):
     Seed 002's array. :attr:`array` is the live view without a copy; :meth:`read` a copy that is
     guaranteed to be whole.
     """
+
+    __slots__ = ("period_s",)
 
     def __init__(self, segment: Segment) -> None:
         super().__init__(segment)
@@ -354,6 +360,8 @@ class ShmArray(_Shared):
 class TickRing(_Shared):
     """Ticks of one market, append-only: a row is whole before ``last_index`` passes it."""
 
+    __slots__ = ()
+
     @classmethod
     def open_writer(
         cls, provider: str, symbol: str, *, rows: int, path: Path | None = None
@@ -372,15 +380,21 @@ class TickRing(_Shared):
         words, size = self._words, len(packed)
         start = words[_LAST]
         stop = start + size // 64
-        if stop - start > self._guard:
-            for begin in range(0, size, self._guard * 64):
-                self.extend_packed(packed[begin : begin + self._guard * 64])
+        if stop > self._real_to or size > self._most:
+            self._extend_slowly(packed)
             return
-        if stop > self._real_to:
-            self._reserve(start, stop)
-        offset = (start % self._capacity) * 64
-        self._segment.bytes[offset : offset + size] = packed
+        offset = start % self._capacity * 64
+        self._bytes[offset : offset + size] = packed
         words[_LAST] = stop
+
+    def _extend_slowly(self, packed: bytes) -> None:
+        """Append rows that need new pages, or are more than readers may be surprised by."""
+        most = self._most
+        for begin in range(0, len(packed), most):
+            part = packed[begin : begin + most]
+            start = self._words[_LAST]
+            self._reserve(start, start + len(part) // 64)
+            self.extend_packed(part)
 
     @property
     def array(self) -> Rows:
@@ -436,11 +450,10 @@ class Cursor:
         """
         words, data, capacity = self._words, self._bytes, self._capacity
         low, last = self.position, words[_LAST]
-        if (
-            last - low <= self._near and last - low <= limit
-        ):  # the usual case: far from being lapped
-            offset = (low % capacity) * 64
-            packed = bytearray(data[offset : offset + (last - low) * 64])
+        count = last - low
+        if count <= self._near and count <= limit:  # the usual case: far from being lapped
+            offset = low % capacity * 64
+            packed = bytearray(data[offset : offset + count * 64])
             if words[_LAST] - low <= self._far:
                 self.position = last
                 return packed, 0

@@ -14,6 +14,7 @@ import errno
 import itertools
 import os
 import select
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from piker.config import runtime_dir
@@ -21,7 +22,7 @@ from piker.errors import ShmError
 
 __all__ = ["WakeReceiver", "WakeSender", "wake_dir"]
 
-_DRAIN = 4096  # bytes: more than a fifo is ever given between two drains matters not
+_DRAIN = 1024  # bytes: of a fifo that holds more the rest is one more wake-up, and does no harm
 _counter = itertools.count()
 
 
@@ -81,6 +82,7 @@ class WakeReceiver:
     def __init__(self, directory: Path) -> None:
         name = f"{os.getpid()}-{next(_counter)}.fifo"
         self._path = directory / name
+        self._wait_readable: Callable[[int], Awaitable[None]] | None = None
         draft = directory / f".{name}.tmp"
         try:
             os.mkfifo(draft, 0o600)
@@ -93,9 +95,11 @@ class WakeReceiver:
 
     async def wait(self) -> None:
         """Wait until rows were published since the last wait; a cancellation point."""
-        import trio  # here: synchronous readers need no event loop, and no 60 ms for it
+        if self._wait_readable is None:
+            from trio.lowlevel import wait_readable  # 60 ms that no synchronous reader pays
 
-        await trio.lowlevel.wait_readable(self._fd)
+            self._wait_readable = wait_readable
+        await self._wait_readable(self._fd)
         self._drain()
 
     def wait_sync(self, timeout_s: float | None = None) -> bool:
