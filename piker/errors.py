@@ -18,6 +18,7 @@ __all__ = [
     "DataUnavailable",
     "HistoryError",
     "NoData",
+    "NotOffered",
     "PeerLost",
     "PikerError",
     "ProviderError",
@@ -149,6 +150,14 @@ class DataQuality(BrokerError):
 
 class DataUnavailable(BrokerError):
     """The venue does not have this data and never will: stop asking."""
+
+
+class NotOffered(DataUnavailable):
+    """The data may exist, but are not to be had here: more would be asked than is reasonable.
+
+    Or a length of bars that is not served. Unlike what a venue never had, it is not remembered
+    as missing.
+    """
 
 
 class HistoryError(BrokerError):

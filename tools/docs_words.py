@@ -18,6 +18,7 @@ __all__ = [
 CAPABILITY_WORDS = {
     "venues": ("markets (the fqme's venue)", "any"),
     "history": ("timeframes of history", "none"),
+    "history_native": ("of these the venue's own; others are composed of them", "all"),
     "history_rows": ("bars a request brings at most", "not stated"),
     "closed_bars": ("bars the venue itself closes", "none; ours stand alone"),
     "trades": ("trades", "no"),
@@ -96,6 +97,7 @@ WHAT_TO_DO = {
     "DataQuality": "nothing, once: it was dropped. Many of one `kind` mean that a parser is out "
     "of date: please report them",
     "DataUnavailable": "stop asking; another timeframe or provider may have it",
+    "NotOffered": "ask for another length, or for less; the message says which",
     "NoData": "step back by `frame_size` rows, or take the range for empty",
     "PeerLost": "nothing inside a feed, which comes back by itself; else call again: pikerd "
     "restarts what died",

@@ -24,6 +24,7 @@ from anyio import aclose_forcefully
 from anyio.abc import SocketAttribute
 from anyio.streams.tls import TLSStream
 
+from piker.brokers.traffic import note_bytes
 from piker.errors import Bug, DataQuality
 
 # asks' anyio uses trio.MultiError, which trio 0.23 warns about at every use.
@@ -152,6 +153,7 @@ class _Body:
 
     async def feed(self, chunk: bytes) -> None:
         self._size += len(chunk)
+        note_bytes(len(chunk))
         if self._size > self._cap:
             raise DataQuality(f"a body of more than {self._cap} bytes", kind="oversize")
         self._chunks.append(bytes(chunk))

@@ -46,6 +46,9 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
 
     venues: tuple[str, ...] = ()  # the fqme venues: ("spot", "usdtm", "coinm")
     history: tuple[str, ...] = ("1m",)  # timeframes the history client serves
+    #: Of those the ones that the venue itself has, where making the others costs many requests:
+    #: history composes them of these (piker/data/history/compose.py). Empty: all are asked for.
+    history_native: tuple[str, ...] = ()
     history_rows: int = 0  # rows per request, 0 = not stated
     closed_bars: tuple[str, ...] = ()  # timeframes for which the venue publishes final bars
     trades: bool = True

@@ -23,7 +23,7 @@ from piker.brokers.binance.bars import FUNDING_DTYPE, INTERVALS, Rows, set_mean_
 from piker.brokers.quality import venue_quality
 from piker.brokers.rest import Response, RestClient
 from piker.clock import wall_ns
-from piker.errors import DataQuality, DataUnavailable, NoData
+from piker.errors import DataQuality, DataUnavailable, NoData, NotOffered
 from piker.market import MktPair
 from piker.ohlcv import KLINE_DTYPE, Timeframe
 
@@ -97,8 +97,8 @@ async def open_history_client(symbol: str) -> AsyncIterator[tuple[Any, dict[str,
             hole of the venue's. Without it the bar that is still open is the last row, and what
             can not be is left out and counted: those are for arrays and screens.
 
-            Raises ``DataUnavailable`` for a timeframe that the market has not, ``NoData`` for a
-            range without bars, ``DataQuality`` for an answer that is no bars.
+            Raises ``NotOffered`` for a timeframe that the market has not, ``NoData`` for a range
+            without bars, ``DataQuality`` for an answer that is no bars.
             """
             frame = _timeframe(kind, timeframe)
             rows = await _fetch(client, kind, market, frame, _us(start_dt), _us(end_dt))
@@ -322,7 +322,7 @@ def _timeframe(kind: Kind, asked: float | str | Timeframe) -> Timeframe:
     frame = _NAMED.get(str(asked)) if named else _FRAMES.get(asked)
     if frame is None or (frame.seconds == 1 and kind.venue != "spot"):
         words = str(asked) if named else f"{asked:g} s"
-        raise DataUnavailable(f"binance {kind.venue} has no bars of {words}.")
+        raise NotOffered(f"binance {kind.venue} has no bars of {words}.")
     return frame
 
 

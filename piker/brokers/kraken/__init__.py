@@ -8,7 +8,7 @@ from piker.brokers.kraken.api import (
 )
 from piker.brokers.kraken.book import open_book
 from piker.brokers.kraken.feed import open_history_client, stream_quotes
-from piker.brokers.kraken.history import TIMEFRAMES
+from piker.brokers.kraken.history import NATIVE, TIMEFRAMES
 from piker.brokers.spec import Capabilities
 from piker.ohlcv import ohlc_dtype
 
@@ -29,6 +29,7 @@ capabilities = Capabilities(
     # Bars of a second can be had too, but a day of them costs a minute of requests: none are
     # fetched unasked.
     history=TIMEFRAMES[1:],
+    history_native=NATIVE,
     history_rows=720,
     closed_bars=("1m",),
     depth=True,

@@ -20,10 +20,10 @@ from piker.brokers.kraken.api import PROVIDER, fetch_ohlc, find_listing, open_cl
 from piker.brokers.kraken.trade_history import TradeHistory
 from piker.brokers.quality import sound_bars, venue_quality
 from piker.clock import NS, wall_ns
-from piker.errors import DataUnavailable, NoData
+from piker.errors import NoData, NotOffered
 from piker.ohlcv import KLINE_DTYPE, Timeframe
 
-__all__ = ["TIMEFRAMES", "open_history_client"]
+__all__ = ["NATIVE", "TIMEFRAMES", "open_history_client"]
 
 ROWS = 720  # bars of an answer of OHLC, whatever is asked (its documents)
 DAY_S = 86_400
@@ -33,6 +33,8 @@ TIMEFRAMES = ("1s", "1m", "3m", "5m", "15m", "30m", "1h", "2h", "4h", "6h", "8h"
               "3d", "1w", "1M")  # fmt: skip
 # Weeks (10080) and half months (21600) are left out: where theirs begin was not checked.
 _MINUTES = {60: 1, 300: 5, 900: 15, 1800: 30, 3600: 60, 14_400: 240, DAY_S: 1440}
+#: The lengths that OHLC has. History composes the others of these rather than of trades.
+NATIVE = tuple(str(Timeframe.from_seconds(seconds)) for seconds in _MINUTES)
 _MADE = ("turnover", "taker_volume", "taker_turnover")  # what OHLC does not say
 
 quality = venue_quality(PROVIDER)
@@ -59,9 +61,9 @@ async def open_history_client(symbol: str) -> AsyncIterator[tuple[Any, dict[str,
 
             One request for what is among the newest 720 bars; otherwise trades, up to
             ``MAX_PAGES`` pages and some at a second each. ``timeframe`` is in seconds
-            (2,592,000 are a calendar month), or a name. Raises ``DataUnavailable`` for lengths
-            that do not divide a day, and before the first trade ever; ``NoData`` for a range
-            without bars.
+            (2,592,000 are a calendar month), or a name. Raises ``NotOffered`` for lengths that
+            do not divide a day, and for a bar of too many trades; ``DataUnavailable`` before the
+            first trade ever; ``NoData`` for a range without bars.
             """
             frame = _timeframe(timeframe)
             start_s, end_s = _seconds(start_dt), _seconds(end_dt)
@@ -79,7 +81,7 @@ async def open_history_client(symbol: str) -> AsyncIterator[tuple[Any, dict[str,
 
 
 def _timeframe(asked: float | str | Timeframe) -> Timeframe:
-    """Return the bar length; ``DataUnavailable`` for one that is none, or not aligned to days."""
+    """Return the bar length; ``NotOffered`` for one that is none, or not aligned to days."""
     try:
         if isinstance(asked, str | Timeframe):
             frame = Timeframe(str(asked))
@@ -87,9 +89,9 @@ def _timeframe(asked: float | str | Timeframe) -> Timeframe:
             frame = Timeframe.from_seconds(asked if math.isfinite(asked) else 0)
             frame = Timeframe("1M") if frame.seconds == MONTH_S else frame
     except ValueError as err:
-        raise DataUnavailable(f"kraken: {err}.") from err
+        raise NotOffered(f"kraken: {err}.") from err
     if str(frame) not in TIMEFRAMES and (frame.unit == "M" or DAY_S % frame.seconds):
-        raise DataUnavailable(
+        raise NotOffered(
             f"kraken: bars of {frame} do not divide a day.",
             remedy=f"Longer than a day there are {', '.join(TIMEFRAMES[-3:])}.",
         )

@@ -18,7 +18,7 @@ from piker.brokers.kraken.trade_bars import PastTrade, TradeBars, past_trades
 from piker.brokers.quality import venue_quality
 from piker.brokers.rest import RestClient
 from piker.clock import NS, wall_ns
-from piker.errors import DataQuality, DataUnavailable, NoData
+from piker.errors import DataQuality, DataUnavailable, NoData, NotOffered
 from piker.ohlcv import Timeframe
 
 __all__ = ["MAX_PAGES", "MAX_ROWS", "TradeHistory"]
@@ -64,8 +64,8 @@ class TradeHistory:
 
         Blocks for the venue's limits, about a second a page; cancellation leaves nothing behind.
         Raises ``NoData`` where the range holds no bar, ``DataUnavailable`` before the first trade
-        ever, or for a bar of more than ``MAX_BAR_PAGES`` pages, ``DataQuality`` where the venue's
-        ids say that trades are missing.
+        ever, ``NotOffered`` for a bar of more than ``MAX_BAR_PAGES`` pages, ``DataQuality`` where
+        the venue's ids say that trades are missing.
         """
         async with self._lock:
             if start_s is None and end_s is None:
@@ -198,7 +198,7 @@ class TradeHistory:
     def _check_one(self, timeframe: Timeframe, count: int) -> None:
         pages = -(-count // PAGE)
         if pages > MAX_BAR_PAGES:
-            raise DataUnavailable(
+            raise NotOffered(
                 f"{self._name}: one bar of {timeframe} has {count} trades, which is {pages} pages;"
                 f" {MAX_BAR_PAGES} are fetched at most.",
                 remedy="Ask for shorter bars, and join them.",

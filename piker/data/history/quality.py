@@ -15,8 +15,9 @@ class Missing(msgspec.Struct, frozen=True):
 
     ``why``: ``confirmed`` (the venue has none either), ``not-listed`` (before its first bar),
     ``not-closed`` (not over yet), ``failed`` (a source could not be read: ``detail``), ``refused``
-    (what a source gave can not be trusted), ``not-offered`` (no source has that range), ``offline``
-    (only the store was asked).
+    (what a source gave can not be trusted), ``not-offered`` (no source has that range, or bringing
+    it would cost more requests than one takes upon itself: ``detail``; it is not remembered),
+    ``offline`` (only the store was asked).
     """
 
     start_s: int

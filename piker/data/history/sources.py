@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,19 +18,36 @@ import pendulum
 
 from piker.brokers.archive import ArchiveAnswer, ArchiveClient, ArchiveFile, ChecksumPolicy, Defect
 from piker.brokers.spec import Backend
+from piker.brokers.traffic import Moved, count_bytes
+from piker.data.history.compose import Composer, finer_of
 from piker.data.history.plan import Unit
 from piker.data.history.quality import iso
+from piker.data.history.sound import sound
 from piker.data.ranges import Range, subtract
 from piker.data.store.manifest import Origin
 from piker.data.store.merge import missing_runs
 from piker.data.store.series import Series
-from piker.errors import DataQuality, DataUnavailable, NoData
+from piker.errors import (
+    BrokerError,
+    DataQuality,
+    DataUnavailable,
+    NoData,
+    NotOffered,
+    Transient,
+)
 from piker.ohlcv import KLINE_DTYPE, Timeframe
 
-__all__ = ["ArchiveSource", "Fetched", "RestSource", "Source", "open_sources", "sound"]
+__all__ = [
+    "ArchiveSource",
+    "ComposedSource",
+    "Fetched",
+    "RestSource",
+    "Source",
+    "open_sources",
+]
 
 PAGE_ROWS = 1000  # bars of a REST unit where a backend does not say how many it serves
-MAX_PAGES = 64  # answers that one unit may take: a backend that never advances is stopped
+MAX_PAGES = 64  # answers that one unit may take: half an hour of Kraken's trades
 HARMLESS = ("duplicate", "unsorted", "out-of-range")  # defects that cost no bar of the range
 SETTLE_S = 60  # a bar that closed less than this ago may not be in the venue's answers yet
 
@@ -152,19 +170,23 @@ class RestSource:
 
     def units(self, wanted: Range, now_s: int) -> list[Unit]:
         """Cut a range into pages, the newest first: that is what people look at."""
-        grid = self._timeframe.grid(wanted.start, min(wanted.end, self._timeframe.floor(now_s)))
-        units = []
-        for high in range(len(grid), 0, -self._page):
-            low = max(0, high - self._page)
-            units.append(Unit(int(grid[low]), self._timeframe.next(int(grid[high - 1]))))
-        return units
+        return _pages(self._timeframe, wanted, now_s, self._page)
 
     async def fetch(self, unit: Unit, now_s: int, keep: Keep) -> None:
         """Ask page by page, backwards, until the unit is answered.
 
         Bars that are missing within an answer are asked for once more: that the venue has none
-        is believed when two answers agree.
+        is believed when two answers agree. Raises ``Transient`` after ``MAX_PAGES`` answers, each
+        of which brought a bar at least.
         """
+        with count_bytes() as moved:
+            try:
+                await self._walk(unit, now_s, partial(_weigh, moved, keep))
+            except BrokerError:
+                await keep(Fetched(_NONE, unit.start, unit.start, False, bytes=moved.take()))
+                raise
+
+    async def _walk(self, unit: Unit, now_s: int, keep: Keep) -> None:
         end = unit.end
         for _ in range(MAX_PAGES):
             answer = await self._ask(unit.start, end, now_s)
@@ -174,8 +196,9 @@ class RestSource:
             if answer.start_s <= unit.start:
                 return
             end = answer.start_s
-        raise DataQuality(
-            f"{self._series}: {MAX_PAGES} answers did not cover one page.", kind="no-progress"
+        raise Transient(
+            f"{self._series}: {MAX_PAGES} answers brought what opens from {iso(end)} on; "
+            "asking again brings more."
         )
 
     async def _second_word(self, first: Fetched, now_s: int, keep: Keep) -> None:
@@ -213,6 +236,8 @@ class RestSource:
             )
         except NoData:
             return Fetched(_NONE, start_s, max(start_s, min(end_s, settled)), False)
+        except NotOffered:
+            raise  # it may exist: nothing is remembered of it
         except DataUnavailable as err:
             return Fetched(_NONE, start_s, end_s, True, err.message)
         rows, defects = sound(frame, timeframe, Range(start_s, end_s))
@@ -226,66 +251,61 @@ class RestSource:
         return Fetched(rows, begin, end, False, "", defects, place=f"page of {iso(begin)}")
 
 
-def sound(frame: Rows, timeframe: Timeframe, within: Range) -> tuple[Rows, tuple[Defect, ...]]:
-    """Return the bars of a frame that can be, as ``KLINE_DTYPE``, and what was wrong with others.
+def _pages(timeframe: Timeframe, wanted: Range, now_s: int, page: int) -> list[Unit]:
+    """Return the closed bars of a range as units of so many bars, the newest first."""
+    grid = timeframe.grid(wanted.start, min(wanted.end, timeframe.floor(now_s)))
+    units = []
+    for high in range(len(grid), 0, -page):
+        low = max(0, high - page)
+        units.append(Unit(int(grid[low]), timeframe.next(int(grid[high - 1]))))
+    return units
 
-    Ascending, unique, on the grid, within the range; of bars of one time that differ none is
-    trusted. Fields that the frame does not have are NaN, ``count`` -1.
+
+async def _weigh(moved: Moved, keep: Keep, fetched: Fetched) -> None:
+    """Pass an answer on with the bytes that were moved for it."""
+    await keep(msgspec.structs.replace(fetched, bytes=moved.take()))
+
+
+class ComposedSource:
+    """Bars that a venue lacks, composed of the shorter ones that it has.
+
+    Each long bar is given as soon as it is whole, so that what was fetched for it stays. That one
+    does not exist is said when none of its short ones does.
     """
-    rows = np.zeros(len(frame), KLINE_DTYPE)
-    given = frame.dtype.names or ()
-    for name in KLINE_DTYPE.names or ():
-        if name in given:
-            rows[name] = frame[name]
-        elif name == "count":
-            rows[name] = -1
-        elif name != "index":
-            rows[name] = np.nan
-    if "turnover" not in given and "bar_wap" in given:
-        rows["turnover"] = rows["bar_wap"] * rows["volume"]
-    rows["index"] = 0
-    defects: list[Defect] = []
 
-    def drop(bad: Any, kind: str) -> None:
-        nonlocal rows
-        count = int(bad.sum())
-        if count:
-            defects.append(Defect(kind, count, str(rows[np.argmax(bad)])[:120]))
-            rows = rows[~bad]
+    name = "rest"
 
-    drop(~timeframe.on_grid(rows["time"]), "off-grid")
-    drop((rows["time"] < within.start) | (rows["time"] >= within.end), "out-of-range")
-    drop(~possible(rows), "impossible-bar")
-    if (np.diff(rows["time"]) < 0).any():
-        defects.append(Defect("unsorted", int((np.diff(rows["time"]) < 0).sum())))
-        rows = rows[np.argsort(rows["time"], kind="stable")]
-    same = (
-        np.append(False, rows["time"][1:] == rows["time"][:-1]) if len(rows) else np.zeros(0, bool)
-    )
-    if same.any():
-        rows, found = _unique(rows, same)
-        defects += found
-    return rows, tuple(defects)
+    def __init__(self, series: Series, finer: Series, source: RestSource, page: int) -> None:
+        self._timeframe, self._finer = series.timeframe, finer.timeframe
+        self._source = source
+        self._page = max(1, page * self._finer.seconds // self._timeframe.seconds)
+        self.parallel = source.parallel
 
+    def units(self, wanted: Range, now_s: int) -> list[Unit]:
+        """Cut a range into as many bars as an answer of short ones makes, the newest first."""
+        return _pages(self._timeframe, wanted, now_s, self._page)
 
-def possible(rows: Rows) -> Any:
-    """Tell for each bar whether a market could have had it."""
-    low, high = rows["low"], rows["high"]
-    good = (low > 0) & (high < np.inf) & (low <= high)
-    for name in ("open", "close"):
-        good &= (rows[name] >= low) & (rows[name] <= high)
-    return good & (rows["volume"] >= 0) & (rows["volume"] < np.inf)
+    async def fetch(self, unit: Unit, now_s: int, keep: Keep) -> None:
+        """Fetch the short bars of a unit; raises what their source raises."""
+        within = Range(unit.start, unit.end)
+        composer = Composer(self._timeframe, self._finer, within)
+        whys: list[str] = []
 
+        async def take(short: Fetched) -> None:
+            spent = Fetched(
+                _NONE, short.start_s, short.start_s, False, "", short.defects,
+                place=short.place, bytes=short.bytes,
+            )  # fmt: skip
+            await keep(spent)
+            absent = [(short.start_s, short.end_s)] if short.final else []
+            whys.extend([short.why] if short.final else [])
+            for bar in composer.add(short.rows, absent):
+                gone = not len(bar.rows)
+                why = whys[-1] if gone and whys else ""
+                await keep(Fetched(bar.rows, bar.start_s, bar.end_s, gone, why))
 
-def _unique(rows: Rows, same: Any) -> tuple[Rows, list[Defect]]:
-    """Leave out repeated bars; where they differ, all of that time."""
-    times = np.unique(rows["time"][same])
-    quarrel = [int(time) for time in times if len(np.unique(rows[rows["time"] == time])) > 1]
-    kept = rows[~same & ~np.isin(rows["time"], quarrel)]
-    defects = [Defect("duplicate", int(same.sum()), str(int(times[0])))]
-    if quarrel:
-        defects.append(Defect("contradiction", len(quarrel), str(quarrel[0])))
-    return kept, defects
+        for part in self._source.units(within, now_s):
+            await self._source.fetch(part, now_s, take)
 
 
 # -- opening -------------------------------------------------------------------------------------
@@ -313,6 +333,18 @@ async def open_sources(
                 get_ohlc, config = await stack.enter_async_context(
                     backend.open_history_client(series.market)
                 )
-                page = backend.capabilities.history_rows or PAGE_ROWS
-                found[name] = RestSource(series, get_ohlc, config, page)
+                found[name] = _rest_source(backend, series, get_ohlc, config)
         yield found
+
+
+def _rest_source(
+    backend: Backend, series: Series, get_ohlc: Any, config: dict[str, int]
+) -> RestSource | ComposedSource:
+    """Return the source of a series: the venue's own bars, or what can be composed of them."""
+    page = backend.capabilities.history_rows or PAGE_ROWS
+    native = backend.capabilities.history_native
+    finer = None if series.interval in native else finer_of(series.timeframe, native)
+    if finer is None:
+        return RestSource(series, get_ohlc, config, page)
+    short = Series(series.provider, series.market, str(finer))
+    return ComposedSource(series, short, RestSource(short, get_ohlc, config, page), page)
