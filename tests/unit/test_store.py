@@ -6,7 +6,10 @@ import gc
 import itertools
 import os
 import random
+import signal
 import sqlite3
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -423,6 +426,60 @@ def test_leftovers_are_removed_when_a_writer_was_killed(store: Store) -> None:
         "2 files of killed writers removed"
     ]
     assert len(store.rows(MINUTES, T0, T0 + 600)[0]) == 10
+
+
+DIES = """
+import os, signal, sys
+from pathlib import Path
+import numpy as np
+from piker.data.store.series import Series
+from piker.data.store.store import Store
+from piker.ohlcv import KLINE_DTYPE
+
+def hear(event, args):
+    if event == sys.argv[2]:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+rows = np.zeros(10, KLINE_DTYPE)
+rows["time"], rows["close"] = 1_706_745_600 + np.arange(10) * 60, 7.0
+store = Store(Path(sys.argv[1]))
+store.manifest.all_series()
+sys.addaudithook(hear)
+store.write(Series.of("btcusdt.spot.binance", "1m"), rows, 1_706_745_600, 1_706_746_200,
+            source="rest")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("at", ["os.rename", "os.remove"])
+def test_leftovers_are_removed_by_the_next_opener_when_a_writer_was_killed(
+    store: Store, at: str
+) -> None:
+    """Before the commit a file that nobody knows, after it the one that was replaced."""
+    put(store, bars(T0, 10), "rest")
+    dead = subprocess.run([sys.executable, "-c", DIES, str(store.root), at])
+    assert dead.returncode == -signal.SIGKILL
+    files = [one for one in store.folder(MINUTES).iterdir() if one.name != ".lock"]
+    assert len(files) == 2
+    other = Store(store.root)
+    found, _ = other.rows(MINUTES, T0, T0 + 600)
+    other.close()
+    assert len(found) == 10
+    assert (found["close"] == (7.0 if at == "os.remove" else bars(T0, 10)["close"])).all()
+    assert len([one for one in store.folder(MINUTES).iterdir() if one.name != ".lock"]) == 1
+
+
+def test_nothing_is_removed_by_an_opener_when_a_writer_is_at_work(store: Store) -> None:
+    """Its files are not named yet, and are no left-overs."""
+    put(store, bars(T0, 10))
+    with store.lock(MINUTES):
+        new = store.write_files(
+            MINUTES, bars(T0 + 600, 10), np.ones(10, "u1"), Range(T0 + 600, T0 + 1200)
+        )
+        other = Store(store.root)
+        assert len(other.rows(MINUTES, T0, T0 + 600)[0]) == 10
+        other.close()
+        assert (store.folder(MINUTES) / new[0].name).exists()
 
 
 # -- others --------------------------------------------------------------------------------------

@@ -40,7 +40,7 @@ def compact(store: Store, series: Series, *, always: bool = False) -> int:
         return 0
     gone = 0
     with store.lock(series):
-        sweep(store, series)
+        store.sweep(series)
         if manifest.tail_size(number) >= (1 if always else TAIL_ROWS):
             _flush_tail(store, series, number)
         files = manifest.segments(number, *_ALWAYS)
@@ -55,8 +55,12 @@ def compact(store: Store, series: Series, *, always: bool = False) -> int:
                 run[0].start_s,
                 run[-1].end_s,
             )
-            with manifest.commit():
-                manifest.replace_segments(number, run, [new])
+            try:
+                with manifest.commit():
+                    manifest.replace_segments(number, run, [new])
+            except BaseException:
+                store.unlink(series, [new])
+                raise
             store.unlink(series, run)
             gone += len(run) - 1
     return gone
@@ -80,20 +84,6 @@ def _flush_tail(store: Store, series: Series, number: int) -> None:
             store.manifest.drop_tail(number, tail)
             return
     store.unlink(series, new)
-
-
-def sweep(store: Store, series: Series) -> int:
-    """Remove files that no manifest names, of writers that were killed; return how many."""
-    folder, gone = store.folder(series), 0
-    with store.lock(series):
-        number = store.manifest.find(series)
-        files = store.manifest.segments(number, *_ALWAYS) if number is not None else []
-        known = {one.name for one in files}
-        for path in folder.iterdir():
-            if path.name != ".lock" and path.name not in known:
-                path.unlink(missing_ok=True)
-                gone += 1
-    return gone
 
 
 # -- damage --------------------------------------------------------------------------------------
@@ -146,7 +136,7 @@ def repair(store: Store) -> Iterator[Finding]:
             problem = _problem(store, series, known)
             if problem and store.set_aside(series, number, known, problem):
                 yield Finding(str(series), known.name, known.rows, problem)
-        gone = sweep(store, series) if store.folder(series).is_dir() else 0
+        gone = store.sweep(series) if store.folder(series).is_dir() else 0
         if gone:
             yield Finding(str(series), "", 0, f"{gone} files of killed writers removed")
 

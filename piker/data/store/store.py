@@ -10,13 +10,12 @@ Every method blocks: on the disk, and writers on each other. Async code calls th
 from __future__ import annotations
 
 import bisect
-import fcntl
 import itertools
 import os
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,7 +23,7 @@ import numpy as np
 import pyarrow as pa
 
 from piker import config
-from piker.clock import NS, monotonic_ns, wall_ns
+from piker.clock import NS, wall_ns
 from piker.data.ranges import Range, intersect
 from piker.data.store import merge
 from piker.data.store.manifest import Hole, Manifest, Origin, Snapshot
@@ -39,6 +38,7 @@ from piker.data.store.segment import (
     write_segment,
 )
 from piker.data.store.series import Series
+from piker.data.store.turns import LOCK_S, may_be_cut, turn
 from piker.errors import Bug, DataQuality, StoreError
 from piker.log import get_logger
 from piker.ohlcv import KLINE_DTYPE
@@ -48,8 +48,8 @@ __all__ = ["Coverage", "Store", "Stored"]
 log = get_logger("store")
 
 OPEN_FILES = 1024  # mapped files kept open by one process
-LOCK_S = 60.0  # how long a writer waits for another one of the same series
 _RETRIES = 20  # readings and writings while others replace files, or append bars, under us
+_ALWAYS = (-(1 << 62), 1 << 62)
 
 Rows = np.ndarray[Any, np.dtype[Any]]
 
@@ -99,10 +99,21 @@ class Store:
         found = self._manifest
         if found is None or self._pid != os.getpid():
             with self._guard:
-                if self._manifest is None or self._pid != os.getpid():
-                    self._manifest, self._pid = Manifest(self.root / "manifest.db"), os.getpid()
                 found = self._manifest
+                fresh = found is None or self._pid != os.getpid()
+                if found is None or fresh:
+                    found, self._pid = Manifest(self.root / "manifest.db"), os.getpid()
+                    self._manifest = found
+            if fresh:
+                self._tidy(found)
         return found
+
+    def _tidy(self, manifest: Manifest) -> None:
+        """Remove what killed writers have left, where nobody is writing now."""
+        for _, series in manifest.all_series():
+            if may_be_cut(self.folder(series)):
+                with suppress(StoreError), self.lock(series, wait_s=0):
+                    pass  # taking the turn of one who was cut sweeps
 
     def folder(self, series: Series) -> Path:
         """Return where a series' files are."""
@@ -338,8 +349,11 @@ class Store:
 
     # -- the lock ----------------------------------------------------------------------------
     @contextmanager
-    def lock(self, series: Series) -> Iterator[None]:
-        """Be the only writer of a series, among all threads and processes. Re-entrant."""
+    def lock(self, series: Series, *, wait_s: float = LOCK_S) -> Iterator[None]:
+        """Be the only writer of a series, among all threads and processes. Re-entrant.
+
+        What one who was killed has left is removed first.
+        """
         held: dict[Series, int] = self._local.__dict__.setdefault("held", {})
         if held.get(series):
             held[series] += 1
@@ -348,19 +362,27 @@ class Store:
             finally:
                 held[series] -= 1
             return
-        folder = self.folder(series)
-        try:
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            fd = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        except OSError as err:
-            raise StoreError.of(err, folder) from err
-        try:
-            _wait_for_lock(fd, series)
+        with turn(self.folder(series), series, wait_s=wait_s) as was_cut:
             held[series] = 1
-            yield
-        finally:
-            held.pop(series, None)
-            os.close(fd)
+            try:
+                if was_cut and type(series) is Series:  # ticks, a kind of it, have their own way
+                    self.sweep(series)
+                yield
+            finally:
+                held.pop(series, None)
+
+    def sweep(self, series: Series) -> int:
+        """Remove files that no manifest names, of writers that were killed; return how many."""
+        folder, gone = self.folder(series), 0
+        with self.lock(series):
+            number = self.manifest.find(series)
+            files = self.manifest.segments(number, *_ALWAYS) if number is not None else []
+            known = {one.name for one in files}
+            for path in folder.iterdir():
+                if path.name != ".lock" and path.name not in known:
+                    path.unlink(missing_ok=True)
+                    gone += 1
+        return gone
 
 
 class _AppendedError(Exception):
@@ -391,22 +413,6 @@ def _coverage(known: Snapshot, series: Series, asked: Range) -> Coverage:
     whole = len(spans) == 1 and spans[0][0] <= asked.start and spans[0][1] >= asked.end
     covered = (asked,) if whole else intersect(spans, [asked])
     return Coverage(covered, tuple(holes), known.listed_s)
-
-
-def _wait_for_lock(fd: int, series: Series) -> None:
-    deadline = monotonic_ns() + int(LOCK_S * NS)
-    pause = threading.Event()
-    while True:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return
-        except BlockingIOError:
-            if monotonic_ns() > deadline:
-                raise StoreError(
-                    f"another process has been writing {series} for {LOCK_S:.0f} s.",
-                    remedy="See which with: fuser -v on the .lock file in its folder.",
-                ) from None
-            pause.wait(0.01)
 
 
 def _codes(source: str | Rows, count: int) -> Rows:
