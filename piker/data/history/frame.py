@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
+from piker.data.history.pages import release
 from piker.data.store.segment import SOURCES, numpy_of
 
 if TYPE_CHECKING:
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
     import polars as pl
 
 __all__ = ["to_pandas", "to_polars"]
+
+RELEASED = 2**20  # bytes of a column from which on its pages are given back: below it is no gain
+KEPT = ("open", "high", "low", "close", "volume", "count")  # most looked at: they stay mapped
 
 
 def to_polars(
@@ -55,18 +59,59 @@ def to_pandas(
 
     The column ``coded``, where there is one, becomes a category of ``names``, missing where it is
     null. The index is the table's memory, where it lies in one piece: nobody writes to an index.
+    Columns are copied one by one, and all but ``KEPT`` give back what they had of a mapped file,
+    so that the process never holds the frame and the whole of the files at once.
     """
     import pandas as pd
 
-    at = table.schema.get_field_index(coded)
-    plain = table.drop_columns(["open_time", coded] if at >= 0 else ["open_time"])
-    frame: pd.DataFrame = plain.to_pandas()  # arrow's pool reuses pages; a new block would fault
-    if at >= 0:
-        words = pd.Categorical.from_codes(_codes(table, coded), categories=list(names))
-        frame.insert(at - 1, coded, words)
-    times = numpy_of(table, "open_time").view("i8")  # as times they would be localised: 1.7 ms
-    frame.index = pd.DatetimeIndex(times, dtype="datetime64[ns, UTC]", name="open_time", copy=False)
-    return frame
+    columns: dict[str, Any] = {}
+    for field in table.schema:
+        if field.name == "open_time":
+            continue
+        if field.name == coded:
+            codes = _codes(table, coded)
+            columns[coded] = pd.Categorical.from_codes(codes, categories=list(names))
+        else:
+            own = _own(table.column(field.name), mapped=field.name in KEPT)
+            columns[field.name] = _dated(own)
+    times = table.column("open_time")
+    whole = times.num_chunks == 1
+    index = _dated(numpy_of(table, "open_time") if whole else _own(times, mapped=True))
+    return pd.DataFrame(columns, index=index.rename("open_time"), copy=False)
+
+
+def _own(column: pa.ChunkedArray, *, mapped: bool) -> np.ndarray[Any, np.dtype[Any]]:
+    """Return a copy of numbers or times without nulls.
+
+    What they lay on of a file is given back, unless it is to stay ``mapped``.
+
+    The memory is arrow's, whose pool keeps pages from one frame to the next: new ones would fault.
+    """
+    dtype = np.dtype(
+        "M8[ns]" if pa.types.is_timestamp(column.type) else column.type.to_pandas_dtype()
+    )
+    own = np.frombuffer(pa.allocate_buffer(len(column) * dtype.itemsize), dtype, len(column))
+    at = 0
+    for chunk in column.chunks:
+        offset = chunk.offset * dtype.itemsize
+        part = (
+            np.frombuffer(chunk.buffers()[1], dtype, len(chunk), offset) if len(chunk) else own[:0]
+        )
+        own[at : at + len(chunk)] = part
+        at += len(chunk)
+        if not mapped and len(chunk) * dtype.itemsize >= RELEASED:
+            release(chunk, dtype.itemsize)
+    return own
+
+
+def _dated(values: np.ndarray[Any, np.dtype[Any]]) -> Any:
+    """Return times as pandas' of UTC over the same memory, numbers as they are."""
+    import pandas as pd
+
+    if values.dtype.kind != "M":
+        return values
+    whole = values.view("i8")  # as times they would be localised: 1.7 ms
+    return pd.DatetimeIndex(whole, dtype="datetime64[ns, UTC]", copy=False)
 
 
 def _codes(table: pa.Table, coded: str) -> np.ndarray[Any, np.dtype[np.int8]]:
