@@ -2,9 +2,10 @@
 
     python store_kills.py FOLDER KILLS SEED
 
-Children fill two series with bars whose values follow from their time, append and compact, and say
-what was acknowledged after it was. The parent kills one after the other and starts it again. At the
-end every acknowledged bar must be there, be right, and the store must verify.
+Children fill two series with bars whose values follow from their time, append and compact, read
+what they wrote, and say what was acknowledged after it was. The parent kills one after the other
+and starts it again. At the end every acknowledged bar must be there, be right, and the store must
+verify.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from piker.ohlcv import KLINE_DTYPE
 
 T0, DAY = 1_706_745_600, 86_400
 DAYS = 40
+HOT_BARS, BARS_PER_S = 120, 500  # where bars are appended and written at once; how it moves
 SERIES = (Series.of("aaa.spot.binance", "1m"), Series.of("bbb.spot.binance", "1m"))
 CHILDREN = 4
 
@@ -40,13 +42,16 @@ def bars(start: int, count: int) -> Rows:
     return rows
 
 
-def work(folder: Path, seed: int, out: int) -> None:
-    """Write, append and compact for ever."""
+def work(folder: Path, seed: int, begun_s: float, out: int) -> None:
+    """Write, append and compact for ever: anywhere, and where the others do at this moment."""
     chance, store = random.Random(seed), Store(folder)
     while True:
         series = chance.choice(SERIES)
-        start = T0 + chance.randrange(DAYS * 1440) * 60
-        count = chance.choice((1, 30, 1440, 4000))
+        first, count = chance.randrange(DAYS * 1440), chance.choice((1, 30, 1440, 4000))
+        if chance.random() < 0.6:
+            moved = int((time.monotonic() - begun_s) * BARS_PER_S) % (DAYS * 1440)
+            first, count = moved + chance.randrange(HOT_BARS), chance.choice((1, 30, 60))
+        start = T0 + first * 60
         what = chance.random()
         if what < 0.15:
             maintenance.compact(store, series, always=chance.random() < 0.5)
@@ -57,17 +62,21 @@ def work(folder: Path, seed: int, out: int) -> None:
         else:
             source = chance.choice(("archive", "rest"))
             store.write(series, bars(start, count), start, start + count * 60, source=source)
+        found, _ = store.rows(series, start, start + count * 60)
+        assert found.tobytes() == bars(start, count).tobytes(), "read otherwise than written"
         os.write(out, f"{SERIES.index(series)} {start} {count}\n".encode())
 
 
-def begin(folder: Path, seed: int) -> tuple[int, int]:
+def begin(folder: Path, seed: int, begun_s: float) -> tuple[int, int]:
     """Fork a child; return (pid, where its acknowledgements come from)."""
     ours, theirs = os.pipe()
     pid = os.fork()
     if not pid:
         try:
             os.close(ours)
-            work(folder, seed, theirs)
+            work(folder, seed, begun_s, theirs)
+        except BaseException:
+            sys.excepthook(*sys.exc_info())
         finally:
             os._exit(1)
     os.close(theirs)
@@ -79,7 +88,8 @@ def main() -> None:
     folder, kills, seed = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
     chance = random.Random(seed)
     acknowledged: list[str] = []
-    running = [begin(folder, seed * 1000 + number) for number in range(CHILDREN)]
+    begun_s = time.monotonic()
+    running = [begin(folder, seed * 1000 + number, begun_s) for number in range(CHILDREN)]
     died_by_itself = 0
     for number in range(kills + CHILDREN):
         time.sleep(chance.uniform(0.01, 0.15))
@@ -91,7 +101,7 @@ def main() -> None:
         with os.fdopen(out, "rb") as said:
             acknowledged += said.read().decode().splitlines()
         if number < kills:
-            running[at] = begin(folder, seed * 1000 + CHILDREN + number)
+            running[at] = begin(folder, seed * 1000 + CHILDREN + number, begun_s)
     print(json.dumps(judge(folder, acknowledged) | {
         "kills": kills + CHILDREN, "died_by_itself": died_by_itself,
     }))  # fmt: skip
