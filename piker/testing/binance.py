@@ -20,7 +20,12 @@ from piker.clock import wall_ns
 from piker.testing.bar_table import GivenBars
 from piker.testing.binance_archive import LATE_S, Archive
 from piker.testing.binance_limits import MAX_STREAMS, BinanceLimits, refusal, ws_kind_of
-from piker.testing.binance_market import Listing, given_listings, make_listings
+from piker.testing.binance_market import (
+    Listing,
+    expired_listing,
+    given_listings,
+    make_listings,
+)
 from piker.testing.binance_rest import answer
 from piker.testing.binance_streams import TICK_S, Market, Streams
 from piker.testing.faults import Fault
@@ -65,7 +70,10 @@ class BinanceVenue:
             **make_listings(symbols, seed, now_s),
             **given_listings(bars or {}, seed, now_s),
         }
-        self.archive = Archive(self.listings, late_s=archive_late_s)
+        self._seed, self._start_s = seed, now_s
+        #: Those that the archive has files of: the ones that were delisted among them.
+        self._ever = dict(self.listings)
+        self.archive = Archive(self._ever, late_s=archive_late_s)
         self.port = 0  # once it serves
         self.clients: set[Client] = set()
         self.streams = Streams(self.listings.values())
@@ -85,6 +93,27 @@ class BinanceVenue:
     def cut(self, *, refuse_s: float = 0.0) -> None:
         """Cut every websocket without a word, and refuse new ones for a while."""
         self.gate.cut(for_s=refuse_s)
+
+    # -- the list of markets -------------------------------------------------------------------
+    def delist(self, kind: str, wire: str, at_s: int, *, status: str = "") -> None:
+        """End a market at a moment of the past: there are no bars from then on.
+
+        REST knows it no more, unless a ``status`` is given (``BREAK``, ``SETTLING``): then it is
+        listed with that, and has its bars. The archive keeps its files. A market that was never
+        listed and whose name has a date is a future of its perpetual's pair that expired then.
+        """
+        found = self._ever.get((kind, wire))
+        if found is None:
+            pair = wire.partition("_")[0]
+            perpetual = self.listings[kind, f"{pair}_PERP" if kind == "coinm" else pair]
+            found = expired_listing(perpetual, wire, self._seed, self._start_s)
+            self._ever[kind, wire] = found
+        found.ended_s = min(at_s, found.ended_s or at_s)
+        found.status = status
+        self.listings.pop((kind, wire), None)
+        if status:
+            self.listings[kind, wire] = found
+        self.streams.end(found)
 
     # -- the market's life ---------------------------------------------------------------------
     async def _trade(self) -> None:
@@ -130,6 +159,8 @@ class BinanceVenue:
         """Answer a request for market data, or for a file of the archive."""
         if request.path.startswith("/data/"):
             return await self.archive.answer(request)
+        if request.path == "/" and "prefix" in request.params:
+            return self.archive.index(request)
         return answer(request, self.listings)
 
     # -- websocket clients ---------------------------------------------------------------------

@@ -21,6 +21,7 @@ from piker.clock import wall_ns
 from piker.ohlcv import Timeframe
 from piker.testing.bar_flaws import flawed_rows
 from piker.testing.binance_archive_csv import agg_trade_chunks, funding_chunks, kline_chunks
+from piker.testing.binance_archive_index import index
 from piker.testing.binance_archive_zip import ZipMaker, zip_bomb
 from piker.testing.binance_market import Listing
 from piker.testing.faults import FILE_FLAWS, Fault
@@ -132,6 +133,10 @@ class Archive:
         self._making: dict[tuple[str, ...], trio.Event] = {}
         self._limiter = trio.CapacityLimiter(MAKERS)
 
+    def index(self, request: Request) -> Reply:
+        """Answer a request for the names of files (piker/testing/binance_archive_index.py)."""
+        return index(request.params, self._listings, wall_ns() / 1e9 - self.late_s)
+
     async def answer(self, request: Request) -> Reply:
         """Answer a request below ``/data/``; what is not there is 404 in S3's words."""
         if request.method not in ("GET", "HEAD"):
@@ -198,7 +203,8 @@ class Archive:
             return chunk is not None
 
         # What the flow still adds to is read on the venue's own thread alone.
-        settled = listing.given is not None or want.last_s <= listing.market.start_s
+        still = listing.given is not None or listing.ended_s > 0
+        settled = still or want.last_s <= listing.market.start_s
         while await trio.to_thread.run_sync(step, limiter=self._limiter) if settled else step():
             await trio.lowlevel.checkpoint()
         body = maker.close()
@@ -219,11 +225,12 @@ class Archive:
 def _chunks(want: Wanted, listing: Listing) -> Iterator[bytes]:
     if want.timeframe is not None:
         return kline_chunks(listing, want.timeframe, want.start_s, want.end_s)
+    end_s = min(want.end_s, listing.ended_s or want.end_s)
     if want.data == "fundingRate":
-        return funding_chunks(listing, want.start_s, want.end_s)
+        return funding_chunks(listing, want.start_s, end_s)
     if listing.given is not None or want.end_s > listing.market.start_s:
         return iter(())  # only the synthetic past has them
-    return agg_trade_chunks(listing, want.start_s, want.end_s)
+    return agg_trade_chunks(listing, want.start_s, end_s)
 
 
 def _flawed(want: Wanted, chunks: Iterator[bytes], whats: Mapping[str, Fault]) -> Iterator[bytes]:

@@ -16,6 +16,7 @@ def bars_between(
     listing: Listing, timeframe: Timeframe, start_s: int, stop_s: int, now_s: int
 ) -> list[str]:
     """Return the bars that open in [start_s, stop_s), up to the one in progress."""
+    stop_s = _end(listing, stop_s)
     table = _table(listing, timeframe)
     if table is not None:
         return table.lines(start_s, stop_s)
@@ -31,6 +32,7 @@ def newest_bars(
     listing: Listing, timeframe: Timeframe, limit: int, start_s: int, stop_s: int, *, now_s: int
 ) -> list[str]:
     """Return the last ``limit`` bars that open in [start_s, stop_s)."""
+    stop_s = _end(listing, stop_s)
     table = _table(listing, timeframe)
     if table is not None:
         return table.newest(limit, start_s, stop_s)
@@ -43,12 +45,18 @@ def oldest_bars(
     listing: Listing, timeframe: Timeframe, limit: int, start_s: int, stop_s: int, *, now_s: int
 ) -> list[str]:
     """Return the first ``limit`` bars that open in [start_s, stop_s)."""
+    stop_s = _end(listing, stop_s)
     table = _table(listing, timeframe)
     if table is not None:
         return table.oldest(limit, start_s, stop_s)
     start_s = max(start_s, timeframe.floor(listing.listed_s))
     stop_s = min(stop_s, now_s + 1, start_s + _span_s(timeframe, limit))
     return bars_between(listing, timeframe, start_s, stop_s, now_s)[:limit]
+
+
+def _end(listing: Listing, stop_s: int) -> int:
+    """Return the end of a range as far as the market was traded."""
+    return min(stop_s, listing.ended_s) if listing.ended_s else stop_s
 
 
 def _table(listing: Listing, timeframe: Timeframe) -> BarTable | None:

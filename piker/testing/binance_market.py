@@ -10,7 +10,14 @@ from typing import Any
 from piker.testing.bar_table import BarTable, GivenBars, digits_of
 from piker.testing.synthetic import MarketSpec, SyntheticMarket
 
-__all__ = ["KINDS", "Listing", "given_listings", "make_listings", "quarter_ends"]
+__all__ = [
+    "KINDS",
+    "Listing",
+    "expired_listing",
+    "given_listings",
+    "make_listings",
+    "quarter_ends",
+]
 
 KINDS = ("spot", "usdm", "coinm")
 QUARTERLY = 2  # so many of the first markets have quarterly futures, as BTC and ETH do
@@ -50,6 +57,8 @@ class Listing:
         self.contract = contract  # contractType; empty for spot
         self.delivery_ms = delivery_ms  # 0 where there is none
         self.listed_s = listed_s or LISTED_S[kind]  # there are no bars before
+        self.status = "TRADING"  # what exchangeInfo says; another one once it has ended
+        self.ended_s = 0  # no bar opens from then on; 0 while it is traded
         self.given = given  # its bars by interval, where they are given and not made
         self.contract_size = 0  # of an inverse market, in its quote asset
         if kind == "coinm":
@@ -82,6 +91,22 @@ def make_listings(count: int, seed: int, start_s: int) -> dict[tuple[str, str], 
                 kind, wire, market, contract=contract, delivery_ms=delivery_ms,
                 listed_s=delivery_ms // 1000 - DATED_S if delivery_ms else 0,
             )  # fmt: skip
+    return found
+
+
+def expired_listing(perpetual: Listing, wire: str, seed: int, start_s: int) -> Listing:
+    """Return a quarterly future of a perpetual's pair that was delivered on the day in its name.
+
+    It has had bars up to the delivery, and trades no more.
+    """
+    day = datetime.strptime(wire.rpartition("_")[2], "%y%m%d").replace(tzinfo=UTC)
+    end_s = int(day.timestamp()) + DELIVERY_HOUR * 3600
+    spec = perpetual.spec._replace(price=perpetual.spec.price * (1 + BASIS))
+    found = Listing(
+        perpetual.kind, wire, SyntheticMarket(spec, seed, start_s), contract="CURRENT_QUARTER",
+        delivery_ms=end_s * 1000, listed_s=end_s - DATED_S,
+    )  # fmt: skip
+    found.ended_s = end_s
     return found
 
 

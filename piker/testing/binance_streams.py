@@ -112,6 +112,11 @@ class Streams:
                     market.regroup()
         self._choose()
 
+    def end(self, listing: Listing) -> None:
+        """Trade and publish a market no more."""
+        self.markets.pop((listing.kind, listing.name), None)
+        self._choose()
+
     def _streams_of(
         self, kind: str, name: str
     ) -> tuple[Market | None, dict[str, set[Client]]]:  # fmt: skip

@@ -79,12 +79,13 @@ def symbol_of(listing: Listing) -> dict[str, Any]:
         "symbol": listing.wire, "baseAsset": spec.base, "quoteAsset": spec.quote,
         "orderTypes": ["LIMIT", "MARKET"], "filters": rules,
     }  # fmt: skip
+    common["contractStatus" if listing.kind == "coinm" else "status"] = listing.status
     return common | (_future(listing) if futures else _spot())
 
 
 def _spot() -> dict[str, Any]:
     return {
-        "status": "TRADING", "isSpotTradingAllowed": True, "isMarginTradingAllowed": False,
+        "isSpotTradingAllowed": True, "isMarginTradingAllowed": False,
         "baseAssetPrecision": 8, "quotePrecision": 8, "quoteAssetPrecision": 8,
         "permissions": [], "permissionSets": [["SPOT"]], "icebergAllowed": True,
         "ocoAllowed": True, "otoAllowed": True, "quoteOrderQtyMarketAllowed": True,
@@ -97,7 +98,7 @@ def _spot() -> dict[str, Any]:
 def _future(listing: Listing) -> dict[str, Any]:
     spec, inverse = listing.spec, listing.kind == "coinm"
     body = {
-        "contractStatus" if inverse else "status": "TRADING", "pair": listing.pair,
+        "pair": listing.pair,
         "contractType": listing.contract, "deliveryDate": listing.delivery_ms or FOREVER_MS,
         "onboardDate": listing.listed_s * 1000, "marginAsset": spec.base if inverse else spec.quote,
         "pricePrecision": _digits(spec.tick), "quantityPrecision": _digits(spec.lot),

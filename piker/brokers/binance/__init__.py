@@ -6,10 +6,10 @@ from piker.brokers.binance.api import (
     list_markets,
     search_symbols,
 )
-from piker.brokers.binance.archive import open_archive_client
 from piker.brokers.binance.bars import INTERVALS
 from piker.brokers.binance.feed import open_history_client, stream_quotes
 from piker.brokers.binance.history import fetch_first_open
+from piker.brokers.binance.retired import open_archive_client
 from piker.brokers.spec import Capabilities
 from piker.ohlcv import ohlc_dtype
 

@@ -20,10 +20,11 @@ import pendulum
 from piker.brokers.binance import schema
 from piker.brokers.binance.api import FUNDING, KINDS, Kind, get_mkt_info, open_client
 from piker.brokers.binance.bars import FUNDING_DTYPE, INTERVALS, Rows, set_mean_price, sift
+from piker.brokers.binance.retired import fetch_first_file
 from piker.brokers.quality import venue_quality
 from piker.brokers.rest import Response, RestClient
 from piker.clock import wall_ns
-from piker.errors import DataQuality, DataUnavailable, NoData, NotOffered
+from piker.errors import DataQuality, DataUnavailable, NoData, NotOffered, SymbolNotFound
 from piker.market import MktPair
 from piker.ohlcv import KLINE_DTYPE, Timeframe
 
@@ -222,12 +223,20 @@ async def fetch_first_open(symbol: str, interval: str = "1d") -> int:
 
     It is when the market's history begins; of ``3d`` it also gives the phase of the market's grid.
     ``interval`` is 1d or longer. Raises ``DataUnavailable`` for another, ``NoData`` where there is
-    no bar yet. COIN-M, which can not be asked for its oldest, is asked window by window.
+    no bar yet, ``SymbolNotFound``. A market that is listed no more has that of its archive. COIN-M,
+    which can not be asked for its oldest, is asked window by window.
     """
-    market = await get_mkt_info(symbol)
-    kind = KINDS[market.address.venue]
     if interval not in ("1d", "3d", "1w", "1M"):
         raise DataUnavailable("the first bar is looked for in bars of 1d or more.")
+    try:
+        return await _first_of_rest(symbol, interval)
+    except SymbolNotFound:
+        return await fetch_first_file(symbol, interval)
+
+
+async def _first_of_rest(symbol: str, interval: str) -> int:
+    market = await get_mkt_info(symbol)
+    kind = KINDS[market.address.venue]
     step_ms = COINM_WINDOW_MS if kind.venue == "coinm" else MAX_MS
     limit = COINM_WINDOW_MS // 86_400_000 if kind.venue == "coinm" else 1
     async with open_client(kind) as client:

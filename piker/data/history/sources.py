@@ -33,11 +33,13 @@ from piker.errors import (
     DataUnavailable,
     NoData,
     NotOffered,
+    SymbolNotFound,
     Transient,
 )
 from piker.ohlcv import KLINE_DTYPE, Timeframe
 
 __all__ = [
+    "AbsentSource",
     "ArchiveSource",
     "ComposedSource",
     "Fetched",
@@ -238,6 +240,8 @@ class RestSource:
             return Fetched(_NONE, start_s, max(start_s, min(end_s, settled)), False)
         except NotOffered:
             raise  # it may exist: nothing is remembered of it
+        except SymbolNotFound as err:  # listed, as one that is traded no more
+            raise NotOffered(err.message) from err
         except DataUnavailable as err:
             return Fetched(_NONE, start_s, end_s, True, err.message)
         rows, defects = sound(frame, timeframe, Range(start_s, end_s))
@@ -308,6 +312,24 @@ class ComposedSource:
             await self._source.fetch(part, now_s, take)
 
 
+class AbsentSource:
+    """In place of a REST interface that knows a market no more, to say so of what is missing."""
+
+    name = "rest"
+    parallel = 1
+
+    def __init__(self, why: str) -> None:
+        self._why = why
+
+    def units(self, wanted: Range, now_s: int) -> list[Unit]:
+        """Return the range: what nobody else has."""
+        return [Unit(*wanted)]
+
+    async def fetch(self, unit: Unit, now_s: int, keep: Keep) -> None:
+        """Raise ``NotOffered``, without a request."""
+        raise NotOffered(self._why)
+
+
 # -- opening -------------------------------------------------------------------------------------
 @asynccontextmanager
 async def open_sources(
@@ -318,8 +340,13 @@ async def open_sources(
     checksum: ChecksumPolicy = "strict",
     quarantine: Path | None = None,
 ) -> AsyncIterator[dict[str, Source]]:
-    """Open the named sources that a backend has, in the order of ``names``."""
+    """Open the named sources that a backend has, in the order of ``names``.
+
+    A market that only its archive knows has an ``AbsentSource`` for REST; ``SymbolNotFound`` is
+    raised when nobody knows it.
+    """
     found: dict[str, Source] = {}
+    unknown: SymbolNotFound | None = None
     async with AsyncExitStack() as stack:
         for name in names:
             if name == "archive" and backend.open_archive_client is not None:
@@ -330,10 +357,18 @@ async def open_sources(
                 )
                 found[name] = ArchiveSource(series, archive)
             elif name == "rest":
-                get_ohlc, config = await stack.enter_async_context(
-                    backend.open_history_client(series.market)
-                )
+                try:
+                    get_ohlc, config = await stack.enter_async_context(
+                        backend.open_history_client(series.market)
+                    )
+                except SymbolNotFound as err:
+                    unknown = err
+                    why = f"{series.fqme} is listed no more: its archive is all there is"
+                    found[name] = AbsentSource(why)
+                    continue
                 found[name] = _rest_source(backend, series, get_ohlc, config)
+        if unknown is not None and "archive" not in found:
+            raise unknown
         yield found
 
 
