@@ -23,7 +23,9 @@ from piker.clock import NS, wall_ns
 from piker.data.history.manager import SOURCES, History, HistoryManager
 from piker.data.history.manager import Progress as HowFar
 from piker.data.history.quality import Report, iso
+from piker.data.learnt import note_series
 from piker.data.store.exchange import FORMATS, write_frame
+from piker.data.store.series import Series
 from piker.errors import ConfigError, HistoryError, RangeError
 from piker.market import parse_fqme
 from piker.ohlcv import Timeframe
@@ -80,6 +82,8 @@ async def _get(
             use_store=sources in ((), SOURCES), progress=progress,
         )  # fmt: skip
     finally:
+        if sources:
+            note_series(manager.store, Series(backend.name, market, interval))
         manager.store.close()
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
@@ -33,7 +34,7 @@ def run(pattern: str, *, providers: Sequence[str], limit: int, as_json: bool) ->
         if name not in known:
             raise ProviderError(f"there is no provider {name!r}.", remedy=nearest(name, known))
     asked = list(dict.fromkeys(providers)) or list(known)
-    found, held = _look_up(pattern, asked, limit)
+    found, held, earliest = _look_up(pattern, asked, limit)
     rest = [name for name in asked if name not in held]
     failed: dict[str, str] = {}
     if rest:
@@ -41,7 +42,9 @@ def run(pattern: str, *, providers: Sequence[str], limit: int, as_json: bool) ->
         found += at_venues
     if as_json:
         sources = {name: "database" if name in held else "venue" for name in asked}
-        said = {"markets": found[:limit], "failed": failed, "asked": sources}
+        said = {
+            "markets": found[:limit], "failed": failed, "asked": sources, "earliest": earliest,
+        }  # fmt: skip
         print(msgspec.json.encode(said).decode())
     for name, why in failed.items():
         print(f"warning: {why if why.startswith(name) else f'{name}: {why}'}", file=sys.stderr)
@@ -50,31 +53,37 @@ def run(pattern: str, *, providers: Sequence[str], limit: int, as_json: bool) ->
     if as_json:
         return
     if found:
-        _print(found[:limit])
+        _print(found[:limit], earliest)
     else:
         print(f"nothing matches {pattern!r}. Part of a name is enough, as in: piker search btc")
 
 
-def _look_up(pattern: str, asked: Sequence[str], limit: int) -> tuple[list[MktPair], set[str]]:
-    """Return what the database finds, and which of the providers it holds."""
+def _look_up(
+    pattern: str, asked: Sequence[str], limit: int
+) -> tuple[list[MktPair], set[str], dict[str, dict[str, int]]]:
+    """Return what the database finds, which providers it holds, and when histories begin."""
     path = config.data_dir() / "symbols.db"
     if not path.exists():
-        return [], set()
+        return [], set(), {}
     try:
         with SymbolDb.open(path) as db:
             held = {name for name, state in db.providers().items() if state.listed} & set(asked)
-            return (db.search(pattern, limit, providers=sorted(held)) if held else []), held
+            found = db.search(pattern, limit, providers=sorted(held)) if held else []
+            return found, held, db.earliest([market.fqme for market in found])
     except StoreError as error:
         print(f"warning: {error}", file=sys.stderr)
-        return [], set()
+        return [], set(), {}
 
 
-def _print(found: Sequence[MktPair]) -> None:
+def _print(found: Sequence[MktPair], earliest: Mapping[str, Mapping[str, int]]) -> None:
     table = Table("market", "symbol", "tick", "lot", "status")
+    if earliest:
+        table.add_column("history since")
     for mkt in found:
-        table.add_row(
-            mkt.fqme, mkt.bs_mktid, f"{mkt.price_tick:f}", f"{mkt.size_tick:f}", mkt.status
-        )
+        begins = earliest.get(mkt.fqme, {}).values()
+        since = datetime.fromtimestamp(min(begins), UTC).strftime("%Y-%m-%d") if begins else ""
+        row = (mkt.fqme, mkt.bs_mktid, f"{mkt.price_tick:f}", f"{mkt.size_tick:f}", mkt.status)
+        table.add_row(*row, *([since] if earliest else []))
     Console().print(table)
 
 

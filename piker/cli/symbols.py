@@ -14,8 +14,9 @@ from rich.table import Table
 from piker import config
 from piker.brokers.spec import find_backends, load_backend
 from piker.config import nearest
+from piker.data.learnt import note_store
 from piker.data.symbols import Populated, SymbolDb
-from piker.errors import PikerError, ProviderError, SymbolNotFound
+from piker.errors import PikerError, ProviderError, StoreError, SymbolNotFound
 from piker.market import MktPair
 
 __all__ = ["info", "list_providers", "populate"]
@@ -43,12 +44,16 @@ def populate(providers: Sequence[str], *, force: bool, as_json: bool) -> None:
         status = Console(stderr=True).status(f"asking {', '.join(asked)} for markets ...")
         with status:
             done, failed = trio.run(_populate_all, db, asked, modules, force)
+        learnt = _learnt(db)
     if as_json:
         said = {name: str(error) for name, error in failed.items()}
-        print(msgspec.json.encode({"populated": done, "failed": said}).decode())
+        told = {"populated": done, "failed": said, "earliest": learnt}
+        print(msgspec.json.encode(told).decode())
     else:
         for one in done:
             print(_sentence(one))
+        if learnt:
+            print(f"{learnt:,} series of the history store: when they begin is known")
     errors = [(name, error) for name, error in failed.items() if not _unasked(error, providers)]
     for error in failed.values():
         if _unasked(error, providers):
@@ -59,6 +64,15 @@ def populate(providers: Sequence[str], *, force: bool, as_json: bool) -> None:
         name, error = errors[-1]
         error.message = _named(name, error, remedy=False)
         raise error
+
+
+def _learnt(db: SymbolDb) -> int:
+    """Take over when the stored series begin; a store that can not be read is a warning."""
+    try:
+        return note_store(db)
+    except StoreError as error:
+        print(f"warning: {error}", file=sys.stderr)
+        return 0
 
 
 def _unasked(error: PikerError, named: Sequence[str]) -> bool:

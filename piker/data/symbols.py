@@ -20,6 +20,7 @@ import msgspec
 
 from piker.clock import NS, wall_ns
 from piker.config import data_dir
+from piker.data.symbol_search import Search
 from piker.errors import DataQuality, ProviderError, StoreError
 from piker.market import MktPair
 
@@ -31,7 +32,6 @@ MAX_PATTERN = 120  # characters: no market's address is longer (piker.market.MAX
 MAX_WORDS = 8  # of a pattern; an address has five parts at most
 LEAST_KEPT = 0.8  # of a provider's markets: an answer with fewer is taken for half of one
 LEAST_KNOWN = 20  # markets; of fewer, half may really go at once
-CUTOFF = 60.0  # percent of likeness; below it near misses look like anything
 _WORD = re.compile(r"\w+")
 _SCHEMA = """
 CREATE TABLE provider (
@@ -52,6 +52,10 @@ CREATE TABLE earliest (
     fqme TEXT NOT NULL, interval TEXT NOT NULL, time_s INTEGER NOT NULL,
     PRIMARY KEY (fqme, interval)) WITHOUT ROWID
 """
+_EARLIER = (
+    "INSERT INTO earliest VALUES (?, ?, ?) ON CONFLICT (fqme, interval)"
+    " DO UPDATE SET time_s = min(time_s, excluded.time_s)"
+)
 _decode = msgspec.json.Decoder(MktPair)
 
 
@@ -167,7 +171,8 @@ class SymbolDb:
                     self._db.execute("ROLLBACK")
                 raise
 
-    def _rows(self, statement: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+    def rows(self, statement: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        """Return the rows of a statement that changes nothing."""
         with self._lock, self._said():
             return self._db.execute(statement, values).fetchall()
 
@@ -263,16 +268,17 @@ class SymbolDb:
     def note_earliest(self, fqme: str, interval: str, time_s: int) -> None:
         """Note that a market's history of an interval begins at a bar; an earlier one stays."""
         with self._commit():
-            self._db.execute(
-                "INSERT INTO earliest VALUES (?, ?, ?) ON CONFLICT (fqme, interval)"
-                " DO UPDATE SET time_s = min(time_s, excluded.time_s)",
-                (fqme, interval, time_s),
-            )
+            self._db.execute(_EARLIER, (fqme, interval, time_s))
+
+    def note_all_earliest(self, learnt: Iterable[tuple[str, str, int]]) -> None:
+        """Note many at once: (fqme, interval, epoch seconds)."""
+        with self._commit():
+            self._db.executemany(_EARLIER, list(learnt))
 
     # -- reading -------------------------------------------------------------------------------
     def providers(self) -> dict[str, ProviderState]:
         """Return the providers that were populated, by name."""
-        rows = self._rows(
+        rows = self.rows(
             "SELECT name, populated_s, count(market.id) - count(retired_s), count(retired_s)"
             " FROM provider LEFT JOIN market ON provider = name GROUP BY name ORDER BY name"
         )
@@ -282,14 +288,14 @@ class SymbolDb:
         """Return a market by its whole address, retired ones too; None for one never seen."""
         if len(fqme) > MAX_PATTERN or not fqme.isprintable():
             return None
-        rows = self._rows(
+        rows = self.rows(
             "SELECT body, first_s, seen_s, retired_s FROM market WHERE fqme = ?", (fqme.lower(),)
         )
         if not rows:
             return None
-        learnt = self._rows("SELECT interval, time_s FROM earliest WHERE fqme = ?", (fqme.lower(),))
+        learnt = self.earliest([fqme.lower()]).get(fqme.lower(), {})
         body, first_s, seen_s, retired_s = rows[0]
-        return SymbolEntry(_decode.decode(body), first_s, seen_s, retired_s or 0, dict(learnt))
+        return SymbolEntry(_decode.decode(body), first_s, seen_s, retired_s or 0, learnt)
 
     def search(
         self,
@@ -308,78 +314,25 @@ class SymbolDb:
         words = _WORD.findall(wanted)[:MAX_WORDS]
         if not words or len(wanted) > MAX_PATTERN or not wanted.isprintable() or limit < 1:
             return []
-        return _Search(self, wanted, words, limit, tuple(providers), retired).run()
+        return Search(self, wanted, words, limit, tuple(providers), retired).run()
+
+    def earliest(self, fqmes: Sequence[str]) -> dict[str, dict[str, int]]:
+        """Return first bars (epoch seconds) by interval, of the markets of which any is known."""
+        marks = ", ".join("?" * len(fqmes))
+        found: dict[str, dict[str, int]] = {}
+        for fqme, interval, time_s in self.rows(
+            f"SELECT fqme, interval, time_s FROM earliest WHERE fqme IN ({marks})", fqmes
+        ):
+            found.setdefault(fqme, {})[interval] = time_s
+        return found
 
     def names(self) -> list[str]:
         """Return every name of a pair, once; read anew when somebody has changed them."""
         with self._lock:
-            at = (self._rows("PRAGMA data_version")[0][0], self._db.total_changes)
+            at = (self.rows("PRAGMA data_version")[0][0], self._db.total_changes)
             if self._names[0] != at:
-                self._names = (at, [row[0] for row in self._rows("SELECT DISTINCT name FROM name")])
+                self._names = (at, [row[0] for row in self.rows("SELECT DISTINCT name FROM name")])
             return self._names[1]
-
-
-class _Search:
-    """One search: each way of looking adds what the better ones have not found."""
-
-    def __init__(
-        self,
-        db: SymbolDb,
-        wanted: str,
-        words: list[str],
-        limit: int,
-        providers: tuple[str, ...],
-        retired: bool,
-    ) -> None:
-        self._db = db
-        self._wanted, self._words = wanted, words
-        self._limit = limit
-        self._found: dict[int, bytes] = {}
-        marks = ", ".join("?" * len(providers))
-        self._values = providers
-        self._only = f" AND provider IN ({marks})" if providers else ""
-        if not retired:
-            self._only += " AND retired_s IS NULL"
-
-    def run(self) -> list[MktPair]:
-        wanted = self._wanted
-        self._take("JOIN market ON id = market WHERE name = ?", (wanted,), "name")
-        self._take("WHERE fqme = ?", (wanted,))
-        self._take("WHERE base = ?", (wanted,))
-        if len(self._words) == 1:
-            bounds = (wanted, wanted + "\U0010ffff")
-            self._take("JOIN market ON id = market WHERE name > ? AND name < ?", bounds, "name")
-        quoted = " ".join(f'"{word}"*' for word in self._words)
-        self._take("JOIN market ON id = word.rowid WHERE word MATCH ?", (quoted,), "word")
-        if len(self._words) == 1 and len(wanted) > 1:
-            self._take("JOIN market ON id = market WHERE instr(name, ?) > 1", (wanted,), "name")
-        if not self._found and len(wanted) > 2:
-            self._alike()
-        return [_decode.decode(body) for body in self._found.values()][: self._limit]
-
-    def _take(self, where: str, values: tuple[str, ...], table: str = "market") -> None:
-        """Add the shortest markets that a condition gives."""
-        if len(self._found) >= self._limit:
-            return
-        size = "name.size" if table == "name" else "market.size"
-        rows = self._db._rows(
-            f"SELECT id, body FROM {table} {where}{self._only}"
-            f" ORDER BY {size}, market.size, fqme LIMIT ?",
-            (*values, *self._values, 2 * self._limit + len(self._found)),
-        )
-        for number, body in rows:
-            self._found.setdefault(number, body)
-
-    def _alike(self) -> None:
-        """Add the markets whose names are most like what was asked for."""
-        from rapidfuzz import fuzz, process
-
-        near = process.extract(
-            self._words[0] if "." in self._wanted else self._wanted,
-            self._db.names(), scorer=fuzz.ratio, score_cutoff=CUTOFF, limit=self._limit,
-        )  # fmt: skip
-        for name, _, _ in near:
-            self._take("JOIN market ON id = market WHERE name = ?", (name,), "name")
 
 
 def _is_half(kept: int, known: int, wanted: int) -> bool:

@@ -7,7 +7,7 @@ is missing.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -67,6 +67,7 @@ def get_bars(
         found, damaged = _closed_or_stored(settings, ask)
         if found is None:
             found, problem = _fetched(settings, ask, write, on_progress)
+            _teach(settings, found.report)
         found.report.damaged += damaged
     codes = served_by(found.table, found.report.fetched)
     answer = _answer(ask, found, codes, (monotonic_ns() - begun_ns) / NS)
@@ -114,11 +115,10 @@ def _fetched(
     on_progress: OnProgress | None,
 ) -> tuple[_Bars, HistoryError | DataUnavailable | None]:  # fmt: skip
     """Return what the history manager has, and its error where that is not all."""
-    from piker.brokers.spec import load_backend
     from piker.data.history.manager import HistoryManager
     from piker.dsm import runner
 
-    manager = HistoryManager(load_backend(PROVIDER), store_at(settings.cache_dir))
+    manager = HistoryManager(_backend(), store_at(settings.cache_dir))
     local = _with_holes(manager, ask)
     if local is not None:
         return _Bars(local.table, local.report), None
@@ -138,6 +138,21 @@ def _fetched(
             if not left or not passing:
                 return _Bars(partly.table, partly.report), err
     raise AssertionError("the last round returns")
+
+
+@cache  # looking for backends reads what every installed package says of itself: 13 ms
+def _backend() -> Any:
+    from piker.brokers.spec import load_backend
+
+    return load_backend(PROVIDER)
+
+
+def _teach(settings: DataSourceConfig, report: Report) -> None:
+    """Tell the symbol database, where there is one, what fetching taught of the market."""
+    from piker.data.learnt import note_series
+
+    if report.sources:
+        note_series(store_at(settings.cache_dir), report.series)
 
 
 def _with_holes(manager: Any, ask: Ask) -> History | None:

@@ -131,3 +131,35 @@ async def test_venue_that_fails_retires_nothing_when_others_are_populated(
     unknown = await piker("symbols", "populate", "krakn")
     assert unknown.returncode == 4
     assert b"Did you mean 'kraken'" in unknown.stderr
+
+
+async def test_beginnings_of_history_are_known_when_it_was_fetched(piker_dirs: Path) -> None:
+    """By a fetch after the database was filled, or before: populate asks the store."""
+    async with venues(piker_dirs) as venue:
+        venue.delist("usdm", "BTCUSDT_240329", 1_711_699_200)  # type: ignore[union-attr]
+        early = await piker(
+            "history", "btcusdt.spot.binance", "-i", "1d", "--start", "2017-08-01", "--days", "30",
+            "--json",
+        )  # fmt: skip
+        assert early.returncode == 0
+        assert not (piker_dirs / "data" / "symbols.db").exists()
+        done = await piker("symbols", "populate", "binance", "--json")
+        assert said(done)["earliest"] == 1
+        late = await piker(
+            "history", "btcusdt.usdtm.240329.binance", "-i", "1h", "--start", "2024-03-28",
+            "--end", "2024-03-30", "--json",
+        )  # fmt: skip
+        assert late.returncode == 0
+        report = said(late)
+        assert report["rows"] == 32
+        assert [one["why"] for one in report["missing"]] == ["not-offered"]
+        assert "listed no more" in report["missing"][0]["detail"]
+        fetched = await piker("history", "ethusdt.spot.binance", "-i", "1h", "--days", "20")
+        assert fetched.returncode == 0
+    found = await piker("search", "btcusdt.spot", "--json")
+    assert said(found)["earliest"] == {"btcusdt.spot.binance": {"1d": 1_502_928_000}}
+    shown = await piker("search", "ethusdt", "--limit", "3")
+    assert b"history since" in shown.stdout
+    assert b"2017-08-17" in shown.stdout
+    info = await piker("symbols", "info", "ethusdt.spot.binance", "--json")
+    assert said(info)["earliest"] == {"1h": 1_502_928_000}

@@ -310,7 +310,7 @@ def test_file_is_whole_when_its_writer_is_killed(tmp_path: Path) -> None:
             state = db.providers()["one"]
             assert state.listed >= 190
             assert len(db.search("one", 500)) == state.listed
-            assert db._rows("PRAGMA integrity_check") == [("ok",)]
+            assert db.rows("PRAGMA integrity_check") == [("ok",)]
 
 
 def _providers(path: Path) -> set[str]:
