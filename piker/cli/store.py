@@ -21,6 +21,7 @@ from piker.config import data_dir, load_conf
 from piker.data.history.quality import iso
 from piker.data.ranges import subtract, union
 from piker.data.store import maintenance, ticks_upkeep
+from piker.data.store.database import DamagedManifest
 from piker.data.store.exchange import import_file, write_frame
 from piker.data.store.maintenance import Finding
 from piker.data.store.series import Series
@@ -172,7 +173,7 @@ def repair(*, as_json: bool) -> None:
     try:
         store = Store()
         said = store.manifest.integrity()
-    except StoreError:
+    except DamagedManifest:  # any other error is no reason to make another one
         said = "unreadable"
     if said != "ok":
         kept = maintenance.rebuild_manifest(data_dir() / "store")

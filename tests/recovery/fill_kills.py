@@ -128,7 +128,7 @@ def tell_moments(out: int) -> Mark:
                 mark(b"c")
 
     def hear(event: str, args: tuple[Any, ...]) -> None:
-        if event == "open" and str(args[0]).endswith(".arrow.tmp") and args[1] == "wb":
+        if event == "open" and str(args[0]).endswith(".arrow.tmp") and args[1] == "w":
             mark(b"w")
         elif event == "os.rename":
             mark(b"r")

@@ -111,6 +111,8 @@ async def test_no_acknowledged_tick_is_lost_or_doubled_when_the_recorder_is_kill
 def judge(said: list[dict[str, Any]], kept: dict[str, list[Any]], kills: int) -> None:
     """Compare what is stored with what was acknowledged, and with the rings."""
     store = TickStore(Store())
+    kept_count = sum(line["stop"] - line["first"] for line in said)
+    print(json.dumps({"kills": kills, "commits": len(said), "acknowledged": kept_count}))
     try:
         assert [one for one in ticks_upkeep.verify(store) if one.problem] == []
         for fqme in FQMES:

@@ -11,7 +11,8 @@ import sqlite3
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -19,9 +20,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from piker.cli import store as cli_store
+from piker.clock import VirtualClock, use_clock
 from piker.data.ranges import Range, subtract, union
 from piker.data.store import maintenance, merge
-from piker.data.store.manifest import Origin
+from piker.data.store.database import DamagedManifest
+from piker.data.store.manifest import VERSION, Manifest, Origin
 from piker.data.store.segment import BLOCK_ROWS, SOURCES, Written
 from piker.data.store.series import Series
 from piker.data.store.store import Rows, Store
@@ -356,6 +360,85 @@ def test_the_manifest_is_made_anew_when_it_is_lost(store: Store) -> None:
     assert again.coverage(MINUTES, T0, T0 + 2 * DAY).covered == ((T0, T0 + 60_000),)
     assert len(again.rows(MINUTES, T0, T0 + 2 * DAY)[0]) == 1000
     again.close()
+
+
+def test_no_manifest_is_begun_when_there_are_files_that_it_would_not_name(store: Store) -> None:
+    """A new one would make left-overs of them."""
+    put(store, bars(T0, 10))
+    store.close()
+    (store.root / "manifest.db").unlink()
+    with pytest.raises(DamagedManifest, match="piker store repair"):
+        Store(store.root).rows(MINUTES, T0, T0 + 600)
+    assert maintenance.rebuild_manifest(store.root) == 1
+    assert len(store.rows(MINUTES, T0, T0 + 600)[0]) == 10
+
+
+def test_repair_makes_a_manifest_anew_only_when_it_is_lost_or_broken(
+    piker_dirs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Not for one that a newer piker wrote: that would cost what only it knows."""
+    with closing(Store()) as ours:
+        put(ours, bars(T0, 10))
+        ours.append(MINUTES, bars(T0 + 600, 1)[0])
+    path = ours.root / "manifest.db"
+    with closing(sqlite3.connect(path)) as db:
+        db.execute("PRAGMA user_version = 99")
+    with pytest.raises(StoreError, match="newer piker"):
+        cli_store.repair(as_json=True)
+    with closing(sqlite3.connect(path)) as db:
+        db.execute(f"PRAGMA user_version = {VERSION}")
+    for spoil in (lambda: path.write_bytes(b"garbage" * 1000), path.unlink):
+        with closing(Store()) as ours:
+            rows, _ = ours.rows(MINUTES, T0, T0 + DAY)
+            assert rows["time"][:10].tolist() == bars(T0, 10)["time"].tolist()
+        spoil()
+        cli_store.repair(as_json=True)
+        assert "1 files are in it" in capsys.readouterr().err
+
+
+class Passing(VirtualClock):
+    """A clock by which ten seconds pass, and something may happen, whenever it is read."""
+
+    def __init__(self, happens: Callable[[], None] = lambda: None) -> None:
+        super().__init__()
+        self.happens = happens
+
+    def monotonic_ns(self) -> int:
+        """Return the time after that."""
+        self.happens()
+        self.advance(10)
+        return super().monotonic_ns()
+
+
+def test_a_new_store_is_opened_when_another_process_is_just_making_it(tmp_path: Path) -> None:
+    """SQLite refuses at once to switch a file that somebody is writing; the opener waits."""
+    path, asked = tmp_path / "manifest.db", []
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("CREATE TABLE begun (x)")
+    other.execute("BEGIN IMMEDIATE")
+
+    def release() -> None:
+        asked.append(other.in_transaction)
+        if len(asked) == 3:
+            other.execute("COMMIT")
+
+    with use_clock(Passing(release)):
+        manifest = Manifest(path)
+    assert asked == [True] * 3
+    assert manifest.all_series() == []
+    manifest.close()
+    other.close()
+
+
+def test_a_store_that_is_busy_is_not_to_be_made_anew(tmp_path: Path) -> None:
+    """Whoever waits in vain is told to try again: the manifest is sound."""
+    other = sqlite3.connect(tmp_path / "manifest.db", isolation_level=None)
+    other.execute("CREATE TABLE begun (x)")
+    other.execute("BEGIN IMMEDIATE")
+    with use_clock(Passing()), pytest.raises(StoreError, match="Try again") as caught:
+        Manifest(tmp_path / "manifest.db")
+    assert not isinstance(caught.value, DamagedManifest)
+    other.close()
 
 
 def test_a_newer_store_is_left_alone_when_this_piker_is_older(store: Store) -> None:

@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from piker.data.ranges import intersect, union
 from piker.data.store import merge
+from piker.data.store.files import sync_directory
 from piker.data.store.manifest import Manifest
 from piker.data.store.segment import Written, write_segment, written_of
 from piker.data.store.series import Series
@@ -26,6 +27,7 @@ log = get_logger("store")
 TAIL_ROWS = 2000  # bars kept in the manifest before they become a file: 5 ms to read
 SMALL_FILES = 8  # files in one bucket before they become one
 _ALWAYS = (-(1 << 62), 1 << 62)
+_OF_A_DATABASE = ("-wal", "-shm", "")  # its files, the one that makes it one last
 
 
 # -- compaction ----------------------------------------------------------------------------------
@@ -146,14 +148,14 @@ def rebuild_manifest(root: Path) -> int:
 
     For a manifest that is lost: it is set aside as ``manifest.db.bad``. Of files that overlap
     the newest counts. What only the manifest knew (holes, bars that were in no file) is lost.
+    Killed at any moment it can be done again.
     """
     from piker.data.store import ticks_upkeep  # here: daemons of bars alone need no ring
 
-    for suffix in ("", "-wal", "-shm"):
-        path = root / f"manifest.db{suffix}"
-        if path.exists():
-            path.rename(path.with_name(f"manifest.db.bad{suffix}"))
-    manifest = Manifest(root / "manifest.db")
+    path, draft = root / "manifest.db", root / ".manifest.db.tmp"
+    for suffix in _OF_A_DATABASE:
+        draft.with_name(draft.name + suffix).unlink(missing_ok=True)
+    manifest = Manifest(draft)
     kept = 0
     for folder in sorted({path.parent for path in root.glob("*/*/*/*.arrow")}):
         provider, market, interval = folder.relative_to(root).parts
@@ -162,11 +164,11 @@ def rebuild_manifest(root: Path) -> int:
         except PikerError:
             continue
         found: list[Written] = []
-        for path in sorted(folder.glob("*.arrow"), key=lambda path: -path.stat().st_mtime_ns):
+        for file in sorted(folder.glob("*.arrow"), key=lambda one: -one.stat().st_mtime_ns):
             try:
-                known = written_of(path, series)
+                known = written_of(file, series)
             except DataQuality as err:
-                log.error("store.damaged", series=series, file=path.name, why=err.message)
+                log.error("store.damaged", series=series, file=file.name, why=err.message)
                 continue
             if all(known.end_s <= one.start_s or one.end_s <= known.start_s for one in found):
                 found.append(known)
@@ -175,4 +177,10 @@ def rebuild_manifest(root: Path) -> int:
         kept += len(found)
     kept += ticks_upkeep.rebuild(manifest, root)
     manifest.close()
+    for suffix in _OF_A_DATABASE:
+        old = path.with_name(path.name + suffix)
+        if old.exists():
+            old.rename(path.with_name(f"manifest.db.bad{suffix}"))
+    draft.rename(path)
+    sync_directory(root)
     return kept

@@ -19,14 +19,14 @@ import msgspec
 from piker.clock import wall_ns
 from piker.data.ranges import Range
 from piker.data.store import ticks_schema
+from piker.data.store.database import meaning_of, open_database
 from piker.data.store.files import sync_directory
 from piker.data.store.segment import Written
 from piker.data.store.series import Series
 from piker.errors import StoreError
 
-__all__ = ["BUSY_S", "Hole", "Manifest", "Origin", "Snapshot"]
+__all__ = ["Hole", "Manifest", "Origin", "Snapshot"]
 
-BUSY_S = 30.0  # how long a commit waits for another process's
 VERSION = 2  # 1: bars; 2: ticks, too
 _SCHEMA = """
 CREATE TABLE series (
@@ -101,18 +101,19 @@ class Manifest:
         self._ids: dict[Series, int] = {}
         self._snapshots: dict[int, Snapshot] = {}
         self._version = -1
+        self._path = path
         try:
-            self._db = sqlite3.connect(
-                path, timeout=BUSY_S, isolation_level=None, check_same_thread=False
-            )
-            self._db.execute("PRAGMA journal_mode = WAL")
-            self._db.execute("PRAGMA synchronous = FULL")
+            self._db = open_database(path)
+        except sqlite3.Error as err:
+            raise meaning_of(err, path) from err
+        try:
             self._migrate(path)
-        except sqlite3.DatabaseError as err:
-            raise StoreError(
-                f"the store's manifest {path} can not be read: {err}.",
-                remedy="Run: piker store repair, which makes it anew from the files.",
-            ) from err
+        except sqlite3.Error as err:
+            self._db.close()
+            raise meaning_of(err, path) from err
+        except BaseException:
+            self._db.close()
+            raise
 
     def _migrate(self, path: Path) -> None:
         found = self._db.execute("PRAGMA user_version").fetchone()[0]
@@ -148,12 +149,7 @@ class Manifest:
                 self._db.execute("COMMIT")
             except sqlite3.Error as err:
                 self._roll_back()
-                if "full" in str(err):
-                    raise StoreError(
-                        "the disk is full: nothing was stored.",
-                        remedy="Free some space; what was stored before is whole.",
-                    ) from err
-                raise StoreError(f"the store's manifest can not be written: {err}.") from err
+                raise meaning_of(err, self._path) from err
             except BaseException:
                 self._roll_back()
                 raise
@@ -164,26 +160,29 @@ class Manifest:
         """Return what is known of a series, from memory while nobody has changed the database."""
         with self._turn:
             # Changes by other connections change this number, ours clear the cache themselves.
-            version = self._db.execute("PRAGMA data_version").fetchone()[0]
+            version = self._rows("PRAGMA data_version")[0][0]
             if version != self._version:
                 self._snapshots.clear()
                 self._version = version
             found = self._snapshots.get(number)
             if found is None:
-                self._db.execute("BEGIN")  # one moment for all four questions
+                self._rows("BEGIN")  # one moment for all four questions
                 try:
                     found = Snapshot(
                         self.segments(number, *_ALWAYS), self.tail(number, *_ALWAYS),
                         self.holes(number, *_ALWAYS), self.listing(number)[0],
                     )  # fmt: skip
                 finally:
-                    self._db.execute("COMMIT")
+                    self._rows("COMMIT")
                 self._snapshots[number] = found
             return found
 
     def _rows(self, question: str, *values: object) -> list[Any]:
         with self._turn:
-            return self._db.execute(question, values).fetchall()
+            try:
+                return self._db.execute(question, values).fetchall()
+            except sqlite3.Error as err:
+                raise meaning_of(err, self._path) from err
 
     def ask(self, question: str, *values: object) -> list[Any]:
         """Return the rows that answer a question: for the tables of ticks."""

@@ -26,6 +26,7 @@ from piker import config
 from piker.clock import NS, wall_ns
 from piker.data.ranges import Range, intersect
 from piker.data.store import merge
+from piker.data.store.database import DamagedManifest
 from piker.data.store.manifest import Hole, Manifest, Origin, Snapshot
 from piker.data.store.segment import (
     NO_BARS,
@@ -102,17 +103,26 @@ class Store:
                 found = self._manifest
                 fresh = found is None or self._pid != os.getpid()
                 if found is None or fresh:
-                    found, self._pid = Manifest(self.root / "manifest.db"), os.getpid()
+                    found, self._pid = self._open_manifest(), os.getpid()
                     self._manifest = found
             if fresh:
                 self._tidy(found)
         return found
 
+    def _open_manifest(self) -> Manifest:
+        path = self.root / "manifest.db"
+        if not path.exists() and any(self.root.glob("*/*/*/**/*.arrow")) and not path.exists():
+            raise DamagedManifest(  # a new one would make left-overs of all of them
+                f"{self.root} holds bars or ticks, and no manifest that names their files.",
+                remedy="Run: piker store repair, which makes it anew from the files.",
+            )
+        return Manifest(path)
+
     def _tidy(self, manifest: Manifest) -> None:
         """Remove what killed writers have left, where nobody is writing now."""
         for _, series in manifest.all_series():
             if may_be_cut(self.folder(series)):
-                with suppress(StoreError), self.lock(series, wait_s=0):
+                with suppress(StoreError, OSError), self.lock(series, wait_s=0):
                     pass  # taking the turn of one who was cut sweeps
 
     def folder(self, series: Series) -> Path:
