@@ -76,6 +76,26 @@ VARIABLES = {
         "Internal: the pid with which a helper of `piker demo` ends. Do not set it.",
         "unset",
     ),
+    "DSM_LOG_LEVEL": (
+        "What piker.dsm writes: TRACE, DEBUG, INFO, WARNING, ERROR or CRITICAL. A manager's "
+        "`log_level` counts before it. Read when piker.dsm is imported.",
+        "`ERROR`",
+    ),
+    "DSM_LOG_FILE": (
+        "A file that piker.dsm writes besides stderr: a new one every 10 MB, kept for a week. "
+        "Read when it is imported.",
+        "unset",
+    ),
+    "DSM_DISABLE_COLORS": (
+        "`1`, `true`, `yes` or `on`: piker.dsm writes no colours on a terminal. Read when it is "
+        "imported.",
+        "unset",
+    ),
+    "DSM_USE_POLARS_OUTPUT": (
+        "`1`, `true`, `yes` or `on`: frames of piker.dsm are polars', whether a call asks for them or "
+        "not. Read at each call.",
+        "unset",
+    ),
 }
 
 #: What a person, or a program that catches it, does about each error.

@@ -259,12 +259,12 @@ def _default_words(default: Any) -> str:
 
 
 def environment(_: str) -> str:
-    """Return every PIKER_* variable that the package reads, and where."""
+    """Return every PIKER_* and DSM_* variable that the package reads, and where."""
     used: dict[str, set[str]] = {}
     for path in sorted((ROOT / "piker").rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             text = node.value if isinstance(node, ast.Constant) else None
-            if isinstance(text, str) and re.fullmatch(r"PIKER_[A-Z_]+", text):
+            if isinstance(text, str) and re.fullmatch(r"(PIKER|DSM)_[A-Z_]+", text):
                 used.setdefault(text, set()).add(str(path.relative_to(ROOT)))
     if unexplained := used.keys() ^ VARIABLES.keys():
         raise SystemExit(f"tools/docs_words.py: VARIABLES and the code differ in {unexplained}")

@@ -71,6 +71,20 @@ def test_generated_blocks_are_current_when_the_code_has_changed(page: Path) -> N
     assert gendocs.rewrite(text) == text, f"{name_of(page)} is out of date. Run: make docs"
 
 
+def test_variables_are_documented_when_the_package_reads_them() -> None:
+    """Each that begins as ours do, of piker and of piker.dsm."""
+    table = gendocs.environment("")
+    read = {
+        name
+        for path in SOURCES
+        for name in re.findall(
+            r"environ(?:\.get\(|\[)\"((?:PIKER|DSM)_\w+)", path.read_text(encoding="utf-8")
+        )
+    }
+    assert {"DSM_LOG_LEVEL", "DSM_LOG_FILE", "DSM_USE_POLARS_OUTPUT"} <= read
+    assert all(f"| `{name}` |" in table for name in read)
+
+
 def test_generator_replaces_only_what_is_between_markers_when_run() -> None:
     """Text outside the markers stays to the letter, and a second run changes nothing."""
     before = "above\n<!-- generated: tick-types -->\nof yesterday\n<!-- end -->\nbelow\n"
