@@ -95,7 +95,8 @@ class _Reader:
         self._text = text
         self._layout = layout
         self._width = 0  # columns; known with the first line
-        self._rows = np.zeros(most, dtype)  # the system gives memory as it is written to
+        # As plain bytes: the system gives them zeroed, and only as they are written to.
+        self._rows = np.zeros(most * dtype.itemsize, "u1").view(dtype)
         self._times_us = np.zeros(most, np.int64)
         self._count = 0
         self._malformed = 0
