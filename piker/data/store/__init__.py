@@ -9,8 +9,8 @@
   ``merge`` how rows of several sources become one, ``maintenance`` keeps all of it in order,
   ``exchange`` takes bars in and out.
 - :mod:`piker.data.store.ticks`: ticks, with ``ticks_*`` beside it.
-- :mod:`piker.data.store.manifest`: the database, which ``database`` opens;
-  :mod:`piker.data.store.files`: what a file is; :mod:`piker.data.store.turns`: the lock of a folder.
+- :mod:`piker.data.store.manifest`: the database, which ``database`` opens.
+- :mod:`piker.data.store.files`: what a file is; :mod:`piker.data.store.turns`: a folder's lock.
 
 docs/internals/store.md has the layout and what happens when a process is killed.
 """
