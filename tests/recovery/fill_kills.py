@@ -107,7 +107,7 @@ def tell_moments(out: int) -> Mark:
     """Write a letter for each thing that this process does to a store, for ever; return how."""
 
     def mark(letter: bytes) -> None:
-        with suppress(OSError):  # nobody reads: the pipe is full
+        with suppress(BlockingIOError):  # the pipe is full; without a parent the child ends
             os.write(out, letter)
 
     class Told(sqlite3.Connection):
