@@ -92,8 +92,8 @@ VARIABLES = {
         "unset",
     ),
     "DSM_USE_POLARS_OUTPUT": (
-        "`1`, `true`, `yes` or `on`: frames of piker.dsm are polars', whether a call asks for them or "
-        "not. Read at each call.",
+        "`1`, `true`, `yes` or `on`: frames of piker.dsm are polars', whether a call asks for them "
+        "or not. Read at each call.",
         "unset",
     ),
 }

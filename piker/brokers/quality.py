@@ -9,9 +9,15 @@ import numpy as np
 
 from piker.log import get_logger
 
-__all__ = ["QualityLog", "sound_bars", "venue_quality"]
+__all__ = ["MAX_VALUE", "MAX_VOLUME", "QualityLog", "sound_bars", "venue_quality"]
 
-MAX_VALUE = 1e15  # a price or volume of more is no market's
+#: No price and no single size is more: that would be the whole supply of the token that is quoted
+#: or bought, and the largest ones are some 4e17 (Baby Doge) and 6e14 (Shiba Inu).
+MAX_VALUE = 1e18
+#: No volume or turnover of a bar is more: a million million trades of all there is. (1e15 would
+#: refuse true bars: in a month a supply of 6e14 may change hands more than once.) What a broken frame
+#: holds is not a little larger but 1e300, or infinite.
+MAX_VOLUME = 1e30
 MAX_KINDS = 256  # a bound on the table: kinds are rules of ours, not words of the venue's
 _log = get_logger("quality")
 _logs: dict[str, QualityLog] = {}
@@ -49,15 +55,16 @@ def sound_bars(rows: np.ndarray[Any, Any], quality: QualityLog, what: str) -> np
     """Return ``OHLC_DTYPE`` rows without those that no market could have; count what is left out.
 
     A row stays when its prices are positive, its open and close lie between low and high, and its
-    time, volume and mean are finite and not negative. ``what`` names the market in the log.
+    time, volume and mean are not negative nor beyond what can be (``MAX_VALUE``, ``MAX_VOLUME``).
+    ``what`` names the market in the log.
     """
     low, high = rows["low"], rows["high"]
     # Comparisons with NaN are false, so NaN fails them all.
     good = (low > 0) & (high < MAX_VALUE) & (rows["time"] > 0)
     for name in ("open", "close"):
         good &= (low <= rows[name]) & (rows[name] <= high)
-    for name in ("volume", "bar_wap"):
-        good &= (rows[name] >= 0) & (rows[name] < MAX_VALUE)
+    for name, most in (("volume", MAX_VOLUME), ("bar_wap", MAX_VALUE)):
+        good &= (rows[name] >= 0) & (rows[name] < most)
     if good.all():
         return rows
     for row in rows[~good]:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from piker.brokers import binance, kraken
+from piker.brokers.quality import MAX_VALUE
 from piker.errors import PikerError
 from piker.ohlcv import KLINE_DTYPE
 from piker.testing.faults import Fault
@@ -27,7 +28,9 @@ CASES = [
 
 def impossible(rows: np.ndarray[Any, Any]) -> list[Any]:
     """Return rows that no market could have."""
-    good = (rows["low"] > 0) & (rows["high"] < 1e15) & (rows["volume"] >= 0) & (rows["time"] > 0)
+    good = (
+        (rows["low"] > 0) & (rows["high"] < MAX_VALUE) & (rows["volume"] >= 0) & (rows["time"] > 0)
+    )
     for name in ("open", "close"):
         good &= (rows["low"] <= rows[name]) & (rows[name] <= rows["high"])
     good[1:] &= np.diff(rows["time"]) > 0

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from piker.brokers.archive import Defect
-from piker.brokers.quality import MAX_VALUE
+from piker.brokers.quality import MAX_VALUE, MAX_VOLUME
 from piker.market import MktPair
 from piker.ohlcv import Timeframe
 
@@ -19,7 +19,6 @@ __all__ = [
     "AGG_TRADE_DTYPE",
     "FUNDING_DTYPE",
     "INTERVALS",
-    "MAX_VOLUME",
     "Rows",
     "Times",
     "in_order",
@@ -49,7 +48,6 @@ FUNDING_DTYPE = np.dtype([
 #: The venue's names of intervals; ``1s`` is served on spot only.
 INTERVALS = ("1s", "1m", "3m", "5m", "15m", "30m", "1h", "2h", "4h", "6h", "8h", "12h", "1d", "3d",
              "1w", "1M")  # fmt: skip
-MAX_VOLUME = 1e20  # of one bar; a month of the cheapest tokens has some 1e16
 _S = 1_000_000  # microseconds
 _DAY = 86_400 * _S
 

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from piker.brokers.kraken import schema
+from piker.brokers.quality import MAX_VALUE
 from piker.clock import NS
 from piker.errors import DataQuality
 from piker.ohlcv import KLINE_DTYPE, Timeframe
@@ -21,7 +22,7 @@ from piker.ohlcv import KLINE_DTYPE, Timeframe
 __all__ = ["PastTrade", "TradeBars", "past_trades"]
 
 PRECISION = 60  # digits of sums: a price of 20 times a size of 20, a billion times over
-MAX_NUMBER = Decimal(10) ** 15  # no price or size is more
+MAX_NUMBER = Decimal(MAX_VALUE)  # no price or size is more
 MIN_EXPONENT = -30  # no price or size has more decimals
 
 
