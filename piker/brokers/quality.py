@@ -15,8 +15,8 @@ __all__ = ["MAX_VALUE", "MAX_VOLUME", "QualityLog", "sound_bars", "venue_quality
 #: or bought, and the largest ones are some 4e17 (Baby Doge) and 6e14 (Shiba Inu).
 MAX_VALUE = 1e18
 #: No volume or turnover of a bar is more: a million million trades of all there is. (1e15 would
-#: refuse true bars: in a month a supply of 6e14 may change hands more than once.) What a broken frame
-#: holds is not a little larger but 1e300, or infinite.
+#: refuse true bars: in a month a supply of 6e14 may change hands more than once.) What a broken
+#: frame holds is not a little larger but 1e300, or infinite.
 MAX_VOLUME = 1e30
 MAX_KINDS = 256  # a bound on the table: kinds are rules of ours, not words of the venue's
 _log = get_logger("quality")
