@@ -39,6 +39,7 @@ __all__ = ["AggTradeReader", "FundingReader", "KlineReader"]
 
 MAX_ROWS = 40_000_000  # of any file: 2 GB of trades (our choice)
 SPARE_ROWS = 1000  # a file of bars may have so many rows more than twice its bars
+COUNTED = 2**18  # bytes in which commas are counted at once: an eighth of a core's cache
 MAX_RATE = 1.0  # a funding of the whole position; the venue's caps are some percent
 _NUMBER = {
     "i": re.compile(rb"\d{1,18}", re.ASCII),
@@ -119,7 +120,8 @@ class _Reader:
 
     def _begin(self, piece: bytes) -> bytes:
         """Look at the first line: how many columns, and whether they are what they should be."""
-        line, _, rest = piece.partition(b"\n")
+        end = piece.find(b"\n") + 1 or len(piece)
+        line = piece[:end].rstrip(b"\n")
         words = [word.strip().lower() for word in line.decode("utf-8", "replace").split(",")]
         if len(words) not in self._layout.widths:
             raise DataQuality(f"its first line has {len(words)} columns", kind="bad-csv")
@@ -129,7 +131,7 @@ class _Reader:
         known = self._layout.header
         if tuple(words[: len(known)]) != known:
             raise DataQuality(f"its columns are others: {line[:100]!r}", kind="bad-csv")
-        return rest
+        return piece[end:]
 
     def _by_line(self, piece: bytes) -> Columns:
         """Read a piece that polars did not take, and count its malformed lines."""
@@ -278,9 +280,8 @@ def _polars(piece: bytes, layout: Layout, width: int) -> Columns | None:
         )
     except polars.exceptions.PolarsError:
         return None
-    # polars takes a line that is too long, and says nothing. (numpy counts 7 times as fast.)
-    commas = np.count_nonzero(np.frombuffer(piece, "u1") == ord(","))
-    if commas != (width - 1) * len(frame) or any(column.null_count() for column in frame):
+    # polars takes a line that is too long, and says nothing.
+    if _commas(piece) != (width - 1) * len(frame) or any(column.null_count() for column in frame):
         return None
     columns: Columns = {}
     for at, name, kind in layout.taken:
@@ -292,6 +293,13 @@ def _polars(piece: bytes, layout: Layout, width: int) -> Columns | None:
             column = words == "true"
         columns[name] = column.to_numpy()
     return columns
+
+
+def _commas(piece: bytes) -> int:
+    """Count commas, 7 times as fast as bytes do, in parts that stay in the cache."""
+    text = np.frombuffer(piece, "u1")
+    parts = (text[begin : begin + COUNTED] for begin in range(0, len(text), COUNTED))
+    return sum(int(np.count_nonzero(part == ord(","))) for part in parts)
 
 
 def _line(line: bytes, layout: Layout, width: int) -> list[Any] | None:
