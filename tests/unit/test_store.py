@@ -552,6 +552,33 @@ def test_leftovers_are_removed_by_the_next_opener_when_a_writer_was_killed(
     assert len([one for one in store.folder(MINUTES).iterdir() if one.name != ".lock"]) == 1
 
 
+FORKS = """
+import os, sys
+from pathlib import Path
+from piker.data.store.series import Series
+from piker.data.store.store import Store
+
+series = Series.of("btcusdt.spot.binance", "1m")
+ended, ends = os.pipe()
+with Store(Path(sys.argv[1])).lock(series):
+    if not os.fork():
+        os.close(ends)
+        os.read(ended, 1)  # until its parent is gone
+        os._exit(0)
+with Store(Path(sys.argv[1])).lock(series, wait_s=0):
+    print("ours")
+"""
+
+
+@pytest.mark.slow
+def test_a_lock_is_given_up_when_a_child_was_forked_meanwhile(tmp_path: Path) -> None:
+    """The child has the lock file open as long as it lives, and never heard of it."""
+    done = subprocess.run(
+        [sys.executable, "-c", FORKS, str(tmp_path)], capture_output=True, text=True
+    )
+    assert done.stdout == "ours\n", done.stderr
+
+
 def test_nothing_is_removed_by_an_opener_when_a_writer_is_at_work(store: Store) -> None:
     """Its files are not named yet, and are no left-overs."""
     put(store, bars(T0, 10))

@@ -145,6 +145,7 @@ def _merging(store: TickStore, series: TickSeries, *, wait: bool) -> Iterator[bo
             ours = False
         yield ours
     finally:
+        fcntl.flock(fd, fcntl.LOCK_UN)  # a child that was forked meanwhile has the file open, too
         os.close(fd)
 
 

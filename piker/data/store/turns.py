@@ -44,6 +44,7 @@ def turn(folder: Path, what: object, *, wait_s: float = LOCK_S) -> Iterator[bool
         with suppress(OSError):
             os.ftruncate(fd, 0)
     finally:
+        fcntl.flock(fd, fcntl.LOCK_UN)  # a child that was forked meanwhile has the file open, too
         os.close(fd)
 
 
