@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ import trio
 from rich.console import Console
 
 from piker import config, service
+from piker.cli.app import EXIT_INTERRUPTED
 from piker.cli.monitor import Tally, follow
 from piker.data.feed import Feed, open_feed
 from piker.data.messages import FeedStats
@@ -35,6 +36,7 @@ SYMBOLS = ("btcusdt", "ethusdt", "solusdt", "bnbusdt", "xrpusdt", "adausdt", "do
 RATE = 30.0  # steps of order flow a second and market: a lively, readable picture
 BOOT_S = 30.0  # the venue imports numpy and seeds its books
 STOP_S = 10.0  # every process gets its grace at the same time
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # each ends it, and leaves nothing
 RESTART_S = 0.2  # a killed helper process is started again after this
 
 
@@ -45,7 +47,8 @@ class DemoReport(msgspec.Struct, frozen=True):
     symbols: list[str]
     quotes: dict[str, int]
     ticks: dict[str, int]
-    bars_1s: dict[str, int]
+    bars_1s: dict[str, int]  # made while it ran
+    bars_1s_filled: dict[str, int]  # of the history before
     bars_incomplete: dict[str, int]
     reconnects: int
     resyncs: int
@@ -56,16 +59,16 @@ class DemoReport(msgspec.Struct, frozen=True):
 def run(*, headless: bool, seconds: float | None, as_json: bool, symbols: int, seed: int) -> None:
     """Run the demo; headless needs no terminal and ends with a report."""
     names = [f"{symbol}.spot.binance" for symbol in SYMBOLS[:symbols]]
+    for number in SIGNALS:  # _demo hears them; none may end us before our files are gone
+        signal.signal(number, signal.SIG_IGN)
     with own_directories():
         try:
             report = trio.run(_demo, names, headless, seconds, seed)
-        except KeyboardInterrupt:
-            report = None
         except BaseException:
             sys.stderr.write((config.data_dir() / "demo.log").read_text(errors="replace")[-4000:])
             raise
     if report is None:
-        return
+        sys.exit(EXIT_INTERRUPTED)
     if as_json:
         print(msgspec.json.encode(report).decode())
     else:
@@ -97,11 +100,16 @@ def _roomy() -> str | None:
     return "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 
 
-async def _demo(names: list[str], headless: bool, seconds: float | None, seed: int) -> DemoReport:
+async def _demo(
+    names: list[str], headless: bool, seconds: float | None, seed: int
+) -> DemoReport | None:
+    """Return what was seen until the time was up or a signal came; None when it came too soon."""
     console = Console()
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGHUP) as signals:
+    report, tally = None, Tally()
+    with trio.open_signal_receiver(*SIGNALS) as signals:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(_end_on, signals, nursery.cancel_scope)
+            scopes = [nursery.cancel_scope]
+            nursery.start_soon(_end_on, signals, scopes)
             try:
                 if not headless:
                     console.print("Starting a loopback venue and pikerd ...")
@@ -109,29 +117,33 @@ async def _demo(names: list[str], headless: bool, seconds: float | None, seed: i
                 await nursery.start(keep_pikerd)
                 async with open_feed(names, tick_throttle=10, start_pikerd=False) as feed:
                     began = trio.current_time()
-                    tally = await _watch(feed, seconds, headless, console)
-                    report = await _report(feed, tally, trio.current_time() - began)
+                    opened = {fqme: one.bars_1s.last_index for fqme, one in feed.flumes.items()}
+                    with trio.CancelScope() as watching:
+                        scopes.append(watching)
+                        await _watch(feed, tally, seconds, None if headless else console)
+                    report = await _report(feed, opened, tally, trio.current_time() - began)
             finally:
                 nursery.cancel_scope.cancel()
     return report
 
 
-async def _end_on(signals: Any, scope: trio.CancelScope) -> None:
+async def _end_on(signals: AsyncIterator[int], scopes: list[trio.CancelScope]) -> None:
+    """End the innermost with each signal: first the watch, so that there is a report."""
     async for _ in signals:
-        scope.cancel()
+        if scopes:
+            scopes.pop().cancel()
 
 
-async def _watch(feed: Feed, seconds: float | None, headless: bool, console: Console) -> Tally:
-    if not headless:
-        return await follow(feed, seconds, console)
-    tally = Tally()
+async def _watch(feed: Feed, tally: Tally, seconds: float | None, console: Console | None) -> None:
+    if console is not None:
+        await follow(feed, tally, seconds, console)
+        return
     with trio.move_on_after(seconds or float("inf")):
         async for item in feed:
             tally.take(item)
-    return tally
 
 
-async def _report(feed: Feed, tally: Tally, seconds: float) -> DemoReport:
+async def _report(feed: Feed, opened: dict[str, int], tally: Tally, seconds: float) -> DemoReport:
     try:
         stats = await feed.stats()
     except (PeerLost, Transient):
@@ -142,7 +154,8 @@ async def _report(feed: Feed, tally: Tally, seconds: float) -> DemoReport:
         symbols=list(feed.flumes),
         quotes=dict(tally.quotes),
         ticks=dict(tally.ticks),
-        bars_1s={fqme: len(bars) for fqme, bars in rows.items()},
+        bars_1s={fqme: int((rows[fqme]["index"] >= at).sum()) for fqme, at in opened.items()},
+        bars_1s_filled={fqme: int((rows[fqme]["index"] < at).sum()) for fqme, at in opened.items()},
         bars_incomplete={fqme: int((bars["count"] < 0).sum()) for fqme, bars in rows.items()},
         reconnects=stats.reconnects,
         resyncs=tally.resyncs,
@@ -156,7 +169,8 @@ def _print(report: DemoReport) -> None:
     for fqme in report.symbols:
         print(
             f"  {fqme}: {report.quotes.get(fqme, 0):,} quotes, "
-            f"{report.ticks.get(fqme, 0):,} ticks, {report.bars_1s[fqme]:,} 1 s bars"
+            f"{report.ticks.get(fqme, 0):,} ticks, {report.bars_1s[fqme]:,} 1 s bars "
+            f"after {report.bars_1s_filled[fqme]:,} of history"
         )
     print(
         f"  {report.reconnects} reconnects, {sum(report.data_quality.values())} pieces of bad "

@@ -65,20 +65,18 @@ async def _watch(fqmes: Sequence[str], seconds: float | None) -> None:
         opened = open_feed(fqmes, tick_throttle=FRAMES_PER_S)
         feed = await opened.__aenter__()
     try:
-        await follow(feed, seconds, console)
+        await follow(feed, Tally(), seconds, console)
     finally:
         await opened.__aexit__(None, None, None)
 
 
-async def follow(feed: Feed, seconds: float | None, console: Console) -> Tally:
-    """Draw an open feed until the time is up; return what was seen."""
-    tally = Tally()
+async def follow(feed: Feed, tally: Tally, seconds: float | None, console: Console) -> None:
+    """Draw an open feed until the time is up, and tally what is seen."""
     deadline = trio.current_time() + seconds if seconds else float("inf")
     with trio.CancelScope(deadline=deadline):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_count, feed, tally)
             await _draw(feed, tally, console)
-    return tally
 
 
 async def _count(feed: Feed, tally: Tally) -> None:

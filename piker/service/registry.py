@@ -60,13 +60,14 @@ def read_pikerd() -> PikerdInfo | None:
 def announce(address: Address) -> Iterator[None]:
     """Write ``pikerd.json`` for the block."""
     info = PikerdInfo(os.getpid(), address[0], address[1])
-    draft = _file().with_suffix(".tmp")
+    file = _file()  # once: at our end its directory may be gone, and is not to come back
+    draft = file.with_suffix(".tmp")
     draft.write_bytes(msgspec.json.encode(info))
-    draft.rename(_file())
+    draft.rename(file)
     try:
         yield
     finally:
-        _file().unlink(missing_ok=True)
+        file.unlink(missing_ok=True)
 
 
 @contextmanager
