@@ -146,6 +146,8 @@ class Archive:
         listing = self._listings.get((want.kind, want.symbol)) if want is not None else None
         if want is None or listing is None or flaws.keys() & {"missing-day", "no-checksum"}:
             return _missing(request.path)
+        if want.timeframe is not None:
+            want = msgspec.structs.replace(want, timeframe=listing.grid(str(want.timeframe)))
         there_s = want.there_from_s(self.late_s)
         if wall_ns() < there_s * 1e9:
             return _missing(request.path)

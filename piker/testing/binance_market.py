@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
+from piker.ohlcv import Timeframe
 from piker.testing.bar_table import BarTable, GivenBars, digits_of
 from piker.testing.synthetic import MarketSpec, SyntheticMarket
 
@@ -25,6 +26,7 @@ BASIS = 0.004  # a quarterly future stands so much above spot for each quarter u
 DELIVERY_HOUR = 8  # UTC
 #: The first trades of the oldest markets there (BTCUSDT); ours all began then.
 LISTED_S = {"spot": 1_502_942_400, "usdm": 1_569_398_400, "coinm": 1_569_398_400}
+DAY_S = 86_400
 DATED_S = 182 * 86_400  # a quarterly future is listed so long before its delivery
 _QUOTES = ("USDT", "USDC", "FDUSD", "TUSD", "BUSD", "USD", "EUR", "TRY", "BRL", "BTC", "ETH", "BNB")
 _BASES = (
@@ -63,6 +65,11 @@ class Listing:
         self.contract_size = 0  # of an inverse market, in its quote asset
         if kind == "coinm":
             self.contract_size = 100 if self.spec.base == "BTC" else 10
+
+    def grid(self, interval: str) -> Timeframe:
+        """Return the bars of an interval: three-day ones are counted from the day of listing."""
+        origin_s = self.listed_s // DAY_S * DAY_S if interval == "3d" else None
+        return Timeframe(interval, origin_s=origin_s)
 
     def turnover(self, size: Any, price: Any) -> Any:  # Any: floats, or arrays of them
         """Return what ``size`` is worth: in quote, or in base where sizes are contracts."""

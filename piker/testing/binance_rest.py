@@ -120,7 +120,7 @@ class _Ask:
         interval = self.word("interval")
         if interval not in INTERVALS or (interval == "1s" and self.kind != "spot"):
             raise _Refused(-1120, "Invalid interval.")
-        return Timeframe(interval)
+        return self.listing().grid(interval)
 
 
 def _illegal(name: str, pattern: str) -> _Refused:

@@ -210,7 +210,7 @@ class Streams:
     def _klines(self, market: Market, count: int, time_ms: int) -> None:
         now_s = time_ms // 1000
         for interval, before in market.klines.items():
-            timeframe = Timeframe(interval)
+            timeframe = market.listing.grid(interval)
             open_s = timeframe.floor(now_s)
             if 0 <= before < open_s:
                 self._kline(market, timeframe, before, time_ms, closed=True)

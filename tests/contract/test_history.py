@@ -21,6 +21,7 @@ import trio
 from piker.brokers.spec import load_backend
 from piker.clock import wall_ns
 from piker.data.history.manager import HistoryManager
+from piker.data.store.series import Series
 from piker.data.store.store import Rows, Store
 from piker.errors import DataUnavailable, HistoryError, RangeError, StoreError, SymbolNotFound
 from piker.testing.faults import Fault
@@ -353,3 +354,44 @@ async def test_a_file_that_the_venue_replaced_is_noticed_when_asked(rig: Rig) ->
     third = await manager.get(MARKET, "5m", START, END, sources=("archive",), recheck=True)
     assert third.report.replaced > 0
     check(third.rows(), await truth_of(rig, MARKET, "5m", START, END), complete=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("market", [MARKET, "btcusd.coinm.perp"])
+async def test_three_day_bars_open_on_the_markets_own_grid_when_it_is_not_the_epochs(
+    rig: Rig, market: str
+) -> None:
+    """Counted from its first bar; archive, REST and the store agree on it, each gap is on it."""
+    manager = rig.manager()
+    history = await manager.get(market, "3d", NOW - 100 * DAY, NOW)
+    assert history.report.complete
+    assert set(history.report.sources) == {"archive", "rest"}
+    times = history.rows()["time"]
+    assert (np.diff(times) == 3 * DAY).all()
+    first = await rig.backend.fetch_first_open(market, "3d")
+    assert (times - first).tolist() == [int(t - first) // (3 * DAY) * 3 * DAY for t in times]
+    assert (times % (3 * DAY) != 0).all(), "the loopback's markets have phases of their own"
+    rest = await truth_of(rig, market, "3d", NOW - 100 * DAY, NOW)
+    assert history.rows()[: len(rest)].tobytes() == rest.tobytes()
+    asked = rig.requests
+    again = await rig.manager().get(market, "3d", int(times[2]), int(times[-1]))
+    assert again.rows()["time"].tolist() == times[2:-1].tolist()
+    assert rig.requests == asked
+
+
+@pytest.mark.slow
+async def test_three_day_bars_of_another_phase_are_refused_when_one_is_known(rig: Rig) -> None:
+    """None is moved onto the grid, none is stored off it; the report says what they were."""
+    manager = rig.manager()
+    first = await rig.backend.fetch_first_open(MARKET, "3d")
+    series = Series("binance", MARKET, "3d", origin_s=first + DAY)
+    with manager.store.manifest.commit():
+        number = manager.store.manifest.add(series)
+        manager.store.manifest.set_listing(number, first + DAY, first + DAY)
+    with pytest.raises(HistoryError) as caught:
+        await manager.get(MARKET, "3d", END - 90 * DAY, END)
+    report = caught.value.partial.report
+    assert report.rows == 0
+    assert {one.defect.kind for one in report.defects} == {"off-grid"}
+    assert {one.why for one in report.missing} == {"refused"}
+    assert manager.store.read(series, END - 90 * DAY, END).table.num_rows == 0

@@ -70,7 +70,7 @@ async def test_long_bars_agree_when_read_by_month(market: str, interval: str) ->
         begin, end = 1_714_521_600, 1_717_200_000
         rest = await rest_lines(session, market, interval.replace("mo", "M"), begin, end)
         assert lines == rest
-        assert len(lines) == {"3d": 10, "1w": 4, "1mo": 1}[interval]
+        assert len(lines) in {"3d": (10, 11), "1w": (4,), "1mo": (1,)}[interval]
 
 
 @pytest.mark.slow

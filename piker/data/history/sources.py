@@ -139,12 +139,23 @@ class ArchiveSource:
         )  # fmt: skip
         end = min(file.end_s, self._series.timeframe.floor(now_s))
         rows = answer.rows[answer.rows["time"] < end]
+        rows, off_grid = self._on_grid(rows)
         await keep(
             Fetched(
-                rows, file.start_s, end, False, "not in the archive's file", answer.defects,
-                origin, file.path, answer.size,
+                rows, file.start_s, end, False, "not in the archive's file",
+                (*answer.defects, *off_grid), origin, file.path, answer.size,
             )
         )  # fmt: skip
+
+    def _on_grid(self, rows: Rows) -> tuple[Rows, list[Defect]]:
+        """Leave out bars of another phase than the market's: a file knows nothing of that."""
+        if self._series.origin_s is None:
+            return rows, []
+        good = self._series.timeframe.on_grid(rows["time"])
+        if good.all():
+            return rows, []
+        off = rows[~good]
+        return rows[good], [Defect("off-grid", len(off), iso(int(off["time"][0])))]
 
     def file_of(self, origin: Origin) -> ArchiveFile:
         """Return the file that bars came from."""
