@@ -204,6 +204,8 @@ def _no_bars(
         "not-closed": "The first bar of the range has not closed yet.",
         "not-offered": "Another source may have it: leave out the forced one.",
     }.get(next(iter(whys)) if len(whys) == 1 else "", "")
+    if "not-offered" in whys and any(one.detail for one in report.missing):
+        remedy = ""  # it says itself why nobody has it
     if isinstance(problem, DataUnavailable):
         return NoBars(problem.message, partial=answer.frame, remedy=problem.remedy)
     if problem is not None:  # something failed: there may be bars

@@ -80,6 +80,7 @@ async def test_the_archive_serves_a_market_when_it_is_delisted(
     (missing,) = got.report.missing
     assert (missing.why, missing.start_s) == ("not-offered", got.series.timeframe.next(END - 1))
     assert "listed no more" in missing.detail
+    assert got.report.sources["rest"].failures == 0
     asked = rig.venue.gate.counters.requests.total()
     again = await rig.manager.get(market, interval, start, END)
     assert again.rows().tobytes() == rows.tobytes()

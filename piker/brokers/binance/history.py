@@ -20,7 +20,7 @@ import pendulum
 from piker.brokers.binance import schema
 from piker.brokers.binance.api import FUNDING, KINDS, Kind, get_mkt_info, open_client
 from piker.brokers.binance.bars import FUNDING_DTYPE, INTERVALS, Rows, set_mean_price, sift
-from piker.brokers.binance.retired import fetch_first_file
+from piker.brokers.binance.retired import expect_retired, fetch_first_file
 from piker.brokers.quality import venue_quality
 from piker.brokers.rest import Response, RestClient
 from piker.clock import wall_ns
@@ -230,8 +230,8 @@ async def fetch_first_open(symbol: str, interval: str = "1d") -> int:
         raise DataUnavailable("the first bar is looked for in bars of 1d or more.")
     try:
         return await _first_of_rest(symbol, interval)
-    except SymbolNotFound:
-        return await fetch_first_file(symbol, interval)
+    except SymbolNotFound as error:
+        return await fetch_first_file(await expect_retired(symbol, error), interval)
 
 
 async def _first_of_rest(symbol: str, interval: str) -> int:

@@ -23,12 +23,19 @@ from piker.brokers.binance.archive_files import Shelf, period_of
 from piker.brokers.rest import RestClient, open_rest
 from piker.clock import monotonic_ns, wall_s
 from piker.config import data_dir, load_brokers
-from piker.errors import BrokerError, ConfigError, NoData, PikerError, SymbolNotFound
+from piker.errors import BrokerError, ConfigError, NoData, PikerError, SymbolNotFound, Transient
 from piker.log import get_logger
 from piker.market import Asset, AssetType, MktPair, parse_fqme
 from piker.ohlcv import Timeframe
 
-__all__ = ["INDEX_URL", "Retired", "fetch_first_file", "find_retired", "open_archive_client"]
+__all__ = [
+    "INDEX_URL",
+    "Retired",
+    "expect_retired",
+    "fetch_first_file",
+    "find_retired",
+    "open_archive_client",
+]
 
 #: The bucket behind the archive's own host, which has files but no lists of them.
 INDEX_URL = "https://s3-ap-northeast-1.amazonaws.com/data.binance.vision"
@@ -63,8 +70,8 @@ class Retired(msgspec.Struct, frozen=True):
 async def find_retired(fqme: str) -> Retired | None:
     """Return the market of an address that the archive has files of; None where it has none.
 
-    Asks the index once an hour for each address. Blocks for it; raises ``SymbolNotFound`` when it
-    can not be asked: then nobody knows.
+    Asks the index once an hour for each address. Blocks for it; raises ``Transient`` when it can
+    not be asked: then nobody knows.
     """
     mktid = fqme.lower().removesuffix(f".{PROVIDER}")
     market = _market_of(mktid if "." in mktid else f"{mktid}.spot")
@@ -76,16 +83,33 @@ async def find_retired(fqme: str) -> Retired | None:
         return known[1]
     try:
         span = await _span(place, market)
-    except BrokerError as error:
-        raise SymbolNotFound(
-            f"binance lists no market {fqme!r}; whether it once did could not be asked: "
-            f"{error.message}"
-        ) from error
+    except Transient:
+        raise
+    except BrokerError as error:  # a refusal that passes, or one by something in between
+        raise Transient(f"binance archive: its index: {error.message}") from error
     found = None if span is None else Retired(market, *span)
     while len(_known) >= MAX_KNOWN:
         del _known[next(iter(_known))]
     _known[place, market.mktid] = (monotonic_ns(), found)
     return found
+
+
+async def expect_retired(fqme: str, error: SymbolNotFound) -> Retired:
+    """Return the retired market; ``error``, that it is not listed, where there is none.
+
+    Where that can not be asked the error says so, and names the same neighbours.
+    """
+    try:
+        retired = await find_retired(fqme)
+    except Transient as passing:
+        raise SymbolNotFound(
+            f"binance lists no market {fqme!r}; whether it once did could not be asked: "
+            f"{passing.message}",
+            remedy=error.remedy,
+        ) from passing
+    if retired is None:
+        raise error
+    return retired
 
 
 def index_url(venue: str) -> str:
@@ -207,9 +231,7 @@ async def open_archive_client(
     try:
         await get_mkt_info(symbol)
     except SymbolNotFound as error:
-        retired = await find_retired(symbol)
-        if retired is None:
-            raise error from None
+        retired = await expect_retired(symbol, error)
         async with _open_past(retired, checksum=checksum, quarantine=quarantine) as past:
             yield past
         return
@@ -235,15 +257,12 @@ async def _open_past(
         yield _PastArchive(client, retired, checksum=checksum, quarantine=quarantine)
 
 
-async def fetch_first_file(symbol: str, interval: str) -> int:
+async def fetch_first_file(retired: Retired, interval: str) -> int:
     """Return the open time (seconds) of the first bar that the archive has of a retired market.
 
     Of three-day bars the phase is not known before: a month's file is read whole. Raises
-    ``SymbolNotFound``, ``NoData`` where the first files hold no bar.
+    ``NoData`` where the first files hold no bar.
     """
-    retired = await find_retired(symbol)
-    if retired is None:
-        raise SymbolNotFound(f"binance has no market {symbol!r}.")
     frame, now_s = Timeframe(interval), int(wall_s())
     async with _open_past(retired, checksum="strict", quarantine=None) as past:
         files = past.files(frame, retired.start_s, retired.end_s, now_s=now_s)
@@ -257,4 +276,4 @@ async def fetch_first_file(symbol: str, interval: str) -> int:
                 continue
             if len(answer.rows):
                 return int(answer.rows["time"][0])
-    raise NoData(f"{symbol}: its first files hold no bar.", frame_size=1)
+    raise NoData(f"{retired.market.fqme}: its first files hold no bar.", frame_size=1)

@@ -337,8 +337,8 @@ class AbsentSource:
         return [Unit(*wanted)]
 
     async def fetch(self, unit: Unit, now_s: int, keep: Keep) -> None:
-        """Raise ``NotOffered``, without a request."""
-        raise NotOffered(self._why)
+        """Say why there is nothing, without a request: a hole that the next call asks for again."""
+        await keep(Fetched(_NONE, unit.start, unit.end, False, self._why))
 
 
 # -- opening -------------------------------------------------------------------------------------
