@@ -1,0 +1,378 @@
+"""The life of an order: one pure, total function from (state, event) to state.
+
+:func:`step` knows nothing of time, files or venues. Whatever happens to an order is one of the
+events below, is journaled as such, and is folded by it: live, at a restart, and when the ledger
+is verified. Every pair of phase and event has its entry in :data:`TABLE`, which
+docs/reference/orders.md is made of; what an event can not mean is told as a :class:`Problem`, never
+dropped and never raised.
+
+The venue is right: a fill counts in whatever phase it finds the order, once per trade id, and one
+that exceeds the order's size is counted and called an overfill.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from decimal import Decimal
+from enum import StrEnum
+from typing import NamedTuple
+
+import msgspec
+
+from piker.orders import Action, Order
+
+__all__ = [
+    "TABLE",
+    "TERMINAL",
+    "Event",
+    "EventKind",
+    "OrderState",
+    "Phase",
+    "Problem",
+    "Step",
+    "begin",
+    "step",
+]
+
+ZERO = Decimal(0)
+
+
+class Phase(StrEnum):
+    """Where an order is. The words are those of ``Status.resp``."""
+
+    HELD = "held"  # a child that waits for its parent's fill
+    DARK = "dark_open"  # in emsd, waiting for its trigger
+    PENDING = "pending"  # journaled and on its way: the venue has not answered yet
+    OPEN = "open"  # the venue has it
+    PARTIAL = "partially_filled"
+    UNKNOWN = "unknown"  # sent, and the answer never came: it may stand, or not
+    DENIED = "denied"  # by us, before anything was sent
+    REJECTED = "rejected"  # the venue has proved that it does not stand and never traded
+    FILLED = "closed"
+    CANCELED = "canceled"
+    EXPIRED = "expired"
+    TRIGGERED = "triggered"  # of an alert: it has told
+
+
+TERMINAL = frozenset(
+    {Phase.DENIED, Phase.REJECTED, Phase.FILLED, Phase.CANCELED, Phase.EXPIRED, Phase.TRIGGERED}
+)
+_AT_VENUE = (Phase.PENDING, Phase.OPEN, Phase.PARTIAL, Phase.UNKNOWN)
+_WAITING = (Phase.HELD, Phase.DARK)
+
+
+class EventKind(StrEnum):
+    """What can happen to an order."""
+
+    DENY = "deny"  # risk or validation says no
+    RELEASE = "release"  # its parent was filled
+    TRIGGER = "trigger"  # its price was met
+    SUBMIT = "submit"  # journaled, and now sent
+    ACK = "ack"  # the venue has it under an id of its own
+    OPEN = "open"  # it stands in the venue's book
+    FILL = "fill"
+    CANCEL_ASKED = "cancel_asked"
+    CANCEL_REFUSED = "cancel_refused"
+    CANCEL = "cancel"  # it is gone: by us or by the venue
+    EDIT_ASKED = "edit_asked"
+    EDIT_REFUSED = "edit_refused"
+    EDIT = "edit"  # the venue has it with the new terms
+    REJECT = "reject"
+    EXPIRE = "expire"
+    CLOSE = "close"  # the venue says that it is wholly filled
+    LOSE = "lose"  # no answer came: nothing is known
+
+
+class Problem(StrEnum):
+    """What is wrong with an event. The state that goes with it is still the best there is."""
+
+    DUPLICATE = "duplicate"  # harmless: it was counted before
+    LATE = "late"  # harmless: the order had ended; a late fill is counted all the same
+    ILLEGAL = "illegal"  # it can not happen in this phase; nothing was changed
+    OVERFILL = "overfill"  # counted: more was traded than was ordered
+    MISSING_FILLS = "missing_fills"  # the venue says closed, and we have not seen all of it
+
+
+class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One thing that happened, as it is journaled. Which fields count depends on ``kind``."""
+
+    kind: EventKind
+    time_ns: int
+    reqid: str = ""  # ACK, EDIT: the venue's id
+    tid: str = ""  # FILL
+    size: Decimal = ZERO  # FILL; of CLOSE and CANCEL what the venue says was filled in all
+    price: Decimal = ZERO  # FILL; TRIGGER: the price that met it
+    fee: Decimal = ZERO  # FILL
+    fee_asset: str = ""  # FILL
+    order: Order | None = None  # EDIT_ASKED: the new terms; TRIGGER, RELEASE: with what it goes on
+    code: str = ""  # DENY
+    reason: str = ""  # DENY, REJECT, CANCEL, EXPIRE, LOSE, ..._REFUSED
+
+
+class OrderState(msgspec.Struct, frozen=True, kw_only=True):
+    """All that is known of one order. ``value`` is the sum of size times price of its fills."""
+
+    order: Order
+    phase: Phase
+    reqid: str = ""
+    filled: Decimal = ZERO
+    value: Decimal = ZERO
+    fees: dict[str, Decimal] = {}
+    tids: frozenset[str] = frozenset()
+    cancel_called: bool = False
+    editing: Order | None = None  # terms that were sent and not yet confirmed
+    code: str = ""
+    reason: str = ""
+
+    @property
+    def remaining(self) -> Decimal:
+        """Return what is still to trade; never negative."""
+        return max(ZERO, self.order.size - self.filled)
+
+    @property
+    def avg_price(self) -> Decimal | None:
+        """Return the mean price of its fills, or None before the first."""
+        return self.value / self.filled if self.filled else None
+
+    @property
+    def is_over(self) -> bool:
+        """Tell whether it has ended."""
+        return self.phase in TERMINAL
+
+
+class Step(NamedTuple):
+    """What an event did: the state after it, the transition's name, and what was wrong with it."""
+
+    state: OrderState
+    transition: str
+    problem: Problem | None = None
+
+
+Handler = Callable[[OrderState, Event], Step]
+
+
+def begin(order: Order) -> OrderState:
+    """Return the state of an intent that was just accepted from a client."""
+    if order.parent:
+        phase = Phase.HELD
+    elif order.exec_mode == "dark" or order.action is Action.ALERT:
+        phase = Phase.DARK
+    else:
+        phase = Phase.PENDING
+    return OrderState(order=order, phase=phase)
+
+
+def step(state: OrderState, event: Event) -> Step:
+    """Fold one event into an order. Total: never raises, whatever comes."""
+    return TABLE[state.phase, event.kind](state, event)
+
+
+# -- handlers --------------------------------------------------------------------------------
+def _to(state: OrderState, name: str, **changes: object) -> Step:
+    return Step(msgspec.structs.replace(state, **changes), name)
+
+
+def _illegal(state: OrderState, event: Event) -> Step:
+    return Step(state, f"{event.kind} refused", Problem.ILLEGAL)
+
+
+def _late(state: OrderState, event: Event) -> Step:
+    return Step(state, f"late {event.kind}", Problem.LATE)
+
+
+def _again(state: OrderState, event: Event) -> Step:
+    return Step(state, f"{event.kind} again", Problem.DUPLICATE)
+
+
+def _deny(state: OrderState, event: Event) -> Step:
+    return _to(state, "denied", phase=Phase.DENIED, code=event.code, reason=event.reason)
+
+
+def _release(state: OrderState, event: Event) -> Step:
+    order = msgspec.structs.replace(event.order or state.order, parent="")
+    return Step(
+        msgspec.structs.replace(begin(order), cancel_called=state.cancel_called), "released"
+    )
+
+
+def _trigger(state: OrderState, event: Event) -> Step:
+    if state.order.action is Action.ALERT:
+        return _to(state, "alerted", phase=Phase.TRIGGERED)
+    return _to(state, "triggered", phase=Phase.PENDING, order=event.order or state.order)
+
+
+def _submit(state: OrderState, event: Event) -> Step:
+    return Step(state, "submitted")
+
+
+def _ack(state: OrderState, event: Event) -> Step:
+    if state.reqid == event.reqid and state.phase is not Phase.UNKNOWN:
+        return _again(state, event)
+    phase = Phase.PENDING if state.phase is Phase.UNKNOWN and not state.filled else state.phase
+    if state.phase is Phase.UNKNOWN and state.filled:
+        phase = Phase.PARTIAL
+    return _to(state, "acknowledged", reqid=event.reqid or state.reqid, phase=phase)
+
+
+def _late_ack(state: OrderState, event: Event) -> Step:
+    """Keep the venue's id though the order has ended: a late fill is found by it."""
+    kept = msgspec.structs.replace(state, reqid=state.reqid or event.reqid)
+    return Step(kept, "late ack", Problem.LATE)
+
+
+def _open(state: OrderState, event: Event) -> Step:
+    phase = Phase.PARTIAL if state.filled else Phase.OPEN
+    if phase is state.phase:
+        return _again(state, event)
+    return _to(state, "opened", phase=phase, reqid=event.reqid or state.reqid, reason="")
+
+
+def _fill(state: OrderState, event: Event) -> Step:
+    if not event.tid or not event.size > 0:
+        return _illegal(state, event)
+    if event.tid in state.tids:
+        return _again(state, event)
+    fees = dict(state.fees)
+    if event.fee:
+        fees[event.fee_asset] = fees.get(event.fee_asset, ZERO) + event.fee
+    filled = state.filled + event.size
+    counted = msgspec.structs.replace(
+        state,
+        filled=filled,
+        value=state.value + event.size * event.price,
+        fees=fees,
+        tids=state.tids | {event.tid},
+        reqid=state.reqid or event.reqid,
+    )
+    size = _most(state)
+    if filled > size:
+        over = msgspec.structs.replace(counted, phase=Phase.FILLED)
+        return Step(over, "overfilled", Problem.OVERFILL)
+    if filled == size and state.editing is None:
+        return Step(msgspec.structs.replace(counted, phase=Phase.FILLED), "filled")
+    if state.phase in (Phase.DENIED, Phase.REJECTED):  # it does stand: what is true is to be asked
+        doubtful = msgspec.structs.replace(counted, phase=Phase.UNKNOWN)
+        return Step(doubtful, "filled though refused", Problem.LATE)
+    if state.phase in TERMINAL:
+        return Step(counted, "late fill", Problem.LATE)
+    return Step(msgspec.structs.replace(counted, phase=Phase.PARTIAL), "partially filled")
+
+
+def _most(state: OrderState) -> Decimal:
+    """Return the most that may be traded: while an edit is under way, the larger of both sizes."""
+    editing = state.editing
+    return max(state.order.size, editing.size) if editing is not None else state.order.size
+
+
+def _cancel_asked(state: OrderState, event: Event) -> Step:
+    if state.cancel_called:
+        return _again(state, event)
+    return _to(state, "cancel asked", cancel_called=True)
+
+
+def _cancel_refused(state: OrderState, event: Event) -> Step:
+    return _to(state, "cancel refused", cancel_called=False, reason=event.reason)
+
+
+def _edit_asked(state: OrderState, event: Event) -> Step:
+    if event.order is None:
+        return _illegal(state, event)
+    if state.phase in _WAITING:
+        return _to(state, "replaced", order=event.order)
+    return _to(state, "edit asked", editing=event.order)
+
+
+def _edit(state: OrderState, event: Event) -> Step:
+    order = event.order or state.editing
+    if order is None:
+        return _again(state, event)
+    edited = msgspec.structs.replace(
+        state, order=order, editing=None, reqid=event.reqid or state.reqid, reason=""
+    )
+    if edited.filled > order.size:
+        over = msgspec.structs.replace(edited, phase=Phase.FILLED)
+        return Step(over, "overfilled", Problem.OVERFILL)
+    if edited.filled == order.size:
+        phase = Phase.FILLED
+    else:
+        phase = Phase.PARTIAL if edited.filled else Phase.OPEN
+    return Step(msgspec.structs.replace(edited, phase=phase), "edited")
+
+
+def _edit_refused(state: OrderState, event: Event) -> Step:
+    if state.editing is None:
+        return _again(state, event)
+    phase = state.phase
+    if state.filled >= state.order.size:
+        phase = Phase.FILLED  # it was filled while the edit was under way
+    return _to(state, "edit refused", editing=None, reason=event.reason, phase=phase)
+
+
+def _end(phase: Phase, name: str) -> Handler:
+    def end(state: OrderState, event: Event) -> Step:
+        ended = msgspec.structs.replace(
+            state, phase=phase, reason=event.reason, editing=None,
+            reqid=state.reqid or event.reqid,
+        )  # fmt: skip
+        problem = Problem.MISSING_FILLS if event.size > state.filled else None
+        return Step(ended, name, problem)
+
+    return end
+
+
+def _reject(state: OrderState, event: Event) -> Step:
+    if state.filled:  # what has traded was not rejected: what is left of it is gone
+        return _to(state, "rest rejected", phase=Phase.CANCELED, reason=event.reason, editing=None)
+    return _to(state, "rejected", phase=Phase.REJECTED, reason=event.reason, editing=None)
+
+
+def _close(state: OrderState, event: Event) -> Step:
+    """The venue says that it is filled. Fills that we have not seen are to be asked for."""
+    told = max(event.size, _most(state))
+    closed = msgspec.structs.replace(state, phase=Phase.FILLED, editing=None)
+    return Step(closed, "closed", Problem.MISSING_FILLS if told > state.filled else None)
+
+
+def _lose(state: OrderState, event: Event) -> Step:
+    return _to(state, "lost sight of", phase=Phase.UNKNOWN, reason=event.reason)
+
+
+# -- the table -------------------------------------------------------------------------------
+def _table() -> dict[tuple[Phase, EventKind], Handler]:
+    rows: dict[tuple[Phase, EventKind], Handler] = {}
+    for kind in EventKind:
+        for phase in Phase:
+            rows[phase, kind] = _late if phase in TERMINAL else _illegal
+    ends = {
+        EventKind.CANCEL: _end(Phase.CANCELED, "canceled"),
+        EventKind.EXPIRE: _end(Phase.EXPIRED, "expired"),
+    }
+    for phase in _WAITING:
+        for kind, handler in {
+            EventKind.DENY: _deny, EventKind.CANCEL_ASKED: _cancel_asked,
+            EventKind.EDIT_ASKED: _edit_asked, **ends,
+        }.items():  # fmt: skip
+            rows[phase, kind] = handler
+    rows[Phase.HELD, EventKind.RELEASE] = _release
+    rows[Phase.DARK, EventKind.TRIGGER] = _trigger
+    rows[Phase.PENDING, EventKind.DENY] = _deny
+    rows[Phase.PENDING, EventKind.SUBMIT] = _submit
+    rows[Phase.UNKNOWN, EventKind.SUBMIT] = _submit  # a retry with the same id
+    for phase in _AT_VENUE:
+        for kind, handler in {
+            EventKind.ACK: _ack, EventKind.OPEN: _open, EventKind.CANCEL_ASKED: _cancel_asked,
+            EventKind.CANCEL_REFUSED: _cancel_refused, EventKind.EDIT_ASKED: _edit_asked,
+            EventKind.EDIT: _edit, EventKind.EDIT_REFUSED: _edit_refused,
+            EventKind.REJECT: _reject, EventKind.CLOSE: _close, EventKind.LOSE: _lose, **ends,
+        }.items():  # fmt: skip
+            rows[phase, kind] = handler
+    rows[Phase.UNKNOWN, EventKind.LOSE] = _again
+    for phase in Phase:
+        rows[phase, EventKind.FILL] = _fill  # the venue is right, in whatever phase
+    for phase in TERMINAL - {Phase.DENIED}:
+        rows[phase, EventKind.ACK] = _late_ack
+    return rows
+
+
+#: (phase, kind of event) -> what it does. Total: every pair has its entry.
+TABLE: dict[tuple[Phase, EventKind], Handler] = _table()
