@@ -109,3 +109,14 @@ async def test_file_costs_only_itself_when_it_can_not_be_stored(rig: Rig) -> Non
     assert 0 < sum(one.bars for one in report.missing) <= 31 * 24
     assert {one.why for one in report.missing} == {"failed"}
     assert report.sources["archive"].failures == 1
+
+
+@pytest.mark.slow
+async def test_call_ends_with_the_callers_error_when_it_is_told_and_raises(rig: Rig) -> None:
+    """With that error alone, though what waited is still stored, of which it is not told."""
+
+    def fail(far: Progress) -> None:
+        raise LookupError("no more")
+
+    with pytest.raises(LookupError, match="no more"):
+        await rig.manager.get(MARKET, "1h", START, END, progress=fail)

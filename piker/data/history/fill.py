@@ -224,8 +224,11 @@ class Fill:
                     manifest.put_origin(number, part.origin)
 
     def _tell(self, source: str) -> None:
-        if self._progress is not None:
-            self._progress(self._how_far(source))
+        """Tell the caller how far it is; one who raises ends the call, and is told no more."""
+        progress, self._progress = self._progress, None
+        if progress is not None:
+            progress(self._how_far(source))
+            self._progress = progress
 
     def _how_far(self, source: str) -> Progress:
         coverage = self._store.coverage(self.series, *self._request)
