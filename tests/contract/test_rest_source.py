@@ -18,7 +18,7 @@ from piker.data.history.sources import MAX_PAGES, Fetched, RestSource
 from piker.data.ranges import Range
 from piker.data.store.series import Series
 from piker.data.store.store import Store
-from piker.errors import HistoryError, Transient
+from piker.errors import DataUnavailable, HistoryError, Transient
 from piker.ohlcv import KLINE_DTYPE
 from piker.testing.faults import Fault
 from piker.testing.loopback import open_loopback, point_backend_at
@@ -92,3 +92,26 @@ async def test_what_came_is_kept_and_more_promised_when_answers_are_small() -> N
         await source.fetch(unit, NOW, keep)
     assert len(asked) == MAX_PAGES
     assert sum(len(one.rows) for one in kept) == MAX_PAGES
+
+
+@pytest.mark.parametrize("offered", [False, True])
+async def test_no_hole_is_known_when_a_backend_has_no_bars_of_that_length(offered: bool) -> None:
+    """What a stranger's backend says of a length that it does not offer is no word about bars."""
+
+    async def get_ohlc(timeframe: float, end_dt: Any, start_dt: Any) -> Any:
+        raise DataUnavailable("this venue has 1-minute bars only")
+
+    source = RestSource(Series("x", "y.spot", "1h"), get_ohlc, {}, 10, offered=offered)
+    kept: list[Fetched] = []
+
+    async def keep(fetched: Fetched) -> None:
+        kept.append(fetched)
+
+    unit = Unit(0, 36_000)
+    if not offered:
+        with pytest.raises(DataUnavailable, match="1-minute"):
+            await source.fetch(unit, NOW, keep)
+        assert all(one.start_s == one.end_s for one in kept)
+        return
+    await source.fetch(unit, NOW, keep)
+    assert [(one.start_s, one.end_s, one.final) for one in kept] == [(0, 36_000, True)]

@@ -174,8 +174,12 @@ class RestSource:
 
     name = "rest"
 
-    def __init__(self, series: Series, get_ohlc: Any, config: dict[str, int], page: int) -> None:
+    def __init__(
+        self, series: Series, get_ohlc: Any, config: dict[str, int], page: int,
+        *, offered: bool = True,
+    ) -> None:  # fmt: skip
         self._series = series
+        self._offered = offered  # whether the backend says that it has bars of this length
         self._timeframe = series.timeframe
         self._get_ohlc = get_ohlc
         self._page = page
@@ -249,11 +253,11 @@ class RestSource:
             )
         except NoData:
             return Fetched(_NONE, start_s, max(start_s, min(end_s, settled)), False)
-        except NotOffered:
-            raise  # it may exist: nothing is remembered of it
         except SymbolNotFound as err:  # listed, as one that is traded no more
             raise NotOffered(err.message) from err
         except DataUnavailable as err:
+            if isinstance(err, NotOffered) or not self._offered:
+                raise  # bars may exist: nothing is remembered of them
             return Fetched(_NONE, start_s, end_s, True, err.message)
         rows, defects = sound(frame, timeframe, Range(start_s, end_s))
         if not len(rows):
@@ -391,6 +395,7 @@ def _rest_source(
     native = backend.capabilities.history_native
     finer = None if series.interval in native else finer_of(series.timeframe, native)
     if finer is None:
-        return RestSource(series, get_ohlc, config, page)
+        offered = series.interval in backend.capabilities.history
+        return RestSource(series, get_ohlc, config, page, offered=offered)
     short = Series(series.provider, series.market, str(finer))
     return ComposedSource(series, short, RestSource(short, get_ohlc, config, page), page)
