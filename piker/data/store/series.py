@@ -10,9 +10,14 @@ import msgspec
 from piker.errors import ConfigError
 from piker.ohlcv import Timeframe
 
-__all__ = ["Series"]
+__all__ = ["Series", "folder_of"]
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,79}")  # a provider or market id; never a path
+
+
+def folder_of(provider: str, market: str, interval: str) -> str:
+    """Return where the files of a series of these names are, below the store."""
+    return f"{provider}/{market}/{interval.replace('M', 'mo')}"
 
 
 class Series(msgspec.Struct, frozen=True):
@@ -52,7 +57,7 @@ class Series(msgspec.Struct, frozen=True):
     @property
     def folder(self) -> Path:
         """Return where its files are, below the store. A month is ``1mo``: disks may fold case."""
-        return Path(self.provider, self.market, self.interval.replace("M", "mo"))
+        return Path(folder_of(self.provider, self.market, self.interval))
 
     def __str__(self) -> str:
         """Return ``btcusdt.spot.binance/1m``."""

@@ -48,10 +48,10 @@ def turn(folder: Path, what: object, *, wait_s: float = LOCK_S) -> Iterator[bool
         os.close(fd)
 
 
-def may_be_cut(folder: Path) -> bool:
+def may_be_cut(folder: str) -> bool:
     """Tell whether somebody writes in a folder now, or was killed when he did."""
     try:
-        return (folder / _FILE).stat().st_size > 0
+        return os.stat(f"{folder}/{_FILE}").st_size > 0
     except OSError:
         return False
 
