@@ -56,13 +56,13 @@ class Action(StrEnum):
 class OrderKind(StrEnum):
     """How an order trades. Backends say which they do natively; emsd does the rest."""
 
-    MARKET = "market"
-    LIMIT = "limit"
+    MARKET = "market"  # at whatever price there is
+    LIMIT = "limit"  # at ``price`` or better
     STOP = "stop"  # a market order once the price has gone against ``trigger``
-    STOP_LIMIT = "stop_limit"
+    STOP_LIMIT = "stop_limit"  # a limit order once the price has gone against ``trigger``
     TRAILING_STOP = "trailing_stop"  # a stop that follows the price at the distance ``trail``
     TAKE_PROFIT = "take_profit"  # a market order once the price has gone in favour of ``trigger``
-    TAKE_PROFIT_LIMIT = "take_profit_limit"
+    TAKE_PROFIT_LIMIT = "take_profit_limit"  # a limit order, likewise
 
 
 class TimeInForce(StrEnum):

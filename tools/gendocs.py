@@ -25,6 +25,7 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tools"))
 
+import order_tables  # noqa: E402 - beside this file
 from cli_reference import commands, render_command  # noqa: E402 - beside this file
 from docs_words import (  # noqa: E402
     BAR_WORDS,
@@ -315,6 +316,8 @@ BLOCKS: dict[str, Callable[[str], str]] = {
     "environment": environment,
     "dtype": dtype_table,
     "tick-types": tick_types,
+    "lifecycle": lambda _: table(*order_tables.lifecycle()),
+    "order-kinds": lambda _: table(*order_tables.order_kinds()),
 }
 
 

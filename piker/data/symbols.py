@@ -20,6 +20,7 @@ import msgspec
 
 from piker.clock import NS, wall_ns
 from piker.config import data_dir
+from piker.data.store.database import write_ahead
 from piker.data.symbol_search import Search
 from piker.errors import DataQuality, ProviderError, StoreError
 from piker.market import MktPair
@@ -104,7 +105,7 @@ class SymbolDb:
             self._db = sqlite3.connect(
                 path, timeout=BUSY_S, isolation_level=None, check_same_thread=False
             )
-            self._db.execute("PRAGMA journal_mode = WAL")
+            write_ahead(self._db)
             self._db.execute("PRAGMA synchronous = NORMAL")  # a crash loses a list, not the file
             self._migrate()
 

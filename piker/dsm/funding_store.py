@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from piker.data.ranges import Range, intersect, subtract, union
+from piker.data.store.database import write_ahead
 from piker.errors import StoreError
 
 __all__ = ["RATE_DTYPE", "FundingStore"]
@@ -113,7 +114,7 @@ class FundingStore:
         self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         db = sqlite3.connect(self.path, timeout=BUSY_S, isolation_level=None)
         try:
-            db.execute("PRAGMA journal_mode = WAL")
+            write_ahead(db)
             db.execute("PRAGMA synchronous = FULL")
             if db.execute("PRAGMA user_version").fetchone()[0] == 0:
                 with _commit(db):
