@@ -17,6 +17,7 @@ __all__ = [
     "DataQuality",
     "DataUnavailable",
     "HistoryError",
+    "JournalDamaged",
     "NoData",
     "NotOffered",
     "PeerLost",
@@ -104,6 +105,19 @@ class StoreError(PikerError):
                 remedy="Free some space; what was stored before is whole.",
             )
         return cls(f"can not write to {place}: {err}.")
+
+
+class JournalDamaged(PikerError):
+    """The journal is not what was written; nothing was changed, and trading does not start.
+
+    ``what`` says which file, bytes or row.
+    """
+
+    exit_code = 10
+
+    def __init__(self, message: str, *, what: str = "", remedy: str = "") -> None:
+        super().__init__(message, remedy=remedy)
+        self.what = what
 
 
 # -- the venue's ----------------------------------------------------------------------------

@@ -109,6 +109,8 @@ WHAT_TO_DO = {
     "Refused": "run both ends as the same user, with the same `PIKER_RUNTIME_DIR`",
     "ShmError": "free memory or lower the sizes under `[feed]`; `piker doctor` says which",
     "StoreError": "free disk space, or see `piker store verify` and `piker store repair`",
+    "JournalDamaged": "copy the journal's folder away before anything else; the message says which "
+    "file, bytes or row differ from what was written, and every row before that still verifies",
     "HistoryError": "ask again later; `partial` holds what was obtained, and why the rest was not",
     "BrokerError": "catch it to catch whatever a venue does",
     "Transient": "wait, at least `retry_after` seconds where it is set, then try again",

@@ -1,0 +1,391 @@
+"""The journal's folder and the SQLite file in it: one writer, append only. Sync, blocking.
+
+The folder holds ``rows.db`` with its log, and the seals of :mod:`piker.clearing.journal_seal`.
+It is made whole and renamed into place; whoever writes holds a lock on the folder itself, and
+SQLite's exclusive mode keeps every other program from the file, so that a checkpoint happens
+when it is said here and never else.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import sqlite3
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
+
+import msgspec
+import xxhash
+
+import piker
+from piker.clearing import journal_seal as seal
+from piker.clearing.journal_seal import Head, Sums
+from piker.clearing.records import CHAIN_BYTES, Duplicate, Prepared, Row, chain_of, link
+from piker.errors import JournalDamaged, StoreError
+
+__all__ = [
+    "CHECKPOINT_BYTES",
+    "MIGRATIONS",
+    "JournalFile",
+    "connect",
+    "copy_of",
+    "create",
+    "leave",
+]
+
+CHECKPOINT_BYTES = 16 * 1024 * 1024  # of log: about 30,000 rows, read at an open in 10 ms
+COPY_ATTEMPTS = 50  # copies of a journal that is being written: each takes what one checkpoint does
+_COLUMNS = "seq, time_ns, kind, account, oid, payload, actor, chain"
+
+Migration = Callable[[sqlite3.Connection], None]
+
+
+def _first(db: sqlite3.Connection) -> None:
+    """Version 1: the rows, and the keys that may be there once."""
+    db.execute("CREATE TABLE meta (name TEXT PRIMARY KEY, value) WITHOUT ROWID")
+    db.execute(
+        "CREATE TABLE rows (seq INTEGER PRIMARY KEY, time_ns INTEGER NOT NULL, kind TEXT NOT NULL,"
+        " account TEXT NOT NULL, oid TEXT NOT NULL, payload BLOB NOT NULL, actor TEXT NOT NULL,"
+        " chain BLOB NOT NULL)"
+    )
+    db.execute("CREATE TABLE once (key BLOB PRIMARY KEY, seq INTEGER NOT NULL) WITHOUT ROWID")
+    db.execute("INSERT INTO meta VALUES ('genesis', ?)", (os.urandom(CHAIN_BYTES),))
+
+
+#: What brings a file from one version of its schema to the next. Appended to, never changed.
+MIGRATIONS: tuple[Migration, ...] = (_first,)
+
+
+# -- files ----------------------------------------------------------------------------------
+def connect(folder: Path) -> sqlite3.Connection:
+    """Return a connection that alone uses the file, syncs every commit, and never checkpoints."""
+    db = sqlite3.connect(folder / seal.DATABASE, isolation_level=None, check_same_thread=False)
+    try:
+        db.execute("PRAGMA locking_mode = EXCLUSIVE")  # before the log is touched: no shm file
+        db.execute(f"PRAGMA page_size = {seal.PAGE}")
+        db.execute("PRAGMA journal_mode = WAL")
+        db.execute("PRAGMA synchronous = FULL")
+        db.execute("PRAGMA wal_autocheckpoint = 0")
+    except sqlite3.Error:
+        leave(db)
+        raise
+    return db
+
+
+def leave(db: sqlite3.Connection) -> None:
+    """Close a connection and leave the log as it is: an interrupted one makes no checkpoint."""
+    db.interrupt()
+    db.close()
+
+
+def create(path: Path) -> None:
+    """Make an empty journal at ``path`` unless there is one: whole, or not at all."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with _locked(path.parent, wait=True):
+        for left in path.parent.glob(f".{path.name}.new-*"):
+            shutil.rmtree(left)
+        if path.exists():
+            return
+        part = Path(tempfile.mkdtemp(prefix=f".{path.name}.new-", dir=path.parent))
+        with closing(connect(part)) as db:
+            db.execute("BEGIN IMMEDIATE")
+            _upgrade(db, MIGRATIONS)
+            db.execute("COMMIT")
+            db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            genesis = _genesis(db)
+        _seal_new(part, genesis)
+        seal.reached("made")
+        os.rename(part, path)
+        seal.sync_folder(path.parent)
+
+
+def _seal_new(folder: Path, genesis: bytes) -> None:
+    data = (folder / seal.DATABASE).read_bytes()
+    pages = (data[at : at + seal.PAGE] for at in range(0, len(data), seal.PAGE))
+    empty = xxhash.xxh3_128_digest(b"")
+    sums = Sums(1, empty, b"".join(xxhash.xxh3_64_digest(page) for page in pages))
+    seal.write_sums(folder, sums)
+    fd = os.open(folder / seal.HEAD, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        seal.write_head(fd, Head(1, 0, empty, 0, genesis), sync=True)
+    finally:
+        os.close(fd)
+    seal.sync_folder(folder)
+
+
+def _genesis(db: sqlite3.Connection) -> bytes:
+    found = db.execute("SELECT value FROM meta WHERE name = 'genesis'").fetchone()
+    return bytes(found[0])
+
+
+def _upgrade(db: sqlite3.Connection, migrations: Sequence[Migration]) -> None:
+    """Run the migrations that are missing, inside the caller's transaction."""
+    (version,) = db.execute("PRAGMA user_version").fetchone()
+    for migration in migrations[version:]:
+        migration(db)
+    db.execute(f"PRAGMA user_version = {len(migrations)}")
+    db.execute("INSERT OR REPLACE INTO meta VALUES ('written_by', ?)", (piker.__version__,))
+
+
+@contextmanager
+def _locked(folder: Path, *, wait: bool = False, shared: bool = False) -> Iterator[None]:
+    """Hold the lock of a folder; raise ``BlockingIOError`` where it is held and not waited for."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        how = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+        fcntl.flock(fd, how if wait else how | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(fd)
+
+
+@contextmanager
+def copy_of(path: Path, *, check: bool = True) -> Iterator[Path]:
+    """Copy a journal, in use or not, into a private folder that lasts as long as the block.
+
+    With ``check`` the copy's seals hold, or ``JournalDamaged`` is raised: a copy taken in the
+    middle of a writer's checkpoint does not check either, and is taken again.
+    """
+    if not path.is_dir():
+        raise StoreError(f"there is no journal at {path}.")
+    with tempfile.TemporaryDirectory(prefix="piker-journal-") as room:
+        copy = Path(room) / path.name
+        for attempt in range(COPY_ATTEMPTS):
+            try:
+                with _locked(path, shared=True):
+                    _copy(path, copy)
+                    in_use = False
+            except BlockingIOError:
+                _copy(path, copy)
+                in_use = True
+            if not check and not in_use:
+                break
+            try:
+                seal.check_files(copy)
+                break
+            except JournalDamaged as err:
+                if not in_use or attempt == COPY_ATTEMPTS - 1:
+                    if not check:
+                        break
+                    raise seal.damaged(path, err.what) from err
+        yield copy
+
+
+def _copy(path: Path, copy: Path) -> None:
+    """Copy the files, the head first: what is copied of the log later is never less."""
+    if copy.exists():
+        shutil.rmtree(copy)
+    copy.mkdir(mode=0o700)
+    for name in (seal.HEAD, seal.WAL, seal.DATABASE, seal.SUMS, seal.NEXT):
+        with suppress(FileNotFoundError):
+            shutil.copyfile(path / name, copy / name)
+
+
+# -- the open journal -----------------------------------------------------------------------
+class JournalFile:
+    """An open journal: its lock, its connection, its seals. Not for two threads at once."""
+
+    def __init__(self, path: Path, *, migrations: Sequence[Migration] = MIGRATIONS) -> None:
+        """Open the journal at ``path`` for writing, check it, and finish what a crash left.
+
+        Raises ``JournalDamaged`` with nothing changed, or ``StoreError``: in use, of a later
+        piker, no room.
+        """
+        self.path = path
+        self._lock = _locked(path)
+        try:
+            self._lock.__enter__()
+        except BlockingIOError as err:
+            raise StoreError(
+                f"the journal {path} is in use by another process.",
+                remedy="One emsd writes a journal; others may open it to read meanwhile.",
+            ) from err
+        self._db: sqlite3.Connection | None = None
+        self._head_fd = -1
+        try:
+            self._open(migrations)
+        except BaseException:
+            self.abandon()
+            raise
+
+    def _open(self, migrations: Sequence[Migration]) -> None:
+        self.head, self.sums, log = seal.check_files(self.path)
+        self._head_fd = os.open(self.path / seal.HEAD, os.O_WRONLY | os.O_CLOEXEC)
+        for stray in ("sums.part", "backup.part"):
+            (self.path / stray).unlink(missing_ok=True)
+        if self.sums.generation != self.head.generation:  # only the end of a checkpoint is missing
+            self._end_checkpoint(self.sums)
+        end = seal.last_frames(log, self.head.log_bytes).end
+        if len(log) > end:  # of a commit that did not come to its end
+            os.truncate(self.path / seal.WAL, end)
+        self._db = connect(self.path)
+        self._refuse_newer(len(migrations))
+        self.genesis = _genesis(self._db)
+        self._take_up(log[:end])
+        if self._version() < len(migrations):
+            self._migrate(migrations)
+
+    def _version(self) -> int:
+        (version,) = self.db.execute("PRAGMA user_version").fetchone()
+        return int(version)
+
+    @property
+    def db(self) -> sqlite3.Connection:
+        """Return the connection; raise ``StoreError`` when the journal is closed."""
+        if self._db is None:
+            raise StoreError(f"the journal {self.path} is closed.")
+        return self._db
+
+    def written_by(self) -> str:
+        """Return the name of the piker that last changed the schema."""
+        found = self.db.execute("SELECT value FROM meta WHERE name = 'written_by'").fetchone()
+        return f"piker {found[0]}" if found else "another piker"
+
+    def _refuse_newer(self, ours: int) -> None:
+        version = self._version()
+        if version > ours:
+            raise StoreError(
+                f"the journal {self.path} has version {version} of its schema, written by "
+                f"{self.written_by()}; this piker knows {ours}.",
+                remedy="Start that version of piker, or a later one.",
+            )
+
+    def _take_up(self, log: bytes) -> None:
+        """Begin where the rows end: at the head, or beyond it by commits that nobody was told."""
+        seq, chain = 0, self.genesis
+        if self.head.seq:
+            found = self.rows(self.head.seq - 1, 1)
+            seq, chain = (found[0].seq, found[0].chain) if found else (0, b"")
+        if (seq, chain) != (self.head.seq, self.head.chain):
+            raise seal.damaged(self.path, f"row {self.head.seq} is not the one that was written")
+        while more := self.rows(seq, 1000):
+            for row in more:
+                if row.seq != seq + 1 or row.chain != chain_of(row, chain):
+                    raise seal.damaged(self.path, f"row {seq + 1} does not follow row {seq}")
+                seq, chain = row.seq, row.chain
+        self._log = xxhash.xxh3_128(log)
+        if log:
+            self._put_head(Head(self.head.generation, len(log), self._log.digest(), seq, chain))
+            self.checkpoint()
+
+    def _put_head(self, head: Head, *, sync: bool = False) -> None:
+        seal.write_head(self._head_fd, head, sync=sync)
+        self.head = head
+
+    def _migrate(self, migrations: Sequence[Migration]) -> None:
+        """Bring the schema to ours in one commit, after a whole copy of the file was synced."""
+        part = self.path / "backup.part"
+        self.db.execute("VACUUM INTO ?", (str(part),))
+        with open(part, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(part, self.path / f"backup-{self._version()}.db")
+        seal.sync_folder(self.path)
+        seal.reached("backed up")
+        self.db.execute("BEGIN IMMEDIATE")
+        _upgrade(self.db, migrations)
+        self.db.execute("COMMIT")
+        self._seal_commit(self.head.seq, self.head.chain)
+        self.checkpoint()
+
+    # -- writing ------------------------------------------------------------------------------
+    def append(self, records: Sequence[Prepared]) -> list[int | Duplicate]:
+        """Write records in one commit and sync it; return each one's seq, or where it was before.
+
+        Raises ``sqlite3.Error`` or ``OSError``, after which only :meth:`abandon` is left: whether
+        the commit reached the disk is known when the journal is opened again.
+        """
+        db, answers = self.db, list[int | Duplicate]()
+        seq, chain, rows = self.head.seq, self.head.chain, list[Row]()
+        db.execute("BEGIN IMMEDIATE")
+        for row, key in records:
+            if key is not None:
+                there = db.execute("SELECT seq FROM once WHERE key = ?", (key,)).fetchone()
+                if there is not None:
+                    answers.append(Duplicate(there[0]))
+                    continue
+                db.execute("INSERT INTO once VALUES (?, ?)", (key, seq + 1))
+            placed = link(row, seq + 1, chain)
+            seq, chain = placed.seq, placed.chain
+            rows.append(placed)
+            answers.append(seq)
+        db.executemany(f"INSERT INTO rows ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
+        seal.reached("commit")
+        db.execute("COMMIT")
+        if rows:
+            seal.reached("committed")
+            self._seal_commit(seq, chain)
+        return answers
+
+    def _seal_commit(self, seq: int, chain: bytes) -> None:
+        """Put into the head what the last commit added to the log."""
+        with open(self.path / seal.WAL, "rb") as file:
+            file.seek(self.head.log_bytes)
+            added = file.read()
+        self._log.update(added)
+        size = self.head.log_bytes + len(added)
+        self._put_head(Head(self.head.generation, size, self._log.digest(), seq, chain))
+
+    @property
+    def wants_checkpoint(self) -> bool:
+        """Tell whether the log has grown to the length at which it is brought in."""
+        return self.head.log_bytes >= CHECKPOINT_BYTES
+
+    def checkpoint(self) -> None:
+        """Bring the log into the database file. A crash at any point of it is made good."""
+        if not self.head.log_bytes:
+            return
+        self._put_head(self.head, sync=True)
+        log = (self.path / seal.WAL).read_bytes()
+        frames = seal.last_frames(log, self.head.log_bytes)
+        pages = bytearray(self.sums.pages[: 8 * frames.size])
+        pages.extend(bytes(8 * frames.size - len(pages)))
+        for number, page in frames.pages.items():
+            pages[8 * number : 8 * number + 8] = xxhash.xxh3_64_digest(page)
+        coming = Sums(self.head.generation + 1, self.head.log_digest, bytes(pages))
+        seal.write_sums(self.path, coming, seal.NEXT)
+        seal.reached("announced")
+        busy, *_ = self.db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        if busy:
+            raise sqlite3.OperationalError("the log could not be brought in: another user")
+        seal.reached("copied")
+        self._end_checkpoint(coming)
+        self._log = xxhash.xxh3_128()
+
+    def _end_checkpoint(self, coming: Sums) -> None:
+        with suppress(FileNotFoundError):
+            os.replace(self.path / seal.NEXT, self.path / seal.SUMS)
+        seal.sync_folder(self.path)
+        seal.reached("sealed")
+        empty = xxhash.xxh3_128_digest(b"")
+        head = msgspec.structs.replace(
+            self.head, generation=coming.generation, log_bytes=0, log_digest=empty
+        )
+        self._put_head(head, sync=True)
+        self.sums = coming
+
+    # -- reading ------------------------------------------------------------------------------
+    def rows(self, since: int, limit: int) -> list[Row]:
+        """Return up to ``limit`` rows after ``since``, in order."""
+        found = self.db.execute(
+            f"SELECT {_COLUMNS} FROM rows WHERE seq > ? ORDER BY seq LIMIT ?", (since, limit)
+        )
+        return [Row._make(columns) for columns in found]
+
+    # -- the end ------------------------------------------------------------------------------
+    def close(self) -> None:
+        """Bring the log in and close."""
+        self.checkpoint()
+        self.abandon()
+
+    def abandon(self) -> None:
+        """Close and leave the files as they are, as a crash would."""
+        db, self._db = self._db, None
+        if db is not None:
+            leave(db)
+        if self._head_fd >= 0:
+            os.close(self._head_fd)
+            self._head_fd = -1
+        self._lock.__exit__(None, None, None)

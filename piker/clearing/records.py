@@ -1,0 +1,201 @@
+"""What the journal keeps: its records, their bytes, and the chain that binds each to all before.
+
+A :class:`Record` is one row. What it says is one of :data:`Entry`, a tagged union: it is decoded
+once, fields of a later piker are tolerated, and a kind of a later piker is refused in a sentence.
+The chain is BLAKE2b of 16 bytes over the chain of the row before and the row's own bytes, so
+that a row can not be changed, removed, doubled or moved without every later one telling.
+"""
+
+from __future__ import annotations
+
+from hashlib import blake2b
+from typing import NamedTuple
+
+import msgspec
+
+from piker.clearing.lifecycle import Event, EventKind
+from piker.errors import RangeError, StoreError
+from piker.orders import BrokerdPosition, Order
+
+__all__ = [
+    "CHAIN_BYTES",
+    "MAX_ROW_BYTES",
+    "Duplicate",
+    "Entry",
+    "Happened",
+    "Intent",
+    "Note",
+    "Position",
+    "Prepared",
+    "Record",
+    "RiskChange",
+    "Row",
+    "chain_of",
+    "link",
+    "once_key",
+    "prepare",
+    "read_row",
+]
+
+CHAIN_BYTES = 16  # 2**64 rows before two of them are as likely as not to share a value
+MAX_ROW_BYTES = 64 * 1024  # a hundred times the longest order; what is longer is a mistake
+
+
+class Intent(msgspec.Struct, frozen=True, tag="intent", omit_defaults=True):
+    """A client's order, before anything is sent. One per oid; edits of it are events."""
+
+    order: Order
+
+
+class Happened(msgspec.Struct, frozen=True, tag="event", omit_defaults=True):
+    """Something happened to the record's oid. ``symbol`` is the whole fqme of its market."""
+
+    event: Event
+    symbol: str = ""
+
+
+class Position(msgspec.Struct, frozen=True, tag="position", omit_defaults=True):
+    """A position as the venue told it."""
+
+    told: BrokerdPosition
+
+
+class RiskChange(msgspec.Struct, frozen=True, tag="risk", omit_defaults=True):
+    """The trading state of an account (all of them where the record has none), and why."""
+
+    state: str  # active, reducing or halted
+    reason: str = ""
+
+
+class Note(msgspec.Struct, frozen=True, tag="note", omit_defaults=True):
+    """Something worth keeping that changes no order: an overfill, what reconciling found."""
+
+    about: str  # one word: overfill, reconcile, ...
+    text: str = ""
+    details: dict[str, str] = {}
+
+
+Entry = Intent | Happened | Position | RiskChange | Note
+
+KINDS: dict[type[msgspec.Struct], str] = {
+    Intent: "intent", Happened: "event", Position: "position", RiskChange: "risk", Note: "note",
+}  # fmt: skip
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One row: what is said, of which account and order, by whom. ``seq`` counts from 1.
+
+    ``actor`` is a client's name and uid, ``emsd``, or a backend's name. ``seq`` and ``chain`` are
+    the journal's own: what the writer gives is not looked at.
+    """
+
+    entry: Entry
+    time_ns: int
+    account: str = ""
+    oid: str = ""
+    actor: str = "emsd"
+    seq: int = 0
+    chain: bytes = b""
+
+    @property
+    def kind(self) -> str:
+        """Return the entry's tag: intent, event, position, risk or note."""
+        return KINDS[type(self.entry)]
+
+
+class Row(NamedTuple):
+    """A record as it lies in the file, its columns in their order."""
+
+    seq: int
+    time_ns: int
+    kind: str
+    account: str
+    oid: str
+    payload: bytes
+    actor: str
+    chain: bytes
+
+
+class Duplicate(NamedTuple):
+    """The answer for a record that is there already; ``seq`` is where. Nothing was written."""
+
+    seq: int
+
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(Entry)
+
+
+class Prepared(NamedTuple):
+    """A record made ready for its row: everything of it but its place."""
+
+    row: Row  # seq 0, no chain
+    key: bytes | None
+
+
+def prepare(record: Record) -> Prepared:
+    """Return a record ready to be written; raise ``RangeError`` for what no row can hold."""
+    payload = _encoder.encode(record.entry)
+    row = Row(
+        0, record.time_ns, record.kind, record.account, record.oid, payload, record.actor, b""
+    )
+    try:
+        size = len(_encoder.encode(row))
+    except UnicodeEncodeError as err:
+        raise RangeError(f"a record of {record.oid!r} has text that is no Unicode: {err}.") from err
+    if size > MAX_ROW_BYTES:
+        raise RangeError(
+            f"a record of {record.oid!r} has {size} bytes; a row of the journal has at most "
+            f"{MAX_ROW_BYTES}."
+        )
+    if not 0 <= record.time_ns < 2**63:
+        raise RangeError(f"a record of {record.oid!r} has the impossible time {record.time_ns}.")
+    return Prepared(row, once_key(record))
+
+
+def link(row: Row, seq: int, before: bytes) -> Row:
+    """Return ``row`` at its place: at ``seq``, chained to the one ``before`` it."""
+    placed = row._replace(seq=seq)
+    return placed._replace(chain=chain_of(placed, before))
+
+
+def chain_of(row: Row, before: bytes) -> bytes:
+    """Return what the row's chain must be, after a row whose chain is ``before``."""
+    return blake2b(before + _encoder.encode(row[:-1]), digest_size=CHAIN_BYTES).digest()
+
+
+def read_row(row: Row, *, written_by: str = "a later piker") -> Record:
+    """Return the record of a row; raise ``StoreError`` for a kind that this piker does not know."""
+    if row.kind not in KINDS.values():
+        raise StoreError(
+            f"row {row.seq} of the journal is of the kind {row.kind!r}, which this piker does not "
+            f"know; {written_by} wrote it.",
+            remedy="Start that version of piker, or a later one.",
+        )
+    try:
+        entry = _decoder.decode(row.payload)
+    except msgspec.DecodeError as err:
+        raise StoreError(
+            f"row {row.seq} of the journal ({row.kind}) can not be read: {err}; {written_by} "
+            "wrote it.",
+            remedy="Start that version of piker, or a later one.",
+        ) from err
+    return Record(
+        entry=entry, time_ns=row.time_ns, account=row.account, oid=row.oid,
+        actor=row.actor, seq=row.seq, chain=row.chain,
+    )  # fmt: skip
+
+
+def once_key(record: Record) -> bytes | None:
+    """Return the key that may be in the journal once only, or None for a record without one.
+
+    An intent's is its oid; a fill's its account, market and trade id.
+    """
+    entry = record.entry
+    if isinstance(entry, Intent):
+        parts = ["intent", entry.order.oid]
+    elif isinstance(entry, Happened) and entry.event.kind is EventKind.FILL:
+        parts = ["fill", record.account, entry.symbol, entry.event.tid]
+    else:
+        return None
+    return blake2b(_encoder.encode(parts), digest_size=CHAIN_BYTES).digest()

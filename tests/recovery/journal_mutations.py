@@ -1,0 +1,162 @@
+"""Damage done to a journal at random, and whether it is seen. A script.
+
+    python journal_mutations.py FOLDER MUTATIONS SEED
+
+Journals are taken as they lie on the disk in each state that a writer or a crash leaves them in;
+one bit, one length or one row of one is changed; then it is opened as emsd would. What opens
+without a word counts as missed, unless its rows are the same and the change lies in bytes that
+no commit ever vouched for.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import sqlite3
+import sys
+from collections import Counter
+from collections.abc import Callable
+from decimal import Decimal
+from pathlib import Path
+
+from piker.clearing import journal_seal as seal
+from piker.clearing.journal import verify
+from piker.clearing.journal_file import JournalFile, create
+from piker.clearing.lifecycle import Event, EventKind
+from piker.clearing.records import Happened, Intent, Prepared, Record, prepare
+from piker.errors import JournalDamaged
+from piker.orders import Action, Order
+
+ORDERS = 150
+VERIFIED = 20  # every so many mutations, verify is asked too: it reads every row
+STATES = ("closed", "log", "announced", "copied", "sealed")
+
+
+def pair(number: int) -> list[Prepared]:
+    """Return an intent and its fill, each different from every other."""
+    oid = f"order-{number}"
+    order = Order(
+        oid=oid, symbol="btcusdt.spot.binance", account="paper", action=Action.BUY,
+        size=Decimal(1 + number % 7), price=Decimal(64_000 + number),
+    )  # fmt: skip
+    event = Event(
+        kind=EventKind.FILL, time_ns=number, tid=str(number), size=Decimal(1), price=order.price
+    )
+    return [
+        prepare(Record(entry=Intent(order), time_ns=number, account="paper", oid=oid)),
+        prepare(Record(entry=Happened(event, order.symbol), time_ns=number, oid=oid)),
+    ]
+
+
+def make(path: Path, state: str) -> None:
+    """Write a journal and leave it in ``state``, by a kill where it needs one."""
+    pid = os.fork()
+    if pid:
+        _, status = os.waitpid(pid, 0)
+        assert (os.WTERMSIG(status) == signal.SIGKILL) == (state != "closed"), "died otherwise"
+        return
+    try:
+        create(path)
+        file = JournalFile(path)
+        for number in range(ORDERS):
+            file.append(pair(number))
+            if number == ORDERS // 2:
+                file.checkpoint()
+        seal.reached = lambda name: os.kill(os.getpid(), 9) if name == state else None
+        if state == "log":
+            os.kill(os.getpid(), signal.SIGKILL)
+        file.close()
+        os._exit(0)
+    finally:
+        os._exit(1)
+
+
+def flip(path: Path, chance: random.Random) -> str:
+    """Turn one bit of one file: each file as likely as the others, else one would have all."""
+    file = chance.choice([f for f in sorted(path.iterdir()) if f.stat().st_size])
+    data = bytearray(file.read_bytes())
+    at = chance.randrange(len(data))
+    data[at] ^= 1 << chance.randrange(8)
+    file.write_bytes(data)
+    return f"flip {file.name}"
+
+
+def cut(path: Path, chance: random.Random) -> str:
+    """Shorten one file."""
+    file = chance.choice([f for f in sorted(path.iterdir()) if f.stat().st_size])
+    os.truncate(file, chance.randrange(file.stat().st_size))
+    return f"cut {file.name}"
+
+
+def row(path: Path, chance: random.Random) -> str:
+    """Remove, double or swap rows with SQLite itself, which makes sound pages of it."""
+    how = chance.choice(("remove", "double", "swap"))
+    db = sqlite3.connect(path / seal.DATABASE)
+    (last,) = db.execute("SELECT max(seq) FROM rows").fetchone()
+    one = chance.randrange(1, last)
+    if how == "remove":
+        db.execute("DELETE FROM rows WHERE seq = ?", (chance.choice((one, last)),))
+    elif how == "double":
+        db.execute(
+            "INSERT INTO rows SELECT ?, time_ns, kind, account, oid, payload, actor, chain"
+            " FROM rows WHERE seq = ?",
+            (last + 1, one),
+        )
+    else:
+        for was, now in ((one, -1), (one + 1, one), (-1, one + 1)):
+            db.execute("UPDATE rows SET seq = ? WHERE seq = ?", (now, was))
+    db.commit()
+    db.close()
+    return f"{how} row"
+
+
+def seen(path: Path) -> bool:
+    """Tell whether a start refuses the journal; it must then have changed nothing."""
+    before = {file.name: file.read_bytes() for file in path.iterdir()}
+    try:
+        file = JournalFile(path)
+    except JournalDamaged:
+        assert {file.name: file.read_bytes() for file in path.iterdir()} == before, "changed"
+        return True
+    file.abandon()
+    return False
+
+
+def main() -> None:
+    """Mutate, and count."""
+    folder, mutations, seed = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+    chance = random.Random(seed)
+    ways: tuple[Callable[[Path, random.Random], str], ...] = (flip, flip, flip, cut, row)
+    ends = {}
+    for state in STATES:
+        make(folder / state, state)
+        shutil.copytree(folder / state, folder / "whole")
+        file = JournalFile(folder / "whole")
+        ends[state] = (file.head.seq, file.head.chain)
+        file.close()
+        shutil.rmtree(folder / "whole")
+    done, healed, missed, unverified = Counter[str](), Counter[str](), list[str](), list[str]()
+    for number in range(mutations):
+        state, place = STATES[number % len(STATES)], folder / "mutated"
+        shutil.copytree(folder / state, place)
+        what = f"{chance.choice(ways)(place, chance)}, {state}"
+        done[what] += 1
+        asked = number % VERIFIED == 0 and verify(place)
+        if not seen(place):
+            found = verify(place)
+            same = found.sound and (found.rows, found.chain) == ends[state]
+            (healed.update([what]) if same else missed.append(what))
+        elif asked and asked.sound:
+            unverified.append(what)
+        shutil.rmtree(place)
+    print(json.dumps({
+        "mutations": mutations, "seen": mutations - healed.total() - len(missed),
+        "healed": dict(healed), "missed": missed, "unverified": unverified, "kinds": len(done),
+    }))  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,395 @@
+"""The journal: what it keeps, what it refuses, and what it notices."""
+
+from __future__ import annotations
+
+import resource
+import shutil
+import sqlite3
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+import trio
+
+from piker.clearing import journal_file, journal_seal
+from piker.clearing.journal import Journal, open_journal, verify
+from piker.clearing.journal_file import MIGRATIONS, JournalFile, connect, create, leave
+from piker.clearing.lifecycle import Event, EventKind, Phase
+from piker.clearing.records import (
+    Duplicate,
+    Happened,
+    Intent,
+    Note,
+    Position,
+    Record,
+    RiskChange,
+    prepare,
+)
+from piker.errors import JournalDamaged, RangeError, StoreError
+from piker.orders import Action, BrokerdPosition, Order
+
+FQME = "btcusdt.spot.binance"
+
+
+def intent(oid: str) -> Record:
+    """Return an intent to buy two."""
+    order = Order(
+        oid=oid, symbol=FQME, account="paper", action=Action.BUY,
+        size=Decimal(2), price=Decimal("64000.10"),
+    )  # fmt: skip
+    return Record(entry=Intent(order), time_ns=1, account="paper", oid=oid, actor="anna:1000")
+
+
+def fill(oid: str, tid: str, size: str = "1", account: str = "paper") -> Record:
+    """Return a fill of an order."""
+    event = Event(
+        kind=EventKind.FILL, time_ns=2, tid=tid, size=Decimal(size), price=Decimal("64000.1")
+    )
+    return Record(entry=Happened(event, FQME), time_ns=2, account=account, oid=oid, actor="binance")
+
+
+async def written(journal: Journal, since: int = 0) -> list[Record]:
+    """Return the records of a journal."""
+    return [record async for record in journal.read(since)]
+
+
+@pytest.fixture
+def filled(tmp_path: Path) -> Path:
+    """Return a closed journal of forty orders, each filled once."""
+    path = tmp_path / "journal"
+    create(path)
+    file = JournalFile(path)
+    for number in range(40):
+        pair = intent(f"o{number}"), fill(f"o{number}", f"t{number}")
+        file.append([prepare(record) for record in pair])
+    file.close()
+    return path
+
+
+async def test_records_come_back_as_they_were_when_reopened(tmp_path: Path) -> None:
+    """Every kind of entry, with its order, its author and a dense number."""
+    told = BrokerdPosition(broker="binance", account="paper", symbol=FQME, size=Decimal("-0.10"))
+    records = [
+        intent("a"), fill("a", "1"), Record(entry=Position(told), time_ns=3),
+        Record(entry=RiskChange("halted", "by hand"), time_ns=4, actor="piker halt:1000"),
+        Record(entry=Note("reconcile", "nothing found", {"orders": "0"}), time_ns=5),
+    ]  # fmt: skip
+    async with open_journal(tmp_path / "journal") as journal:
+        assert await journal.append(records) == [1, 2, 3, 4, 5]
+        chain = journal.chain
+    async with open_journal(tmp_path / "journal") as journal:
+        back = await written(journal)
+        assert (journal.seq, journal.chain) == (5, chain)
+    assert [(r.seq, r.kind) for r in back] == [
+        (1, "intent"), (2, "event"), (3, "position"), (4, "risk"), (5, "note"),
+    ]  # fmt: skip
+    assert [r.entry for r in back] == [r.entry for r in records]
+    assert [r.actor for r in back] == ["anna:1000", "binance", "emsd", "piker halt:1000", "emsd"]
+
+
+async def test_fold_gives_the_orders_when_some_are_filled(filled: Path) -> None:
+    """The fold is that of the lifecycle."""
+    async with open_journal(filled) as journal:
+        orders = await journal.fold()
+    assert len(orders) == 40
+    assert {state.phase for state in orders.values()} == {Phase.PARTIAL}
+    assert sum(state.filled for state in orders.values()) == 40
+
+
+async def test_second_intent_and_second_fill_are_told_when_appended_again(tmp_path: Path) -> None:
+    """Once per oid, once per account, market and trade id: in one commit or in another."""
+    async with open_journal(tmp_path / "journal") as journal:
+        first = await journal.append([intent("a"), intent("a"), fill("a", "7"), fill("a", "7")])
+        assert first == [1, Duplicate(1), 2, Duplicate(2)]
+        again = await journal.append([fill("a", "7"), fill("a", "7", account="other")])
+        assert again == [Duplicate(2), 3]
+        assert await journal.append([intent("a")]) == [Duplicate(1)]
+        assert await journal.append([]) == []
+    assert verify(tmp_path / "journal").rows == 3
+
+
+async def test_each_caller_gets_its_own_answers_when_many_append_at_once(tmp_path: Path) -> None:
+    """Group commit mixes what waits, and nobody's records."""
+    answers: dict[str, list[int | Duplicate]] = {}
+
+    async def client(name: str) -> None:
+        for number in range(20):
+            oid = f"{name}{number}"
+            answers[oid] = await journal.append([intent(oid), fill(oid, oid)])
+
+    async with open_journal(tmp_path / "journal") as journal:
+        async with trio.open_nursery() as nursery:
+            for name in "abcdefgh":
+                nursery.start_soon(client, name)
+        oids = {record.seq: record.oid for record in await written(journal)}
+    assert len(oids) == 320
+    for oid, (one, two) in answers.items():
+        assert isinstance(one, int)
+        assert two == one + 1
+        assert oids[one] == oids[two] == oid
+
+
+async def test_record_is_whole_when_its_writer_is_cancelled(tmp_path: Path) -> None:
+    """A caller that goes away leaves all of its records, and later ones are not hurt."""
+    async with open_journal(tmp_path / "journal") as journal:
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await journal.append([intent("a"), fill("a", "1")])
+        assert scope.cancelled_caught
+        assert await journal.append([intent("b")]) == [3]
+    found = verify(tmp_path / "journal")
+    assert (found.rows, found.sound) == (3, True)
+
+
+async def test_what_waits_is_written_when_the_block_is_cancelled(tmp_path: Path) -> None:
+    """Leaving the block, by whatever way, commits first."""
+    with trio.CancelScope() as scope:
+        async with open_journal(tmp_path / "journal") as journal:
+            scope.cancel()
+            await journal.append([intent("a")])
+    assert verify(tmp_path / "journal").rows == 1
+
+
+async def test_append_is_refused_when_no_row_can_hold_it(tmp_path: Path) -> None:
+    """Too long, no Unicode, an impossible time: nothing is written, and the journal lives."""
+    async with open_journal(tmp_path / "journal") as journal:
+        for wrong in (
+            Record(entry=Note("x", "y" * 70_000), time_ns=1),
+            Record(entry=Note("x"), time_ns=-1),
+        ):
+            with pytest.raises(RangeError):
+                await journal.append([intent("a"), wrong])
+        assert await journal.append([intent("a")]) == [1]
+
+
+async def test_second_writer_is_refused_and_a_reader_is_not_when_in_use(filled: Path) -> None:
+    """One writer; whoever reads has a copy of the moment."""
+    async with open_journal(filled) as journal:
+        with pytest.raises(StoreError, match="in use"):
+            async with open_journal(filled):
+                pass
+        await journal.append([intent("new")])
+        async with open_journal(filled, read_only=True) as reader:
+            await journal.append([intent("newer")])
+            assert (await written(reader, 79))[-1].oid == "new"
+            with pytest.raises(StoreError, match="reading only"):
+                await reader.append([intent("x")])
+        assert verify(filled).rows == 82
+
+
+async def test_nobody_reads_a_journal_when_there_is_none(tmp_path: Path) -> None:
+    """Reading makes none."""
+    with pytest.raises(StoreError, match="there is no journal"):
+        async with open_journal(tmp_path / "journal", read_only=True):
+            pass
+    assert not (tmp_path / "journal").exists()
+
+
+@contextmanager
+def file_limit(size: int) -> Iterator[None]:
+    """Let this process write no file beyond ``size``: as near to a full disk as a test comes."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+async def test_every_waiter_is_told_and_nothing_is_lost_when_the_disk_fails(filled: Path) -> None:
+    """Closed for writing at the first failure; what was acknowledged is there at the next start."""
+    async with open_journal(filled) as journal:
+        await journal.append([intent("kept")])
+        failed = []
+
+        async def client(oid: str) -> None:
+            try:
+                await journal.append([Record(entry=Note(oid, "x" * 60_000), time_ns=1)])
+            except StoreError:
+                failed.append(oid)
+
+        with file_limit((filled / "rows.db-wal").stat().st_size + 9_000):
+            async with trio.open_nursery() as nursery:
+                for oid in "abc":
+                    nursery.start_soon(client, oid)
+        assert sorted(failed) == ["a", "b", "c"]
+        with pytest.raises(StoreError):
+            await journal.append([intent("late")])
+    async with open_journal(filled) as journal:
+        assert (await written(journal))[80].oid == "kept"
+        assert await journal.append([intent("late")]) == [journal.seq]
+    assert verify(filled).sound
+
+
+# -- damage ------------------------------------------------------------------------------------
+ROW = "SELECT seq + 0, time_ns, kind, account, oid, payload, actor, chain FROM rows"
+TAMPER = {
+    "removed": "DELETE FROM rows WHERE seq = 20",
+    "last removed": "DELETE FROM rows WHERE seq = 80",
+    "doubled": f"INSERT INTO rows {ROW.replace('seq + 0', '81')} WHERE seq = 80",
+    "swapped": "UPDATE rows SET seq = 1000 - seq WHERE seq IN (20, 21);"
+    "UPDATE rows SET seq = seq - 959 WHERE seq > 900",
+    "changed": "UPDATE rows SET time_ns = 3 WHERE seq = 20",
+    "unlisted": "DELETE FROM once WHERE seq = 20",
+}
+
+
+@pytest.mark.parametrize("how", TAMPER)
+async def test_tampering_is_seen_and_the_row_named_when_rows_are_not_ours(
+    filled: Path, how: str
+) -> None:
+    """Start refuses by the seals; verify names the row by the chain, seals or no seals."""
+    db = sqlite3.connect(filled / "rows.db")
+    db.executescript(TAMPER[how])
+    db.close()
+    with pytest.raises(JournalDamaged) as raised:
+        async with open_journal(filled):
+            pass
+    assert "verify" in raised.value.remedy
+    found = verify(filled)
+    assert found.first_bad == {"last removed": 80, "doubled": 81}.get(how, 20)
+    assert found.files
+
+
+@pytest.mark.parametrize("name", ["head", "sums", "rows.db"])
+async def test_missing_file_is_seen_when_the_journal_is_opened(filled: Path, name: str) -> None:
+    """A journal of which a part is gone is not an empty journal."""
+    (filled / name).unlink()
+    with pytest.raises(JournalDamaged, match="missing"):
+        async with open_journal(filled):
+            pass
+    assert not (filled / name).exists()
+
+
+async def test_fold_is_the_same_when_opened_twice(filled: Path) -> None:
+    """Opening twice is opening once: the files do not change either."""
+    before = {file.name: file.read_bytes() for file in filled.iterdir()}
+    for _ in range(2):
+        async with open_journal(filled) as journal:
+            assert journal.seq == 80
+    assert {file.name: file.read_bytes() for file in filled.iterdir()} == before
+
+
+# -- the log -----------------------------------------------------------------------------------
+def test_log_is_read_as_sqlite_reads_it_when_cut_anywhere(tmp_path: Path) -> None:
+    """Whatever is left of a log, our reading of its end is SQLite's."""
+    path = tmp_path / "journal"
+    create(path)
+    file = JournalFile(path)
+    ends = [0]
+    for number in range(6):
+        file.append([prepare(intent(f"{number}-{part}")) for part in range(20)])
+        ends.append(file.head.log_bytes)
+    file.abandon()
+    log = (path / "rows.db-wal").read_bytes()
+    for cut in [*range(0, len(log), 1999), *ends, *(end + 4000 for end in ends)]:
+        (path / "rows.db-wal").write_bytes(log[:cut])
+        due = max(number for number, end in enumerate(ends) if end <= cut)
+        assert journal_seal.last_frames(log[:cut], 0).end == ends[due]
+        other = tmp_path / "copy"
+        shutil.copytree(path, other)
+        db = connect(other)
+        assert db.execute("SELECT count(*) FROM rows").fetchone() == (20 * due,)
+        leave(db)
+        shutil.rmtree(other)
+
+
+# -- schema ------------------------------------------------------------------------------------
+def _add_column(db: sqlite3.Connection) -> None:
+    db.execute("ALTER TABLE rows ADD COLUMN venue TEXT")
+
+
+def test_backup_is_whole_when_the_schema_is_migrated(filled: Path) -> None:
+    """The rows are the same in both; a piker that does not know the new schema says so."""
+    file = JournalFile(filled, migrations=(*MIGRATIONS, _add_column))
+    assert len(file.rows(0, 1000)) == 80
+    file.close()
+    db = sqlite3.connect(filled / "backup-1.db")
+    assert db.execute("SELECT count(*) FROM rows").fetchone() == (80,)
+    db.close()
+    assert verify(filled).sound
+    with pytest.raises(StoreError, match=r"version 2 .* written by piker .* knows 1"):
+        JournalFile(filled)
+
+
+def _add_and_fail(db: sqlite3.Connection) -> None:
+    _add_column(db)
+    raise sqlite3.OperationalError("disk I/O error")
+
+
+def test_journal_is_as_before_when_a_migration_fails(filled: Path) -> None:
+    """One commit: all of it or none."""
+    with pytest.raises(sqlite3.OperationalError):
+        JournalFile(filled, migrations=(*MIGRATIONS, _add_and_fail))
+    file = JournalFile(filled)
+    assert len(file.rows(0, 1000)) == 80
+    file.close()
+    assert verify(filled).sound
+
+
+async def test_kind_of_a_later_piker_is_refused_in_words_when_read(filled: Path) -> None:
+    """It is named, with who wrote it; it is not skipped."""
+    file = JournalFile(filled)
+    row, key = prepare(Record(entry=Note("x"), time_ns=1))
+    file.append([type(prepare(intent("z")))(row._replace(kind="swap"), key)])
+    file.close()
+    async with open_journal(filled) as journal:
+        with pytest.raises(StoreError, match=r"kind 'swap', which this piker does not know"):
+            await written(journal)
+
+
+# -- crashes at every point --------------------------------------------------------------------
+CRASH = """
+import os, signal, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from test_journal import intent, prepare
+from piker.clearing import journal_seal
+from piker.clearing.journal_file import JournalFile, create
+def reached(name):
+    if name == sys.argv[3]:
+        os.kill(os.getpid(), signal.SIGKILL)
+journal_seal.reached = reached
+create(Path(sys.argv[2]))
+file = JournalFile(Path(sys.argv[2]))
+file.append([prepare(intent("last"))])
+file.checkpoint()
+"""
+POINTS = ["made", "commit", "committed", "announced", "copied", "sealed", "sums written"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("point", POINTS)
+async def test_nothing_is_lost_or_called_damage_when_killed_at(
+    filled: Path, tmp_path: Path, point: str
+) -> None:
+    """Killed at each point of a commit, of a checkpoint, and of the making of a journal."""
+    new = point in ("made", "sums written")
+    path = tmp_path / "new" if new else filled
+    command = [sys.executable, "-c", CRASH, Path(__file__).parent, path, point]
+    done = await trio.run_process(command, check=False)
+    assert done.returncode == -9
+    async with open_journal(path) as journal:
+        seq = journal.seq
+        await journal.append([intent("after")])
+    before = 0 if new else 80
+    assert seq - before == (0 if new or point == "commit" else 1)
+    found = verify(path)
+    assert (found.rows, found.sound) == (seq + 1, True)
+    assert sorted(file.name for file in path.iterdir()) == ["head", "rows.db", "sums"]
+
+
+async def test_log_is_brought_in_when_it_has_grown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Many checkpoints while rows are written, and every one of them sound."""
+    monkeypatch.setattr(journal_file, "CHECKPOINT_BYTES", 50_000)
+    async with open_journal(tmp_path / "journal") as journal:
+        for number in range(30):
+            await journal.append([intent(f"{number}-{part}") for part in range(30)])
+            if number % 10 == 5:
+                assert verify(tmp_path / "journal").sound
+    assert verify(tmp_path / "journal").rows == 900
