@@ -5,6 +5,7 @@ from __future__ import annotations
 import resource
 import shutil
 import sqlite3
+import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -346,7 +347,7 @@ CRASH = """
 import os, signal, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-from test_journal import intent, prepare
+from test_journal import MIGRATIONS, _add_column, intent, prepare
 from piker.clearing import journal_seal
 from piker.clearing.journal_file import JournalFile, create
 def reached(name):
@@ -354,7 +355,8 @@ def reached(name):
         os.kill(os.getpid(), signal.SIGKILL)
 journal_seal.reached = reached
 create(Path(sys.argv[2]))
-file = JournalFile(Path(sys.argv[2]))
+newer = sys.argv[4:] == ["newer"]
+file = JournalFile(Path(sys.argv[2]), migrations=MIGRATIONS + (_add_column,) * newer)
 file.append([prepare(intent("last"))])
 file.checkpoint()
 """
@@ -380,6 +382,20 @@ async def test_nothing_is_lost_or_called_damage_when_killed_at(
     found = verify(path)
     assert (found.rows, found.sound) == (seq + 1, True)
     assert sorted(file.name for file in path.iterdir()) == ["head", "rows.db", "sums"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("point", ["backed up", "sums written", "announced", "copied", "sealed"])
+def test_schema_is_brought_up_once_when_killed_at(filled: Path, point: str) -> None:
+    """Killed at each point of a migration; the next start does what is left of it."""
+    command = [sys.executable, "-c", CRASH, Path(__file__).parent, filled, point, "newer"]
+    assert subprocess.run(command).returncode == -9
+    file = JournalFile(filled, migrations=(*MIGRATIONS, _add_column))
+    assert len(file.rows(0, 1000)) == 80
+    assert file.db.execute("PRAGMA user_version").fetchone() == (2,)
+    file.close()
+    assert verify(filled).sound
+    assert (filled / "backup-1.db").exists()
 
 
 async def test_log_is_brought_in_when_it_has_grown(
