@@ -355,6 +355,8 @@ class JournalFile:
         self._log = xxhash.xxh3_128()
 
     def _end_checkpoint(self, coming: Sums) -> None:
+        with suppress(FileNotFoundError):  # SQLite syncs no cut: a log that came back would be odd
+            seal.sync_file(self.path / seal.WAL)
         with suppress(FileNotFoundError):
             os.replace(self.path / seal.NEXT, self.path / seal.SUMS)
         seal.sync_folder(self.path)

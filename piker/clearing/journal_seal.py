@@ -39,6 +39,7 @@ __all__ = [
     "last_frames",
     "read_head",
     "read_sums",
+    "sync_file",
     "sync_folder",
     "write_head",
     "write_sums",
@@ -158,13 +159,18 @@ def _private(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_CLOEXEC, 0o600)
 
 
-def sync_folder(folder: Path) -> None:
-    """Bring the names in a folder to the disk."""
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+def sync_file(path: Path, flags: int = 0) -> None:
+    """Bring a file, and how long it is, to the disk."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | flags)
     try:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def sync_folder(folder: Path) -> None:
+    """Bring the names in a folder to the disk."""
+    sync_file(folder, os.O_DIRECTORY)
 
 
 # -- the log ------------------------------------------------------------------------------------
