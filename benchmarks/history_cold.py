@@ -5,8 +5,9 @@ that it is made. Then, in one run: all of them are downloaded by bare GETs, as m
 piker takes, which is the archive's own rate; piker.dsm fills an empty store with them and returns
 the frame; and polars parses the same CSVs. Rows a second of each, and the CPU that a row costs our
 process against polars' parsing alone (it is unzipped, checked, hashed, stored and synced besides).
-Prints one JSON line; the ratios count. The venue shares the machine: its CPU is not ours, its time
-is.
+Then the same download and fill through a line of ``--mbit``: a venue that answers from its memory
+is faster than any parser, a home's line is not. Prints one JSON line; the ratios count. The venue
+shares the machine: its CPU is not ours, its time is.
 """
 
 from __future__ import annotations
@@ -21,9 +22,12 @@ import sys
 import tempfile
 import time
 import zipfile
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from piker.brokers.binance.archive import MAX_FETCHES
@@ -95,22 +99,34 @@ def fill(root: Path, symbol: str) -> tuple[float, float, int]:
     return *took, len(frame)
 
 
-def serve(folder: Path) -> tuple[subprocess.Popen[str], int]:
-    """Start a venue and point the backend of this process at it."""
+@contextmanager
+def serving(folder: Path, mbit: float | None = None) -> Iterator[int]:
+    """Run a venue, its zips through a line of so many Mbit/s, with our backend pointed at it."""
     from piker.testing.loopback import brokers_toml
 
+    command = [sys.executable, "-m", "piker.cli", "venue", "binance", "--no-limits"]
+    if mbit is not None:
+        (folder / "slow.toml").write_text(
+            f"[[fault]]\nwhat = 'slow'\non = 'http'\nmatch = '\\.zip$'\n"
+            f"bytes_per_s = {mbit * 125_000 / MAX_FETCHES:.0f}\n"
+        )
+        command += ["--faults", str(folder / "slow.toml")]
     venue = subprocess.Popen(
-        [sys.executable, "-m", "piker.cli", "venue", "binance", "--no-limits"],
+        command,
         stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
     assert venue.stdout is not None
     port = int(json.loads(venue.stdout.readline())["port"])
     for name in ("config", "data", "run"):
-        (folder / name).mkdir(mode=0o700)
+        (folder / name).mkdir(mode=0o700, exist_ok=True)
         key = {"config": "PIKER_CONFIG_DIR", "data": "PIKER_DATA_DIR", "run": "PIKER_RUNTIME_DIR"}
         os.environ[key[name]] = str(folder / name)
     (folder / "config" / "brokers.toml").write_text(brokers_toml("binance", port))
-    return venue, port
+    try:
+        yield port
+    finally:
+        venue.terminate()
+        venue.wait()
 
 
 def main() -> None:
@@ -118,19 +134,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--symbol", default="BTCUSDT")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--mbit", type=float, default=250.0, help="of the slow line")
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="piker-bench-") as name:
-        venue, port = serve(Path(name))
-        try:
+        served, parsed, filled, line = [], [], [], []
+        with serving(Path(name)) as port:
             _, zips = download(port, asked.symbol)  # they are made now
-            served, parsed, filled = [], [], []
             for at in range(asked.rounds):
                 served.append(download(port, asked.symbol)[0])
                 parsed.append(parse(zips))
                 filled.append(fill(Path(name) / f"store{at}", asked.symbol))
-        finally:
-            venue.terminate()
-            venue.wait()
+        with serving(Path(name), asked.mbit) as port:
+            download(port, asked.symbol)
+            for at in range(asked.rounds):
+                paced = download(port, asked.symbol)[0]
+                line.append((paced, fill(Path(name) / f"line{at}", asked.symbol)[0]))
     bare, (parse_s, parse_cpu, rows), (fill_s, fill_cpu, count) = (
         min(served),
         min(parsed),
@@ -149,6 +167,10 @@ def main() -> None:
         "polars_cpu_us_per_row": round(parse_cpu / rows * 1e6, 3),
         "polars_rows_per_s": round(rows / parse_s),
         "cpu_to_polars": round(fill_cpu / parse_cpu, 1),
+        "line_mbit": asked.mbit,
+        "line_served_s": round(median(paced for paced, _ in line), 2),
+        "line_fill_s": round(median(took for _, took in line), 2),
+        "line_fill_to_served": round(median(took / paced for paced, took in line), 2),
     }))  # fmt: skip
 
 

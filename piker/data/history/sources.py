@@ -138,7 +138,7 @@ class ArchiveSource:
             answer.verified,
         )  # fmt: skip
         end = min(file.end_s, self._series.timeframe.floor(now_s))
-        rows, off_grid = self._on_grid(answer.rows[answer.rows["time"] < end])
+        rows, off_grid = self._on_grid(answer.rows[: np.searchsorted(answer.rows["time"], end)])
         await keep(
             Fetched(
                 rows, file.start_s, end, False, "not in the archive's file",
