@@ -317,6 +317,7 @@ BLOCKS: dict[str, Callable[[str], str]] = {
     "dtype": dtype_table,
     "tick-types": tick_types,
     "lifecycle": lambda _: table(*order_tables.lifecycle()),
+    "denials": lambda _: table(*order_tables.denials()),
     "order-kinds": lambda _: table(*order_tables.order_kinds()),
 }
 

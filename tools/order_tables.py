@@ -7,10 +7,11 @@ import re
 from decimal import Decimal
 from pathlib import Path
 
+from piker.clearing.denials import MEANINGS
 from piker.clearing.lifecycle import TABLE, Event, EventKind, OrderState, Phase, Problem, step
 from piker.orders import Action, ExecMode, Order, OrderKind, TimeInForce, TriggerBy
 
-__all__ = ["lifecycle", "order_kinds"]
+__all__ = ["denials", "lifecycle", "order_kinds"]
 
 Table = tuple[tuple[str, ...], list[tuple[str, ...]]]
 SIZE, FILLED, FILL = Decimal(10), Decimal(3), Decimal(4)  # of the order that the table is made with
@@ -54,3 +55,8 @@ def lifecycle() -> Table:
         (row[0], ", ".join(phases), *row[1:]) for row, phases in found.items()
     ]
     return ("event", "in phase", "transition", "phase after", "told as"), rows
+
+
+def denials() -> Table:
+    """Return the codes of denials and what they mean."""
+    return ("code", "meaning"), [(f"`{code}`", words) for code, words in MEANINGS.items()]

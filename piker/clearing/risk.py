@@ -1,0 +1,354 @@
+"""Limits in the order's path: what may be sent, and the switch that stops everything.
+
+One :class:`RiskDesk` holds an account. It is told of every order that is sent or ends, of fills,
+positions and prices, and answers for each order with :class:`RiskApproved`, the only thing that
+backends are given, or a :class:`~piker.clearing.denials.Denial`. It knows nothing of files, venues
+or clocks: times are arguments. Whatever it can not judge it denies. Cancels are never asked about.
+
+Worth is in the currency of the limits. Exposure is counted at its worst: of each market whichever
+is more of the position with all buys filled, and the position with all sells filled.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+from decimal import Decimal
+from enum import StrEnum
+from typing import NamedTuple
+
+import msgspec
+
+from piker.clearing.denials import Denial, DenialCode
+from piker.errors import Bug
+from piker.market import MktPair
+from piker.orders import Order, OrderKind
+
+__all__ = ["Limits", "RiskApproved", "RiskDesk", "TradingState"]
+
+ZERO = Decimal(0)
+NS = 1_000_000_000
+_SEAL = object()
+
+
+class TradingState(StrEnum):
+    """What an account may do. Journaled; it survives restarts."""
+
+    ACTIVE = "active"
+    REDUCING = "reducing"  # only what makes a position smaller
+    HALTED = "halted"  # nothing but cancels, until somebody arms it again
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The limits of one account, in ``currency`` where they are worth. None of them can be off.
+
+    ``price_collar`` is a fraction of the market's price; ``duplicate_s`` how long the same order
+    (market, side, size, price, kind) under another oid is taken for a stuck key.
+    """
+
+    currency: str = "usd"
+    order_notional: Decimal = Decimal(10_000)
+    order_size: dict[str, Decimal] = {}  # by fqme, in the market's units
+    price_collar: Decimal = Decimal("0.05")
+    messages: int = 50  # orders and edits
+    messages_s: float = 10.0  # in so many seconds
+    open_orders: int = 100
+    gross_exposure: Decimal = Decimal(50_000)
+    daily_loss: Decimal = Decimal(1_000)
+    duplicate_s: float = 1.0
+    max_price_age_s: float = 10.0
+    #: What one unit of a currency is worth in ``currency``.
+    rates: dict[str, Decimal] = msgspec.field(
+        default_factory=lambda: dict.fromkeys(("usd", "usdt", "usdc", "fdusd"), Decimal(1))
+    )
+
+
+class RiskApproved:
+    """An order that may be sent. Only a :class:`RiskDesk` makes one; ``worth`` is its notional."""
+
+    __slots__ = ("order", "worth")
+
+    order: Order
+    worth: Decimal
+
+    def __init__(self, order: Order, worth: Decimal, *, seal: object) -> None:
+        if seal is not _SEAL:
+            raise Bug("an order was called approved by somebody else than a RiskDesk.")
+        object.__setattr__(self, "order", order)
+        object.__setattr__(self, "worth", worth)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        """Refuse: what was approved is what is sent."""
+        raise AttributeError("an approved order can not be changed")
+
+
+class _Standing(NamedTuple):
+    """An order that may still trade: its market, side, what is left of it, and at which price."""
+
+    fqme: str
+    side: int
+    remaining: Decimal
+    price: Decimal
+    reduce_only: bool
+
+
+class _Price(NamedTuple):
+    price: Decimal
+    time_ns: int
+
+
+class RiskDesk:
+    """Judges the orders of one account against its limits."""
+
+    def __init__(self, account: str, limits: Limits) -> None:
+        self.account = account
+        self.limits = limits
+        self.state = TradingState.ACTIVE
+        self._markets: dict[str, MktPair] = {}
+        self._prices: dict[str, _Price] = {}
+        self._positions: dict[str, Decimal] = {}
+        self._standing: dict[str, _Standing] = {}
+        self._sent_ns: deque[int] = deque()
+        self._recent: deque[tuple[int, tuple[object, ...]]] = deque()
+        self._cash: dict[str, Decimal] = {}  # by market: what the day's fills moved, its currency
+        self._opened: dict[str, tuple[Decimal, Decimal]] = {}  # position and price at its start
+
+    # -- what it is told -----------------------------------------------------------------------
+    def know(self, mkt: MktPair) -> None:
+        """Take a market in."""
+        self._markets[mkt.fqme] = mkt
+
+    def price(self, fqme: str, price: Decimal, time_ns: int) -> None:
+        """Take the market's price: the middle of its book, or its last trade."""
+        self._prices[fqme] = _Price(price, time_ns)
+
+    def position(self, fqme: str, size: Decimal) -> None:
+        """Take a position, signed; the venue's, or the journal's."""
+        self._positions[fqme] = size
+
+    def standing(self, order: Order, remaining: Decimal) -> None:
+        """Take an order that may still trade ``remaining``; with nothing left it is forgotten."""
+        if remaining <= 0:
+            self._standing.pop(order.oid, None)
+            return
+        known = self._prices.get(order.symbol)
+        price = order.price or order.trigger or (known.price if known else ZERO)
+        self._standing[order.oid] = _Standing(
+            order.symbol, order.side, remaining, price, order.reduce_only
+        )
+
+    def ended(self, oid: str) -> None:
+        """Forget an order that can not trade any more."""
+        self._standing.pop(oid, None)
+
+    def filled(self, order: Order, size: Decimal, price: Decimal, fee: Decimal = ZERO) -> None:
+        """Count a fill into position and the day's result; ``fee`` in the market's currency."""
+        mkt, fqme = self._markets[order.symbol], order.symbol
+        before = self._positions.get(fqme, ZERO)
+        self._opened.setdefault(fqme, (before, price))
+        self._positions[fqme] = before + order.side * size
+        moved = -order.side * _value(mkt, size, price)
+        self._cash[fqme] = self._cash.get(fqme, ZERO) + moved - fee
+
+    def new_day(self) -> None:
+        """Begin a day's result anew, with positions as they are and prices as they are known."""
+        self._cash.clear()
+        self._opened = {
+            fqme: (size, self._prices[fqme].price)
+            for fqme, size in self._positions.items()
+            if size and fqme in self._prices
+        }
+
+    # -- what it says --------------------------------------------------------------------------
+    def check(self, order: Order, now_ns: int) -> RiskApproved | Denial:
+        """Judge a new order, or an edit of a standing one; an approval counts as sent.
+
+        Of an edit the standing order is left out of every sum: it is replaced.
+        """
+        if order.account != self.account:
+            return Denial(DenialCode.UNKNOWN_ACCOUNT, f"{order.account} is not {self.account}.")
+        mkt = self._markets.get(order.symbol)
+        if mkt is None:
+            return Denial(DenialCode.WRONG_SYMBOL, f"{order.symbol} is not known here.")
+        denial = self._by_state(order)
+        if denial is not None:
+            return denial
+        judged = self._judge_price(order, mkt, now_ns)
+        if isinstance(judged, Denial):
+            return judged
+        rate = self._rate(mkt)
+        if rate is None:
+            what = f"{mkt.src.name} has no rate to {self.limits.currency}"
+            return Denial(DenialCode.NO_RATE, f"{what}: give it one under risk.rates.")
+        worth = _notional(mkt, order.size, judged) * rate
+        denial = (
+            self._by_size(order, worth)
+            or self._by_sums(order, judged)
+            or self._by_loss(order)
+            or self._by_time(order, now_ns)
+        )
+        if denial is not None:
+            return denial
+        self._sent_ns.append(now_ns)
+        self._recent.append((now_ns, _likeness(order)))
+        self._standing[order.oid] = _Standing(
+            order.symbol, order.side, order.size, judged, order.reduce_only
+        )
+        return RiskApproved(order, worth, seal=_SEAL)
+
+    def day_result(self) -> Decimal:
+        """Return the day's realised and unrealised result after fees, in the limits' currency."""
+        total = ZERO
+        for fqme in self._cash.keys() | self._opened.keys():
+            mkt, known = self._markets[fqme], self._prices.get(fqme)
+            size, opened_at = self._opened.get(fqme, (ZERO, ZERO))
+            now = known.price if known is not None else opened_at
+            held = self._positions.get(fqme, ZERO)
+            result = self._cash.get(fqme, ZERO)
+            if held and now:
+                result += _value(mkt, held, now)
+            if size and opened_at:
+                result -= _value(mkt, size, opened_at)
+            if mkt.inverse:
+                result *= now  # it was in coins
+            total += result * (self._rate(mkt) or Decimal(1))
+        return total
+
+    # -- rules ---------------------------------------------------------------------------------
+    def _by_state(self, order: Order) -> Denial | None:
+        if self.state is TradingState.HALTED:
+            return Denial(DenialCode.HALTED, "trading is halted. Arm it again with: piker arm.")
+        if self.state is TradingState.REDUCING and not self._reduces(order):
+            held = self._positions.get(order.symbol, ZERO)
+            what = f"only what makes {held} {order.symbol} smaller may be sent."
+            return Denial(DenialCode.REDUCING, what)
+        return None
+
+    def _reduces(self, order: Order) -> bool:
+        """Tell whether the order, with all that stands on its side, at most closes the position."""
+        held = self._positions.get(order.symbol, ZERO)
+        if held * order.side >= 0:
+            return False
+        same = sum(
+            one.remaining
+            for oid, one in self._standing.items()
+            if one.fqme == order.symbol and one.side == order.side and oid != order.oid
+        )
+        return same + order.size <= abs(held)
+
+    def _judge_price(self, order: Order, mkt: MktPair, now_ns: int) -> Decimal | Denial:
+        """Return the price to value the order at, once it is known to be near the market's."""
+        known = self._prices.get(order.symbol)
+        if known is None or now_ns - known.time_ns > self.limits.max_price_age_s * NS:
+            age = "none at all" if known is None else f"{(now_ns - known.time_ns) / NS:.1f} s old"
+            what = f"the last price of {mkt.fqme} is {age}; it may be"
+            why = f"{what} {self.limits.max_price_age_s:g} s old."
+            return Denial(DenialCode.NO_REFERENCE, why)
+        collar, market = self.limits.price_collar, known.price
+        limit = order.price
+        if limit is None:
+            return max(market, order.trigger) if order.trigger is not None else market
+        # A stop-limit's price is judged from its trigger: there it will be sent.
+        near = order.trigger if order.kind is OrderKind.STOP_LIMIT and order.trigger else market
+        if order.side * (limit - near) > near * collar:
+            side, bound = ("above", 1 + collar) if order.side > 0 else ("below", 1 - collar)
+            what = f"{limit} is {abs(limit / near - 1):.1%} {side} {near}; the collar ends at"
+            return Denial(DenialCode.PRICE_COLLAR, f"{what} {near * bound:f}.")
+        return max(limit, market) if order.side < 0 else limit
+
+    def _by_size(self, order: Order, worth: Decimal) -> Denial | None:
+        most = self.limits.order_size.get(order.symbol)
+        if most is not None and order.size > most:
+            return Denial(DenialCode.ORDER_SIZE, f"{order.size} is more than {most} an order.")
+        if worth > self.limits.order_notional:
+            what = f"{worth:.2f} {self.limits.currency} is more than"
+            return Denial(
+                DenialCode.ORDER_NOTIONAL, f"{what} {self.limits.order_notional} an order."
+            )
+        return None
+
+    def _by_sums(self, order: Order, price: Decimal) -> Denial | None:
+        others = {oid: one for oid, one in self._standing.items() if oid != order.oid}
+        if len(others) + 1 > self.limits.open_orders:
+            what = f"{len(others)} orders stand; there may be {self.limits.open_orders}."
+            return Denial(DenialCode.OPEN_ORDERS, what)
+        if self._reduces(order):
+            return None  # it can only make the sum smaller
+        this = _Standing(order.symbol, order.side, order.size, price, order.reduce_only)
+        gross = self._gross({**others, order.oid: this})
+        if gross > self.limits.gross_exposure:
+            what = f"positions and orders would be worth {gross:.2f} {self.limits.currency}; they"
+            why = f"{what} may be worth {self.limits.gross_exposure}."
+            return Denial(DenialCode.GROSS_EXPOSURE, why)
+        return None
+
+    def _gross(self, standing: Mapping[str, _Standing]) -> Decimal:
+        """Return what positions would be worth with the worse of both sides wholly filled."""
+        total = ZERO
+        for fqme in self._positions.keys() | {one.fqme for one in standing.values()}:
+            mkt = self._markets.get(fqme)
+            if mkt is None:
+                continue
+            orders = [one for one in standing.values() if one.fqme == fqme and not one.reduce_only]
+            known = self._prices.get(fqme)
+            prices = [one.price for one in orders] + ([known.price] if known is not None else [])
+            held = self._positions.get(fqme, ZERO)
+            buys = sum((one.remaining for one in orders if one.side > 0), ZERO)
+            sells = sum((one.remaining for one in orders if one.side < 0), ZERO)
+            most = max(abs(held + buys), abs(held - sells), abs(held))
+            worth = _notional(mkt, most, max(prices, default=ZERO))
+            total += worth * (self._rate(mkt) or Decimal(1))
+        return total
+
+    def _by_loss(self, order: Order) -> Denial | None:
+        if self._reduces(order):
+            return None
+        result = self.day_result()
+        if result <= -self.limits.daily_loss:
+            what = f"today's result is {result:.2f} {self.limits.currency}, the limit"
+            return Denial(DenialCode.DAILY_LOSS, f"{what} -{self.limits.daily_loss}.")
+        return None
+
+    def _by_time(self, order: Order, now_ns: int) -> Denial | None:
+        since = now_ns - int(self.limits.messages_s * NS)
+        while self._sent_ns and self._sent_ns[0] <= since:
+            self._sent_ns.popleft()
+        if len(self._sent_ns) >= self.limits.messages:
+            what = f"{len(self._sent_ns)} orders in {self.limits.messages_s:g} s; there may be"
+            return Denial(DenialCode.MESSAGE_RATE, f"{what} {self.limits.messages}.")
+        since = now_ns - int(self.limits.duplicate_s * NS)
+        while self._recent and self._recent[0][0] <= since:
+            self._recent.popleft()
+        if order.oid not in self._standing and any(
+            one == _likeness(order) for _, one in self._recent
+        ):
+            what = f"the same order was sent less than {self.limits.duplicate_s:g} s ago."
+            return Denial(DenialCode.DUPLICATE_ORDER, what)
+        return None
+
+    def _rate(self, mkt: MktPair) -> Decimal | None:
+        name = mkt.src.name.lower()
+        if name == self.limits.currency:
+            return Decimal(1)
+        return self.limits.rates.get(name)
+
+
+def _notional(mkt: MktPair, size: Decimal, price: Decimal) -> Decimal:
+    """Return what a size is worth in the market's quote currency."""
+    worth = size * mkt.contract_size
+    return worth if mkt.inverse else worth * price
+
+
+def _value(mkt: MktPair, size: Decimal, price: Decimal) -> Decimal:
+    """Return a holding's worth in what results are paid in: quote currency, or coins.
+
+    An inverse contract of c quote units is worth c / price coins, and who buys it is short of
+    them: its result is c * (1 / entry - 1 / exit), the difference of the negated worths.
+    """
+    if mkt.inverse:
+        return -size * mkt.contract_size / price
+    return size * mkt.contract_size * price
+
+
+def _likeness(order: Order) -> tuple[object, ...]:
+    return (order.symbol, order.action, order.size, order.price, order.kind, order.trigger)

@@ -1,0 +1,111 @@
+"""Whether an order makes sense at all in its market, before any limit is looked at. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from decimal import Decimal
+
+from piker.clearing.denials import Denial, DenialCode
+from piker.market import MktPair
+from piker.orders import Action, Order, OrderKind, TimeInForce
+
+__all__ = ["MAX_VALUE", "TRIGGERED", "senseless"]
+
+#: Kinds that wait for a trigger, natively or in emsd.
+TRIGGERED = frozenset(
+    {
+        OrderKind.STOP, OrderKind.STOP_LIMIT, OrderKind.TAKE_PROFIT, OrderKind.TAKE_PROFIT_LIMIT,
+        OrderKind.TRAILING_STOP,
+    }
+)  # fmt: skip
+MAX_VALUE = Decimal("1e18")  # as history's (piker.data.history.quality): a whole token's supply
+_LIMITED = frozenset({OrderKind.LIMIT, OrderKind.STOP_LIMIT, OrderKind.TAKE_PROFIT_LIMIT})
+_OPEN = ("online", "post_only", "limit_only", "reduce_only")  # MktPair.status: it takes some orders
+
+
+def senseless(order: Order, mkt: MktPair, now_ns: int) -> Denial | None:
+    """Return what is wrong with an order by itself, or None; the first rule that it breaks."""
+    return next(_rules(order, mkt, now_ns), None)
+
+
+def _rules(order: Order, mkt: MktPair, now_ns: int) -> Iterator[Denial]:
+    if order.symbol != mkt.fqme:
+        yield Denial(DenialCode.WRONG_SYMBOL, f"{order.symbol} is not {mkt.fqme}.")
+    if order.action is not Action.ALERT:
+        yield from _size(order, mkt)
+    yield from _prices(order, mkt)
+    yield from _fields(order, now_ns)
+    if order.action is not Action.ALERT:
+        yield from _worth(order, mkt)
+        if mkt.status not in _OPEN:
+            yield Denial(DenialCode.MARKET_CLOSED, f"{mkt.fqme} is {mkt.status}.")
+
+
+def _size(order: Order, mkt: MktPair) -> Iterator[Denial]:
+    size = order.size
+    if not size.is_finite() or not 0 < size < MAX_VALUE:
+        yield Denial(DenialCode.BAD_SIZE, f"a size of {size} can not be traded.")
+        return
+    if size % mkt.size_tick:
+        near = mkt.round_size(size)
+        what = f"{size} is no multiple of {mkt.size_tick}, the lot of {mkt.fqme}; {near} is."
+        yield Denial(DenialCode.OFF_LOT, what)
+    if size < mkt.min_size:
+        what = f"{size} is less than {mkt.min_size}, the least of {mkt.fqme}."
+        yield Denial(DenialCode.TOO_SMALL, what)
+
+
+def _prices(order: Order, mkt: MktPair) -> Iterator[Denial]:
+    for name in ("price", "trigger", "trail"):
+        value: Decimal | None = getattr(order, name)
+        if value is None:
+            continue
+        if not value.is_finite() or not 0 < value < MAX_VALUE:
+            yield Denial(DenialCode.BAD_PRICE, f"a {name} of {value} is no price.")
+            return
+        if value % mkt.price_tick:
+            near = mkt.round_price(value)
+            what = f"{name} {value} is no multiple of {mkt.price_tick}, the tick of {mkt.fqme}"
+            yield Denial(DenialCode.OFF_TICK, f"{what}; {near} is.")
+
+
+def _fields(order: Order, now_ns: int) -> Iterator[Denial]:
+    """Say which fields the order lacks, and which ones contradict each other."""
+    missing, wrong = DenialCode.MISSING_FIELD, DenialCode.SENSELESS
+    kind, waits = order.kind, order.kind in TRIGGERED
+    is_alert = order.action is Action.ALERT
+    if kind in _LIMITED and order.price is None and not is_alert:
+        yield Denial(missing, f"a {kind} order needs a price.")
+    if (waits or is_alert or order.exec_mode == "dark") and kind is not OrderKind.TRAILING_STOP:
+        if order.trigger is None:
+            yield Denial(missing, f"a {'n alert' if is_alert else kind} needs a trigger.")
+    elif order.trigger is not None and kind is not OrderKind.TRAILING_STOP:
+        yield Denial(wrong, f"a {kind} order has no trigger.")
+    if kind is OrderKind.TRAILING_STOP and order.trail is None:
+        yield Denial(missing, "a trailing_stop order needs a trail.")
+    if order.trail is not None and kind is not OrderKind.TRAILING_STOP:
+        yield Denial(wrong, f"a {kind} order has no trail.")
+    if order.price is not None and kind not in _LIMITED:
+        yield Denial(wrong, f"a {kind} order has no price of its own.")
+    if order.post_only and (
+        kind not in _LIMITED or order.tif in (TimeInForce.IOC, TimeInForce.FOK)
+    ):
+        yield Denial(wrong, "post_only is for limit orders that may stand.")
+    if (order.tif is TimeInForce.GTD) != (order.expire_ns is not None):
+        yield Denial(
+            missing if order.expire_ns is None else wrong, "gtd and expire_ns go together."
+        )
+    elif order.expire_ns is not None and order.expire_ns <= now_ns:
+        yield Denial(wrong, "the order would have expired before it is sent.")
+    if order.parent and order.parent == order.oid:
+        yield Denial(wrong, "an order is not its own parent.")
+
+
+def _worth(order: Order, mkt: MktPair) -> Iterator[Denial]:
+    price = order.price or order.trigger
+    if price is None or not mkt.min_notional or mkt.inverse:
+        return
+    worth = order.size * mkt.contract_size * price
+    if worth < mkt.min_notional:
+        what = f"{order.size} at {price} is worth {worth}, less than {mkt.min_notional}"
+        yield Denial(DenialCode.TOO_SMALL, f"{what}, the least of {mkt.fqme}.")
