@@ -24,6 +24,7 @@ __all__ = ["WakeReceiver", "WakeSender", "wake_dir"]
 
 _DRAIN = 1024  # bytes: of a fifo that holds more the rest is one more wake-up, and does no harm
 _counter = itertools.count()
+_read, _write = os.read, os.write  # hot
 
 
 def wake_dir(provider: str) -> Path:
@@ -42,23 +43,24 @@ class WakeSender:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._fifos: dict[str, int] = {}
+        self._fds: tuple[int, ...] = ()
         self.scan()
 
     def notify(self) -> None:
         """Wake every reader. Never blocks, never raises for a reader that is gone."""
-        for name, fd in list(self._fifos.items()):
+        for fd in self._fds:
             try:
-                os.write(fd, b"\0")
+                _write(fd, b"\0")
             except BlockingIOError:
                 continue  # a wake-up is pending already
             except OSError:
-                self._drop(name)
+                self._drop(fd)
 
     def scan(self) -> None:
         """Take in new fifos and let go of removed ones; a stale one's file is removed too."""
         names = {name for name in os.listdir(self._directory) if name.endswith(".fifo")}
         for name in self._fifos.keys() - names:
-            self._drop(name)
+            self._drop(self._fifos[name])
         for name in names - self._fifos.keys():
             path = self._directory / name
             try:
@@ -66,14 +68,17 @@ class WakeSender:
             except OSError as err:
                 if err.errno == errno.ENXIO:  # nobody reads it: its process is gone
                     path.unlink(missing_ok=True)
+        self._fds = tuple(self._fifos.values())
 
     def close(self) -> None:
         """Let go of every fifo."""
-        for name in list(self._fifos):
-            self._drop(name)
+        for fd in self._fds:
+            self._drop(fd)
 
-    def _drop(self, name: str) -> None:
-        os.close(self._fifos.pop(name))
+    def _drop(self, fd: int) -> None:
+        self._fifos = {name: one for name, one in self._fifos.items() if one != fd}
+        self._fds = tuple(self._fifos.values())
+        os.close(fd)
 
 
 class WakeReceiver:
@@ -120,6 +125,6 @@ class WakeReceiver:
 
     def _drain(self) -> None:
         try:
-            os.read(self._fd, _DRAIN)
+            _read(self._fd, _DRAIN)
         except BlockingIOError:
             return
