@@ -186,9 +186,8 @@ def _before(
     if given["show_cache_info"]:
         has = holding_of(store, series)
         values: dict[str, object] = {"series": series, "store": store.root}
-        values |= {
-            "bars": f"{has.rows:,} in {has.files} file{'s' * (has.files != 1)}, {has.bytes / 1e6:,.2f} MB"
-        }
+        files = f"{has.files} file{'s' * (has.files != 1)}"
+        values |= {"bars": f"{has.rows:,} in {files}, {has.bytes / 1e6:,.2f} MB"}
         if has.rows:
             values |= {"from": iso(has.start_s), "to": iso(has.end_s)}
         console.print(view.pairs("What the store has", values))
