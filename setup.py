@@ -9,8 +9,10 @@ from setuptools import find_packages, setup
 
 RUNTIME = [
     "asks>=3.0,<4",
+    "cryptography>=43",
     "h11>=0.14",
     "isal>=1.6",
+    "keyring>=25",
     "loguru>=0.7",
     "msgspec>=0.19",
     "numpy>=1.26",
