@@ -1,0 +1,84 @@
+"""Orders that wait in emsd, unseen by any venue, until a price wakes them. Pure.
+
+Rules. A trigger is met by the price that ``trigger_by`` names: trades, the side of the book that
+the order would trade with (the ask of a buy, the bid of a sell), or the mark. A stop is met when that
+price has gone against the order (a buy: at or above the trigger); a take-profit, or a limit order
+that is only kept dark, when it has gone in its favour. A trailing stop follows the best price since
+it was armed at its distance, never backwards. An alert has no side: it is met when the price comes
+to its trigger from where the price was when the alert was armed.
+
+Nothing is met by a price from before the order was armed. Prices that were missed are said
+(:meth:`Trigger.rearm`): a trigger that the next price meets was met across a gap, for nobody saw when.
+"""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import NamedTuple
+
+from piker.orders import Action, Order, OrderKind, TriggerBy
+from piker.ticks import Side, TickType
+
+__all__ = ["Met", "Trigger", "watched"]
+
+_STOPS = frozenset({OrderKind.STOP, OrderKind.STOP_LIMIT, OrderKind.TRAILING_STOP})
+
+
+class Met(NamedTuple):
+    """What a price did: the trigger that was met, the price that met it, across a gap or not."""
+
+    trigger: Decimal
+    price: Decimal
+    across_gap: bool
+
+
+def watched(order: Order) -> tuple[TickType, int]:
+    """Return what the order's trigger looks at: the type of tick, and of a quote its side."""
+    if order.trigger_by is TriggerBy.MARK:
+        return TickType.MARK, Side.NONE
+    if order.trigger_by is TriggerBy.SIDE and order.side:
+        return TickType.QUOTE, Side.SELL if order.side > 0 else Side.BUY  # the ask, the bid
+    return TickType.TRADE, Side.NONE
+
+
+class Trigger:
+    """One waiting order's trigger. ``level`` is where it is met; None until a trail is armed."""
+
+    __slots__ = ("_gap", "_rising", "level", "order")
+
+    def __init__(self, order: Order, *, level: Decimal | None = None) -> None:
+        self.order = order
+        self.level = level if level is not None else order.trigger
+        self._gap = False
+        self._rising: bool | None = None  # met from below; None until the first price
+        if order.action is not Action.ALERT:
+            against = order.kind in _STOPS
+            self._rising = (order.side > 0) == against
+
+    def rearm(self) -> None:
+        """Say that prices were missed: what the next one meets was perhaps met before."""
+        self._gap = True
+
+    def see(self, price: Decimal) -> Met | None:
+        """Take a price of the watched kind; return what it met, once, or None."""
+        order = self.order
+        across, self._gap = self._gap, False
+        if order.kind is OrderKind.TRAILING_STOP and order.trail is not None:
+            self._follow(price, order.trail)
+        level = self.level
+        if level is None:
+            return None
+        if self._rising is None:  # an alert's first price says from where it comes
+            self._rising = price < level
+            return Met(level, price, across) if price == level else None
+        if price >= level if self._rising else price <= level:
+            return Met(level, price, across)
+        return None
+
+    def _follow(self, price: Decimal, trail: Decimal) -> None:
+        """Move a trailing level after the price, in the order's favour only."""
+        at = price + trail if self.order.side > 0 else price - trail
+        if self.level is None:
+            self.level = at
+        else:
+            self.level = min(self.level, at) if self.order.side > 0 else max(self.level, at)

@@ -1,0 +1,101 @@
+"""Triggers: met by the right price, from the right side, once, and never backwards."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from piker.clearing.dark import Trigger, watched
+from piker.orders import Action, ExecMode, Order, OrderKind, TriggerBy
+from piker.ticks import Side, TickType
+
+D = Decimal
+
+
+def order(action: Action = Action.BUY, kind: OrderKind = OrderKind.STOP, **fields: Any) -> Order:
+    """Return a dark order with its trigger at a hundred."""
+    fields.setdefault("trigger", D(100))
+    return Order(
+        oid="o", symbol="btcusdt.spot.binance", account="main", action=action, kind=kind,
+        size=D(1), exec_mode=ExecMode.DARK, **fields,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("action", "kind", "prices", "met"),
+    [
+        (Action.BUY, OrderKind.STOP, [99, 100], 100),
+        (Action.BUY, OrderKind.STOP, [101], 101),
+        (Action.BUY, OrderKind.STOP, [99, 98], None),
+        (Action.SELL, OrderKind.STOP, [101, 99], 99),
+        (Action.SELL, OrderKind.STOP_LIMIT, [101, 102], None),
+        (Action.BUY, OrderKind.TAKE_PROFIT, [101, 100], 100),
+        (Action.SELL, OrderKind.TAKE_PROFIT, [99, 105], 105),
+        (Action.BUY, OrderKind.LIMIT, [101, 99], 99),
+        (Action.ALERT, OrderKind.LIMIT, [99, 98, 101], 101),
+        (Action.ALERT, OrderKind.LIMIT, [101, 102, 100], 100),
+        (Action.ALERT, OrderKind.LIMIT, [100], 100),
+    ],
+)
+def test_trigger_is_met_from_its_side_when_prices_come(
+    action: Action, kind: OrderKind, prices: list[int], met: int | None
+) -> None:
+    """A stop against the order, a take-profit in its favour, an alert from where it began."""
+    trigger = Trigger(order(action, kind))
+    found = next((one for price in prices if (one := trigger.see(D(price)))), None)
+    assert (found.price if found else None) == met
+    if found is not None:
+        assert found.trigger == 100
+        assert not found.across_gap
+
+
+def test_trigger_says_so_when_it_is_met_across_a_gap() -> None:
+    """Nobody saw when the price passed it."""
+    trigger = Trigger(order())
+    assert trigger.see(D(99)) is None
+    trigger.rearm()
+    met = trigger.see(D(101))
+    assert met is not None
+    assert met.across_gap
+    trigger.rearm()
+    assert trigger.see(D(99)) is None
+    met = trigger.see(D(101))
+    assert met is not None
+    assert not met.across_gap
+
+
+def test_trigger_looks_at_the_price_it_names_when_asked() -> None:
+    """Trades, the side that it would trade with, or the mark."""
+    assert watched(order()) == (TickType.TRADE, Side.NONE)
+    assert watched(order(trigger_by=TriggerBy.SIDE)) == (TickType.QUOTE, Side.SELL)
+    assert watched(order(Action.SELL, trigger_by=TriggerBy.SIDE)) == (TickType.QUOTE, Side.BUY)
+    assert watched(order(trigger_by=TriggerBy.MARK)) == (TickType.MARK, Side.NONE)
+
+
+@given(
+    action=st.sampled_from([Action.BUY, Action.SELL]),
+    prices=st.lists(st.integers(50, 150), min_size=1, max_size=40),
+    trail=st.integers(1, 20),
+)
+def test_trailing_stop_never_goes_back_when_prices_come(
+    action: Action, prices: list[int], trail: int
+) -> None:
+    """Its level is the best price so far at its distance; it is met when that is gone through."""
+    trigger = Trigger(order(action, OrderKind.TRAILING_STOP, trail=D(trail), trigger=None))
+    best = None
+    for price in prices:
+        met = trigger.see(D(price))
+        if action is Action.BUY:
+            best = price if best is None else min(best, price)
+            assert trigger.level == best + trail
+            assert (met is not None) == (price >= best + trail)
+        else:
+            best = price if best is None else max(best, price)
+            assert trigger.level == best - trail
+            assert (met is not None) == (price <= best - trail)
+        if met is not None:
+            return
