@@ -20,7 +20,8 @@ from typing import NamedTuple, TypeVar
 import trio
 
 from piker.clearing import journal_seal as seal
-from piker.clearing.journal_file import JournalFile, connect, copy_of, create, leave
+from piker.clearing.journal_copy import copy_of
+from piker.clearing.journal_file import JournalFile, connect, create, leave
 from piker.clearing.lifecycle import OrderState, begin, step
 from piker.clearing.records import (
     Duplicate,
@@ -82,6 +83,11 @@ class Journal:
     def chain(self) -> bytes:
         """Return the last row's chain: two journals of one chain have the same rows."""
         return self._file.head.chain
+
+    @property
+    def log_bytes(self) -> int:
+        """Return the bytes of log that the commits since the last checkpoint have written."""
+        return self._file.head.log_bytes
 
     async def append(self, records: Sequence[Record]) -> list[int | Duplicate]:
         """Return each record's seq once all of them are durable, in one commit and in order.
@@ -181,6 +187,13 @@ class Journal:
             waiter.done.set()
         if self._file.wants_checkpoint:
             await self._run(self._file.checkpoint)
+            await self._lay()
+
+    async def _lay(self) -> None:
+        try:
+            await self._run(self._file.lay)
+        except StoreError as err:  # commits are slower then, and tell when there is no room at all
+            log.warning("journal.log_not_laid", journal=str(self._file.path), error=err.message)
 
     def _fail(self, err: PikerError, batch: list[_Waiter]) -> None:
         log.error("journal.failed", journal=str(self._file.path), error=err.message)
@@ -253,6 +266,8 @@ async def _opened(path: Path, *, read_only: bool) -> AsyncIterator[Journal]:
     file = await _in_thread(path, lambda: JournalFile(path))
     journal = Journal(file, read_only=read_only)
     try:
+        if not read_only:
+            await journal._lay()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_shielded, journal)
             try:

@@ -24,20 +24,21 @@ import piker
 from piker.clearing import journal_seal as seal
 from piker.clearing.journal_seal import Head, Sums
 from piker.clearing.records import CHAIN_BYTES, Duplicate, Prepared, Row, chain_of, link
-from piker.errors import JournalDamaged, StoreError
+from piker.errors import StoreError
 
 __all__ = [
     "CHECKPOINT_BYTES",
     "MIGRATIONS",
     "JournalFile",
     "connect",
-    "copy_of",
     "create",
     "leave",
+    "locked",
 ]
 
 CHECKPOINT_BYTES = 16 * 1024 * 1024  # of log: about 30,000 rows, read at an open in 10 ms
-COPY_ATTEMPTS = 50  # copies of a journal that is being written: each takes what one checkpoint does
+LAID_BEYOND = 1024 * 1024  # of log laid in one write, and beyond that length: a long commit's worth
+READ_BYTES = 64 * 1024  # of log at a time: the frames of most commits
 _COLUMNS = "seq, time_ns, kind, account, oid, payload, actor, chain"
 
 Migration = Callable[[sqlite3.Connection], None]
@@ -84,7 +85,7 @@ def leave(db: sqlite3.Connection) -> None:
 def create(path: Path) -> None:
     """Make an empty journal at ``path`` unless there is one: whole, or not at all."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with _locked(path.parent, wait=True):
+    with locked(path.parent, wait=True):
         for left in path.parent.glob(f".{path.name}.new-*"):
             shutil.rmtree(left)
         if path.exists():
@@ -131,7 +132,7 @@ def _upgrade(db: sqlite3.Connection, migrations: Sequence[Migration]) -> None:
 
 
 @contextmanager
-def _locked(folder: Path, *, wait: bool = False, shared: bool = False) -> Iterator[None]:
+def locked(folder: Path, *, wait: bool = False, shared: bool = False) -> Iterator[None]:
     """Hold the lock of a folder; raise ``BlockingIOError`` where it is held and not waited for."""
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
@@ -140,48 +141,6 @@ def _locked(folder: Path, *, wait: bool = False, shared: bool = False) -> Iterat
         yield
     finally:
         os.close(fd)
-
-
-@contextmanager
-def copy_of(path: Path, *, check: bool = True) -> Iterator[Path]:
-    """Copy a journal, in use or not, into a private folder that lasts as long as the block.
-
-    With ``check`` the copy's seals hold, or ``JournalDamaged`` is raised: a copy taken in the
-    middle of a writer's checkpoint does not check either, and is taken again.
-    """
-    if not path.is_dir():
-        raise StoreError(f"there is no journal at {path}.")
-    with tempfile.TemporaryDirectory(prefix="piker-journal-") as room:
-        copy = Path(room) / path.name
-        for attempt in range(COPY_ATTEMPTS):
-            try:
-                with _locked(path, shared=True):
-                    _copy(path, copy)
-                    in_use = False
-            except BlockingIOError:
-                _copy(path, copy)
-                in_use = True
-            if not check and not in_use:
-                break
-            try:
-                seal.check_files(copy)
-                break
-            except JournalDamaged as err:
-                if not in_use or attempt == COPY_ATTEMPTS - 1:
-                    if not check:
-                        break
-                    raise seal.damaged(path, err.what) from err
-        yield copy
-
-
-def _copy(path: Path, copy: Path) -> None:
-    """Copy the files, the head first: what is copied of the log later is never less."""
-    if copy.exists():
-        shutil.rmtree(copy)
-    copy.mkdir(mode=0o700)
-    for name in (seal.HEAD, seal.WAL, seal.DATABASE, seal.SUMS, seal.NEXT):
-        with suppress(FileNotFoundError):
-            shutil.copyfile(path / name, copy / name)
 
 
 # -- the open journal -----------------------------------------------------------------------
@@ -195,7 +154,7 @@ class JournalFile:
         piker, no room.
         """
         self.path = path
-        self._lock = _locked(path)
+        self._lock = locked(path)
         try:
             self._lock.__enter__()
         except BlockingIOError as err:
@@ -204,7 +163,7 @@ class JournalFile:
                 remedy="One emsd writes a journal; others may open it to read meanwhile.",
             ) from err
         self._db: sqlite3.Connection | None = None
-        self._head_fd = -1
+        self._head_fd = self._log_fd = -1
         try:
             self._open(migrations)
         except BaseException:
@@ -302,11 +261,11 @@ class JournalFile:
         db.execute("BEGIN IMMEDIATE")
         for row, key in records:
             if key is not None:
-                there = db.execute("SELECT seq FROM once WHERE key = ?", (key,)).fetchone()
-                if there is not None:
-                    answers.append(Duplicate(there[0]))
+                new = db.execute("INSERT OR IGNORE INTO once VALUES (?, ?)", (key, seq + 1))
+                if not new.rowcount:
+                    found = db.execute("SELECT seq FROM once WHERE key = ?", (key,)).fetchone()
+                    answers.append(Duplicate(found[0]))
                     continue
-                db.execute("INSERT INTO once VALUES (?, ?)", (key, seq + 1))
             placed = link(row, seq + 1, chain)
             seq, chain = placed.seq, placed.chain
             rows.append(placed)
@@ -321,12 +280,41 @@ class JournalFile:
 
     def _seal_commit(self, seq: int, chain: bytes) -> None:
         """Put into the head what the last commit added to the log."""
-        with open(self.path / seal.WAL, "rb") as file:
-            file.seek(self.head.log_bytes)
-            added = file.read()
+        added = self._added()
         self._log.update(added)
         size = self.head.log_bytes + len(added)
         self._put_head(Head(self.head.generation, size, self._log.digest(), seq, chain))
+
+    def _added(self) -> bytearray:
+        """Return what one commit has put behind what the head knows of: up to its commit mark."""
+        if self._log_fd < 0:
+            self._log_fd = os.open(self.path / seal.WAL, os.O_RDWR | os.O_CLOEXEC)
+        begin, added = self.head.log_bytes, bytearray()
+        at, ended = 0 if begin else seal.WAL_HEAD, 0
+        while not ended:
+            if len(added) < at + seal.FRAME:
+                more = os.pread(self._log_fd, READ_BYTES, begin + len(added))
+                if not more:
+                    raise sqlite3.OperationalError("the log is shorter than what was written")
+                added += more
+                continue
+            ended = int.from_bytes(added[at + 4 : at + 8], "big")
+            at += seal.FRAME
+        del added[at:]
+        return added
+
+    def lay(self) -> None:
+        """Put zeros where the log will be: to sync what lengthens no file costs a third less.
+
+        SQLite takes zeros for the end of the log, as it takes whatever has not its sums.
+        """
+        fd = os.open(self.path / seal.WAL, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            for at in range(self.head.log_bytes, CHECKPOINT_BYTES + LAID_BEYOND, LAID_BEYOND):
+                os.pwrite(fd, bytes(LAID_BEYOND), at)
+            os.fsync(fd)
+        finally:
+            os.close(fd)
 
     @property
     def wants_checkpoint(self) -> bool:
@@ -380,6 +368,8 @@ class JournalFile:
     def close(self) -> None:
         """Bring the log in and close."""
         self.checkpoint()
+        with suppress(FileNotFoundError):
+            os.truncate(self.path / seal.WAL, 0)
         self.abandon()
 
     def abandon(self) -> None:
@@ -387,7 +377,8 @@ class JournalFile:
         db, self._db = self._db, None
         if db is not None:
             leave(db)
-        if self._head_fd >= 0:
-            os.close(self._head_fd)
-            self._head_fd = -1
+        for fd in (self._head_fd, self._log_fd):
+            if fd >= 0:
+                os.close(fd)
+        self._head_fd = self._log_fd = -1
         self._lock.__exit__(None, None, None)

@@ -27,11 +27,13 @@ from piker.errors import JournalDamaged
 
 __all__ = [
     "DATABASE",
+    "FRAME",
     "HEAD",
     "NEXT",
     "PAGE",
     "SUMS",
     "WAL",
+    "WAL_HEAD",
     "Head",
     "Sums",
     "check_files",
@@ -48,6 +50,7 @@ __all__ = [
 DATABASE, WAL, HEAD, SUMS, NEXT = "rows.db", "rows.db-wal", "head", "sums", "sums.next"
 PAGE = 4096  # bytes: SQLite's default, and the block of the usual file systems
 FRAME_HEAD = 24  # bytes before each page in the log (sqlite.org/fileformat2.html, section 4)
+FRAME = FRAME_HEAD + PAGE
 WAL_HEAD = 32
 READ_PAGES = 256  # 1 MiB a read: beyond it the rate of reading no longer grows
 _MAGIC = b"pikerjh1"
@@ -180,22 +183,24 @@ def last_frames(log: bytes, known: int) -> Frames:
     The first ``known`` bytes are those that the head's digest has vouched for; whatever was
     written after them counts as far as SQLite's own checksums and commit marks go.
     """
-    if len(log) < WAL_HEAD + FRAME_HEAD + PAGE:
-        return Frames({}, 0, 0)
+    if len(log) < WAL_HEAD + FRAME or not any(log[:WAL_HEAD]):
+        return Frames({}, 0, 0)  # too short, or laid and not yet written to
     order = ">" if int.from_bytes(log[:4], "big") & 1 else "<"
     pages: dict[int, bytes] = {}
     pending: dict[int, bytes] = {}
     size, at, good, sums = 0, WAL_HEAD, 0, (-1, -1)
-    while at + FRAME_HEAD + PAGE <= len(log):
+    while at + FRAME <= len(log):
         number, commit = struct.unpack_from(">II", log, at)
-        end = at + FRAME_HEAD + PAGE
+        end = at + FRAME
         if end > known:
+            if log[at + 8 : at + 16] != log[16:24]:
+                break
             if sums == (-1, -1):
                 sums = _sums_before(log, at, order)
             part = log[at : at + 8] + log[at + FRAME_HEAD : end]
             sums = _log_sum(part, order, sums)
             told = struct.unpack_from(">II", log, at + 16)
-            if sums != told or log[at + 8 : at + 16] != log[16:24]:
+            if sums != told:
                 break
         pending[number - 1] = log[at + FRAME_HEAD : end]
         if commit:

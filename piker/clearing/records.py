@@ -155,13 +155,17 @@ def prepare(record: Record) -> Prepared:
 
 def link(row: Row, seq: int, before: bytes) -> Row:
     """Return ``row`` at its place: at ``seq``, chained to the one ``before`` it."""
-    placed = row._replace(seq=seq)
-    return placed._replace(chain=chain_of(placed, before))
+    columns = (seq, *row[1:-1])
+    return Row(*columns, _chain(columns, before))
 
 
 def chain_of(row: Row, before: bytes) -> bytes:
     """Return what the row's chain must be, after a row whose chain is ``before``."""
-    return blake2b(before + _encoder.encode(row[:-1]), digest_size=CHAIN_BYTES).digest()
+    return _chain(row[:-1], before)
+
+
+def _chain(columns: tuple[object, ...], before: bytes) -> bytes:
+    return blake2b(before + _encoder.encode(columns), digest_size=CHAIN_BYTES).digest()
 
 
 def read_row(row: Row, *, written_by: str = "a later piker") -> Record:

@@ -212,7 +212,7 @@ async def test_every_waiter_is_told_and_nothing_is_lost_when_the_disk_fails(fill
             except StoreError:
                 failed.append(oid)
 
-        with file_limit((filled / "rows.db-wal").stat().st_size + 9_000):
+        with file_limit(journal.log_bytes + 9_000):
             async with trio.open_nursery() as nursery:
                 for oid in "abc":
                     nursery.start_soon(client, oid)
