@@ -201,12 +201,13 @@ class BrokerdCancel(_Message, frozen=True, tag="cancel"):
 
 # -- backend -> emsd --------------------------------------------------------------------------
 class BrokerdOrderAck(_Message, frozen=True, tag="ack"):
-    """The venue has the order, under ``reqid``; of an edit that gives it a new id too."""
+    """The venue has the order, or its edit, under ``reqid``: an edit may give it a new one."""
 
     oid: str
     reqid: str
     account: str
     client_id: str = ""
+    request: str = "order"  # or edit
     time_ns: int = 0
 
 

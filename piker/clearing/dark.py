@@ -1,14 +1,14 @@
 """Orders that wait in emsd, unseen by any venue, until a price wakes them. Pure.
 
 Rules. A trigger is met by the price that ``trigger_by`` names: trades, the side of the book that
-the order would trade with (the ask of a buy, the bid of a sell), or the mark. A stop is met when that
-price has gone against the order (a buy: at or above the trigger); a take-profit, or a limit order
-that is only kept dark, when it has gone in its favour. A trailing stop follows the best price since
-it was armed at its distance, never backwards. An alert has no side: it is met when the price comes
-to its trigger from where the price was when the alert was armed.
+the order would trade with (the ask of a buy, the bid of a sell), or the mark. A stop is met when
+that price has gone against the order (a buy: at or above the trigger); a take-profit, or a limit
+order that is only kept dark, when it has gone in its favour. A trailing stop follows the best price
+since it was armed at its distance, never backwards. An alert has no side: it is met when the price
+comes to its trigger from where the price was when the alert was armed.
 
 Nothing is met by a price from before the order was armed. Prices that were missed are said
-(:meth:`Trigger.rearm`): a trigger that the next price meets was met across a gap, for nobody saw when.
+(:meth:`Trigger.rearm`): a trigger that the next price meets was met across a gap: nobody saw when.
 """
 
 from __future__ import annotations

@@ -1,0 +1,142 @@
+"""The paper model: it never flatters."""
+
+from __future__ import annotations
+
+import random
+from decimal import Decimal
+from typing import Any
+
+from piker.clearing.matching import PaperFill, PaperMarket
+from piker.orders import Action, BrokerdOrder, OrderKind, TimeInForce
+
+D = Decimal
+
+
+def order(
+    oid: str = "o", action: Action = Action.BUY, size: str = "5", **fields: Any
+) -> BrokerdOrder:
+    """Return an order to buy five at 99."""
+    fields.setdefault("price", D(99))
+    return BrokerdOrder(
+        oid=oid, client_id="c", account="paper", time_ns=0, symbol="btcusdt.spot", action=action,
+        size=D(size), **fields,
+    )  # fmt: skip
+
+
+def market(bid: str = "99", bids: str = "10", ask: str = "101", asks: str = "4") -> PaperMarket:
+    """Return a market that shows ten bid at 99 and four offered at 101."""
+    one = PaperMarket()
+    assert one.quote(D(bid), D(bids), D(ask), D(asks)) == []
+    return one
+
+
+def test_maker_waits_behind_what_is_shown_when_trades_come() -> None:
+    """Ten stand before us; the eleventh that is sold is ours."""
+    one = market()
+    assert one.submit(order()) == ([], "")
+    assert one.trade(D(99), D(9), -1) == []
+    assert one.trade(D(99), D(3), -1) == [PaperFill("o", D(2), D(99), maker=True)]
+    assert one.trade(D(99), D(3), 1) == []  # a buyer took the other side
+    assert one.trade(D(99), D(9), -1) == [PaperFill("o", D(3), D(99), maker=True)]
+    assert one.resting == {}
+
+
+def test_queue_is_never_longer_than_what_is_shown() -> None:
+    """Six were canceled: at most four can stand before us."""
+    one = market()
+    one.submit(order())
+    one.quote(D(99), D(4), D(101), D(4))
+    assert one.trade(D(99), D(5), -1) == [PaperFill("o", D(1), D(99), maker=True)]
+    one.quote(D(99), D(50), D(101), D(4))  # who comes later stands behind us
+    assert one.trade(D(99), D(4), -1) == [PaperFill("o", D(4), D(99), maker=True)]
+
+
+def test_deeper_order_is_not_filled_when_its_price_is_only_touched() -> None:
+    """Its queue is counted from when its price is the best; a trade through it fills it."""
+    one = market()
+    one.submit(order(price=D(98)))
+    assert one.trade(D(98), D(100), -1) == []
+    one.quote(D(98), D(7), D(100), D(1))
+    assert one.trade(D(98), D(8), -1) == [PaperFill("o", D(1), D(98), maker=True)]
+    assert one.trade(D("97.5"), D(2), -1) == [PaperFill("o", D(2), D(98), maker=True)]
+
+
+def test_taker_gets_what_is_shown_when_it_takes() -> None:
+    """Four at 101; the rest stands at its limit, and those four are not there again."""
+    one = market()
+    assert one.submit(order(price=D(101))) == ([PaperFill("o", D(4), D(101), maker=False)], "")
+    assert one.submit(order("p", price=D(101))) == ([], "")
+    assert one.quote(D(99), D(10), D(101), D(4)) == []  # the same level: nothing new was shown
+    assert one.quote(D(99), D(10), D(101), D(6)) == [
+        PaperFill("o", D(1), D(101), maker=True), PaperFill("p", D(5), D(101), maker=True),
+    ]  # fmt: skip
+
+
+def test_market_order_waits_for_the_next_quote_when_more_is_wanted() -> None:
+    """At whatever price that has."""
+    one = market()
+    order_ = order(kind=OrderKind.MARKET, price=None)
+    assert one.submit(order_) == ([PaperFill("o", D(4), D(101), maker=False)], "")
+    assert one.quote(D(99), D(10), D(103), D(9)) == [PaperFill("o", D(1), D(103), maker=False)]
+
+
+def test_order_is_gone_when_it_may_not_stand() -> None:
+    """Immediate, all or nothing, post-only."""
+    one = market()
+    fills, why = one.submit(order(price=D(101), tif=TimeInForce.IOC))
+    assert (fills[0].size, why) == (D(4), "the rest does not trade at once")
+    assert market().submit(order(price=D(101), tif=TimeInForce.FOK))[0] == []
+    assert market().submit(order(price=D(101), size="4", tif=TimeInForce.FOK))[1] == "closed"
+    assert "post-only" in market().submit(order(price=D(101), post_only=True))[1]
+    assert one.resting == {}
+
+
+def test_amend_keeps_its_place_only_when_it_gets_smaller() -> None:
+    """Larger, or at another price, it goes to the back."""
+    one = market()
+    one.submit(order())
+    one.trade(D(99), D(8), -1)
+    assert one.amend(order(size="3"), D(0)) == ([], "")
+    assert one.resting["o"].ahead == 2
+    assert one.amend(order(size="9"), D(0)) == ([], "")
+    assert one.resting["o"].ahead == 10
+    assert one.amend(order("x"), D(0)) is None
+    assert one.amend(order(size="2"), D(2)) == ([], "closed")
+
+
+def test_no_fill_is_better_than_the_market_when_anything_comes() -> None:
+    """Random quotes, prints, orders: every fill at a price that was quoted or passed, in size."""
+    for seed in range(60):
+        rng = random.Random(seed)
+        one, mid = market(), 100
+        limits: dict[str, tuple[int, Decimal, Decimal]] = {}
+        got: dict[str, Decimal] = {}
+        for number in range(300):
+            mid = max(20, mid + rng.randint(-1, 1))
+            bid, ask = D(mid - rng.randint(1, 2)), D(mid + rng.randint(1, 2))
+            sizes = D(rng.randint(1, 9)), D(rng.randint(1, 9))
+            shown = one.quote(bid, sizes[0], ask, sizes[1])
+            assert sum(each.size for each in shown) <= sum(sizes)
+            price, size = rng.choice([bid, ask]), D(rng.randint(1, 9))
+            printed = one.trade(price, size, -1 if price == bid else 1)
+            assert sum(each.size for each in printed) <= size
+            for each in (*shown, *printed):
+                side, limit, _ = limits[each.oid]
+                assert (limit - each.price) * side >= 0
+                best = ask if side > 0 else bid
+                reached = min(best, price) if side > 0 else max(best, price)
+                assert (each.price - reached) * side >= 0  # never through an untouched price
+                got[each.oid] = got.get(each.oid, D(0)) + each.size
+            oid, side = f"o{number}", rng.choice([1, -1])
+            limit = D(mid + rng.randint(-4, 4))
+            wanted = D(rng.randint(1, 12))
+            limits[oid] = side, limit, wanted
+            action = Action.BUY if side > 0 else Action.SELL
+            fills, _ = one.submit(order(oid, action, str(wanted), price=limit))
+            for each in fills:
+                assert each.price == (ask if side > 0 else bid)
+                got[oid] = got.get(oid, D(0)) + each.size
+            if rng.random() < 0.3 and one.resting:
+                one.cancel(rng.choice(list(one.resting)))
+        assert all(size <= limits[oid][2] for oid, size in got.items())
+        assert got

@@ -1,0 +1,253 @@
+"""The router with a real journal and the paper broker: one truth, told after it is on the disk."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import trio
+import trio.testing
+
+from piker.clearing.journal import open_journal
+from piker.clearing.lifecycle import Phase
+from piker.clearing.paper import PaperBroker
+from piker.clearing.risk import Limits, RiskDesk, TradingState
+from piker.clearing.router import Router, client_id_of
+from piker.clock import wall_ns
+from piker.errors import Transient
+from piker.market import Asset, AssetType, MktPair
+from piker.orders import (
+    Action,
+    BrokerdEvent,
+    BrokerdFill,
+    BrokerdOrder,
+    BrokerdOrderAck,
+    BrokerdRequest,
+    Cancel,
+    ExecMode,
+    Order,
+    Status,
+)
+
+D = Decimal
+BTC = MktPair(
+    fqme="btcusdt.spot.binance", bs_mktid="BTCUSDT",
+    dst=Asset("btc", AssetType.CRYPTO), src=Asset("usdt", AssetType.CRYPTO),
+    price_tick=D("0.01"), size_tick=D("0.001"),
+)  # fmt: skip
+
+
+def order(oid: str = "a", **changes: Any) -> Order:
+    """Return an order to buy two at ninety-nine."""
+    one = Order(
+        oid=oid, symbol=BTC.fqme, account="paper", action=Action.BUY, size=D(2), price=D(99)
+    )
+    return msgspec.structs.replace(one, **changes)
+
+
+class PaperLink:
+    """The paper broker behind a router's seam, in this process; it can be cut."""
+
+    name = "paper.queue"
+
+    def __init__(self) -> None:
+        self.broker = PaperBroker("paper")
+        self.broker.know(BTC)
+        self.sent: list[BrokerdRequest] = []
+        self.told: list[BrokerdEvent] = []
+        self.cut = False
+        self.router: Router | None = None
+
+    async def send(self, request: BrokerdRequest) -> None:
+        """Carry it out and tell the router at once."""
+        self.sent.append(request)
+        if self.cut:
+            raise Transient("the line is cut.")
+        self.tell(self.broker.request(request, wall_ns()))
+
+    def tell(self, events: list[BrokerdEvent]) -> None:
+        """Let the router hear, as its link's task would."""
+        assert self.router is not None
+        self.told += events
+        for event in events:
+            self.router.hear("paper", event)
+
+    def quote(self, bid: int = 99, ask: int = 101) -> None:
+        """Show ten on either side."""
+        self.tell(self.broker.quote(BTC.mktid, (D(bid), D(10)), (D(ask), D(10)), wall_ns()))
+
+
+@asynccontextmanager
+async def routing(
+    folder: Path, link: PaperLink | None = None
+) -> AsyncIterator[tuple[Router, PaperLink]]:
+    """Run a router on the journal in a folder."""
+    link = link or PaperLink()
+    async with open_journal(folder / "journal") as journal, trio.open_nursery() as nursery:
+        desk = RiskDesk("paper", Limits())
+        router = Router(journal, {"paper": link}, {"paper": desk}, nursery)
+        router.know(BTC)
+        link.router = router
+        await router.recover()
+        router.price(BTC.fqme, D(100), wall_ns())
+        link.quote()
+        yield router, link
+        nursery.cancel_scope.cancel()
+
+
+async def told(
+    news: trio.MemoryReceiveChannel[Any], *, upto: str, within_s: float = 10
+) -> list[str]:
+    """Return the words of statuses, up to one of them."""
+    words = []
+    with trio.fail_after(within_s):
+        async for one in news:
+            assert isinstance(one, Status)
+            words.append(one.resp)
+            if one.resp == upto:
+                return words
+    raise AssertionError(words)
+
+
+async def test_order_goes_through_its_life_when_it_is_filled(tmp_path: Path) -> None:
+    """Pending, acknowledged, open, filled in two, closed: told to two clients the same."""
+    async with routing(tmp_path) as (router, link), router.listen() as one, router.listen() as two:
+        await router.order(order(), "me")
+        link.tell(link.broker.trade(BTC.mktid, D(99), D(11), -1, wall_ns()))
+        await trio.testing.wait_all_tasks_blocked(0.2)
+        link.tell(link.broker.trade(BTC.mktid, D(99), D(11), -1, wall_ns()))
+        words = await told(one, upto="closed")
+        assert words[0] == "pending"
+        assert words.count("fill") == 2
+        assert await told(two, upto="closed") == words
+        state = router.orders["a"]
+        assert (state.phase, state.filled, state.avg_price) == (Phase.FILLED, D(2), D(99))
+        assert state.fees == {"usdt": D("0.198")}
+        assert router.dialogs() == []
+
+
+async def test_denied_order_is_not_sent_when_it_passes_a_limit(tmp_path: Path) -> None:
+    """It is in the journal with its code; nothing has left."""
+    async with routing(tmp_path) as (router, link), router.listen() as news:
+        await router.order(order(price=D(120)))
+        (status,) = [await news.receive()]
+        assert isinstance(status, Status)
+        assert (status.resp, status.code) == ("denied", "price-collar")
+        assert link.sent == []
+    async with routing(tmp_path) as (router, _):
+        assert router.orders["a"].phase is Phase.DENIED
+
+
+async def test_order_is_there_when_emsd_starts_again(tmp_path: Path) -> None:
+    """Open orders are open, what was on its way is unknown until the venue has said."""
+    link = PaperLink()
+    async with routing(tmp_path, link) as (router, _), router.listen() as news:
+        await router.order(order())
+        await told(news, upto="open")
+        link.cut = True
+        await router.order(order("b", price=D(98)))
+        assert router.orders["b"].phase is Phase.UNKNOWN
+    async with routing(tmp_path) as (router, _):
+        assert router.orders["a"].phase is Phase.OPEN
+        assert router.orders["b"].phase is Phase.UNKNOWN
+        assert {one.oid for one in router.dialogs()} == {"a", "b"}
+        router.hear("paper", BrokerdOrderAck(oid="b", reqid="p9", account="paper"))
+        await trio.testing.wait_all_tasks_blocked(0.2)
+        assert router.orders["b"].phase is Phase.PENDING
+        await router.order(order())  # an edit to what it is: no second order
+        assert sum(isinstance(one, BrokerdOrder) and not one.reqid for one in link.sent) == 2
+
+
+async def test_fill_counts_once_when_it_is_delivered_again_after_a_restart(tmp_path: Path) -> None:
+    """By the key that the journal keeps."""
+    async with routing(tmp_path) as (router, link), router.listen() as news:
+        await router.order(order(price=D(101)))
+        await told(news, upto="closed")
+        (fill,) = [one for one in link.told if isinstance(one, BrokerdFill)]
+        (ack,) = link.broker.request(link.sent[0], wall_ns())  # it is one order
+        assert isinstance(ack, BrokerdOrderAck)
+        assert ack.reqid == fill.reqid
+    again = PaperLink()
+    async with routing(tmp_path, again) as (router, _), router.listen() as news:
+        router.hear("paper", fill)
+        await router.cancel(Cancel(oid="nobody", symbol=BTC.fqme))
+        await told(news, upto="error")
+        assert router.orders["a"].filled == 2
+
+
+async def test_cancel_works_in_every_phase_when_asked(tmp_path: Path) -> None:
+    """At the venue, in the dark, of what is not there, of what has ended."""
+    async with routing(tmp_path) as (router, _), router.listen() as news:
+        await router.order(order())
+        await told(news, upto="open")
+        await router.cancel(Cancel(oid="a", symbol=BTC.fqme))
+        await told(news, upto="canceled")
+        await router.order(order("d", exec_mode=ExecMode.DARK, trigger=D(95), price=D(95)))
+        assert (await told(news, upto="dark_open")) == ["dark_open"]
+        await router.cancel(Cancel(oid="d", symbol=BTC.fqme))
+        await told(news, upto="canceled")
+        for oid, code in (("a", "order-over"), ("nobody", "unknown-order")):
+            await router.cancel(Cancel(oid=oid, symbol=BTC.fqme))
+            status = await news.receive()
+            assert isinstance(status, Status)
+            assert (status.resp, status.code) == ("error", code)
+
+
+async def test_edit_reaches_the_venue_when_it_is_sent(tmp_path: Path) -> None:
+    """The same oid with another price; limits are asked again."""
+    async with routing(tmp_path) as (router, _), router.listen() as news:
+        await router.order(order())
+        await told(news, upto="open")
+        await router.order(order(price=D(98), size=D(1)))
+        with trio.fail_after(5):
+            while router.orders["a"].order.price != 98:
+                await news.receive()
+        assert router.orders["a"].remaining == 1
+        await router.order(order(price=D(150)))
+        with trio.fail_after(5):
+            while True:
+                status = await news.receive()
+                if isinstance(status, Status) and status.code:
+                    break
+        assert status.code == "price-collar"
+        assert router.orders["a"].order.price == 98
+
+
+async def test_halt_cancels_everything_and_lets_nothing_through(tmp_path: Path) -> None:
+    """Until it is armed again."""
+    async with routing(tmp_path) as (router, _), router.listen() as news:
+        await router.order(order())
+        await router.order(order("d", exec_mode=ExecMode.DARK, trigger=D(95), price=D(95)))
+        await told(news, upto="open")
+        await router.halt("paper", TradingState.HALTED, "a test")
+        with trio.fail_after(5):
+            while router.dialogs():
+                await news.receive()
+        await router.order(order("b", price=D(98)))
+        assert router.orders["b"].code == "halted"
+        await router.halt("paper", TradingState.ACTIVE, "again")
+        await router.order(order("c", price=D(98)))
+        assert router.orders["c"].phase is not Phase.DENIED
+
+
+async def test_slow_client_is_let_go_and_delays_nobody(tmp_path: Path) -> None:
+    """Its channel ends; the others go on."""
+    async with routing(tmp_path) as (router, _), router.listen() as slow:
+        for _number in range(5000):
+            await router.cancel(Cancel(oid="nobody", symbol=BTC.fqme))
+        count = 0
+        async for _ in slow:
+            count += 1
+        assert count == 4096
+
+
+def test_client_id_is_the_same_and_fits_the_venues_when_made() -> None:
+    """Letters and digits, 28 of them, of any oid."""
+    assert client_id_of("a") == client_id_of("a") != client_id_of("b")
+    for oid in ("a", "x" * 500, "ü\n"):
+        assert client_id_of(oid).isalnum()
+        assert len(client_id_of(oid)) == 28
