@@ -1,0 +1,131 @@
+"""Arithmetic on money that never rounds in silence.
+
+Python's default context keeps 28 digits and drops the rest without a word. Here sums, differences
+and products are done in :data:`EXACT`, which has room for all that can come out of values within
+:data:`MAX_INTEGER_DIGITS` and :data:`MAX_DECIMALS`, and which raises ``decimal.Inexact`` where
+something would be lost all the same. A division happens in two places only: :func:`share`, whose
+remainder stays with what is left, so that nothing appears or vanishes; and :func:`ratio`, for
+averages that are shown to people and never counted with.
+"""
+
+from __future__ import annotations
+
+import decimal
+from collections.abc import Callable, Iterable
+from decimal import Decimal
+from functools import wraps
+from typing import ParamSpec, TypeVar
+
+__all__ = [
+    "DIVIDE",
+    "EXACT",
+    "MAX_DECIMALS",
+    "MAX_INTEGER_DIGITS",
+    "SHARE_DECIMALS",
+    "ZERO",
+    "exact",
+    "is_sane",
+    "plain",
+    "ratio",
+    "scaled",
+    "share",
+    "total",
+]
+
+ZERO = Decimal(0)
+MAX_INTEGER_DIGITS = 24  # a million times the supply of the largest token that is traded
+MAX_DECIMALS = 24  # a smallest unit has 18 in ether and its kin; prices quote parts of those
+SHARE_DECIMALS = 36  # 18 decimals of a size times 18 of a price
+_DIGITS = 256  # size times price times multiplier has 144; a sum of 10**9 of them 153
+_SHOWN_DIGITS = 28  # of an average
+_QUANTUM = Decimal(1).scaleb(-SHARE_DECIMALS)
+
+_TRAPS = [decimal.InvalidOperation, decimal.DivisionByZero, decimal.Overflow]
+#: Sums and products; ``decimal.Inexact`` is raised where a digit would be lost.
+EXACT = decimal.Context(
+    prec=_DIGITS, rounding=decimal.ROUND_HALF_EVEN, traps=[*_TRAPS, decimal.Inexact]
+)
+#: Divisions whose remainder is looked after, and roundings that are meant.
+DIVIDE = decimal.Context(prec=_DIGITS, rounding=decimal.ROUND_HALF_EVEN, traps=_TRAPS)
+_SHOW = decimal.Context(prec=_SHOWN_DIGITS, rounding=decimal.ROUND_HALF_EVEN, traps=_TRAPS)
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
+
+def exact(function: Callable[_P, _R]) -> Callable[_P, _R]:
+    """Return the function, run in :data:`EXACT`; the caller's context is left as it was."""
+
+    @wraps(function)
+    def within(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+        with decimal.localcontext(EXACT):
+            return function(*args, **kwargs)
+
+    return within
+
+
+def is_sane(value: Decimal) -> bool:
+    """Tell whether a number is finite and small and coarse enough to be counted with exactly."""
+    if not value.is_finite():
+        return False
+    exponent = value.as_tuple().exponent
+    assert isinstance(exponent, int)
+    if -exponent > MAX_DECIMALS:
+        exponent = _stripped(value)
+    return -exponent <= MAX_DECIMALS and value.adjusted() < MAX_INTEGER_DIGITS
+
+
+def _stripped(value: Decimal) -> int:
+    """Return the exponent without trailing zeros."""
+    exponent = value.normalize(DIVIDE).as_tuple().exponent
+    assert isinstance(exponent, int)
+    return exponent
+
+
+def total(values: Iterable[Decimal]) -> Decimal:
+    """Return the sum, exactly."""
+    out = ZERO
+    for value in values:
+        out = EXACT.add(out, value)
+    return out
+
+
+def share(amount: Decimal, part: Decimal, whole: Decimal) -> Decimal:
+    """Return the part of an amount that goes with ``part`` of ``whole``.
+
+    All of it where the part is the whole. Else rounded, half to even, to 36 decimals or as many as
+    the amount has: the caller subtracts what it takes, and what was cut off stays with the rest.
+    """
+    if part == whole:
+        return amount
+    return _cut(DIVIDE.divide(DIVIDE.multiply(amount, part), whole), amount)
+
+
+def scaled(amount: Decimal, new: int, old: int) -> Decimal:
+    """Return ``amount * new / old``, rounded as :func:`share` does."""
+    return _cut(DIVIDE.divide(DIVIDE.multiply(amount, Decimal(new)), Decimal(old)), amount)
+
+
+def _cut(value: Decimal, like: Decimal) -> Decimal:
+    exponent = like.as_tuple().exponent
+    assert isinstance(exponent, int)
+    quantum = _QUANTUM if exponent >= -SHARE_DECIMALS else Decimal(1).scaleb(exponent)
+    return _trim(value.quantize(quantum, context=DIVIDE))
+
+
+def _trim(value: Decimal) -> Decimal:
+    """Drop trailing zeros, so that numbers do not grow with every step."""
+    return value.normalize(DIVIDE) if value else ZERO
+
+
+def ratio(above: Decimal, below: Decimal) -> Decimal:
+    """Return a quotient of 28 digits, for people to read."""
+    return _SHOW.divide(above, below)
+
+
+def plain(value: Decimal) -> str:
+    """Return a number in digits: no exponent, no trailing zeros, never ``-0``."""
+    text = format(value, "f")
+    if "." in text:
+        text = text.rstrip("0").rstrip(".")
+    return "0" if text in ("-0", "") else text
