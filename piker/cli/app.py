@@ -241,75 +241,6 @@ def doctor(
 
 
 @app.command()
-def venue(
-    name: Annotated[str, typer.Argument(help="binance or kraken.")],
-    synthetic: Annotated[
-        bool, typer.Option("--synthetic", help="A matching engine with order flow (the default).")
-    ] = True,
-    seed: Annotated[int, typer.Option(help="Seed of the order flow.")] = 1,
-    symbols: Annotated[int, typer.Option(min=1, max=500, help="Markets of each kind.")] = 6,
-    rate: Annotated[float, typer.Option(min=0.01, help="Steps of order flow a second.")] = 20.0,
-    host: Annotated[str, typer.Option(help="A loopback address.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 picks a free one.")] = 0,
-    faults: Annotated[
-        str | None,
-        typer.Option(metavar="FILE", help="A TOML file that says what goes wrong, and when."),
-    ] = None,
-    limits: Annotated[
-        bool, typer.Option("--limits/--no-limits", help="Keep the venue's rate limits.")
-    ] = True,
-    bars: Annotated[
-        str | None,
-        typer.Option(metavar="FOLDER", help="Recorded bars that are served; binance's."),
-    ] = None,
-    archive_late: Annotated[
-        float | None,
-        typer.Option(min=0, metavar="S", help="When a day's file appears, after midnight (7200)."),
-    ] = None,
-    replay: Annotated[
-        str | None,
-        typer.Option(metavar="CAPTURE", help="Play a recording, not a synthetic market."),
-    ] = None,
-    speed: Annotated[
-        float, typer.Option(min=0, help="Of a replay; 0 is as fast as its clients read.")
-    ] = 1.0,
-    at: Annotated[
-        str, typer.Option(metavar="now|recorded", help="Whether a replay's times are moved to now.")
-    ] = "now",
-    exit_at_end: Annotated[
-        bool, typer.Option("--exit-at-end", help="End with the replay, not with Ctrl-C.")
-    ] = False,
-) -> None:
-    """Run a venue on this machine, until Ctrl-C.
-
-    It speaks the real one's wire protocol, and prints one JSON line with its URLs when it is
-    ready. Under ``control``, faults can be added
-    (POST /faults) and counts be read (GET /stats) while it runs: docs/internals/loopback.md, which
-    has the layout of a folder of bars, too. What a replay answers and sends is in
-    docs/reference/capture-format.md.
-
-    Example: piker venue binance --synthetic --seed 7 --faults plan.toml
-    """
-    from piker.cli import venue as command
-    from piker.errors import ConfigError
-
-    if replay is not None:
-        if bars is not None or archive_late is not None:
-            raise ConfigError(
-                "a replay has no archive.", remedy="Leave out --bars, --archive-late."
-            )
-        command.run_replay(
-            name, replay, speed=speed, at=at, exit_at_end=exit_at_end, seed=seed, host=host,
-            port=port, faults=faults,
-        )  # fmt: skip
-        return
-    command.run(
-        name, seed=seed, symbols=symbols, rate=rate, host=host, port=port, faults=faults,
-        limits=limits, bars=bars, archive_late_s=archive_late,
-    )  # fmt: skip
-
-
-@app.command()
 def record(
     fqmes: Fqmes,
     out: Annotated[
@@ -403,8 +334,10 @@ def init() -> None:
 def _mount() -> None:
     from piker.cli.history_app import history, store_app
     from piker.cli.symbols_app import symbols_app
+    from piker.cli.venue_app import venue
 
     app.command()(history)
+    app.command()(venue)
     app.add_typer(store_app, name="store")
     app.add_typer(symbols_app, name="symbols")
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import trio
 
 from piker.config import nearest
 from piker.errors import ConfigError
+from piker.testing.accounts import account_of, load_accounts
 from piker.testing.captures_foreign import read_any
 from piker.testing.faults import load_faults
 from piker.testing.loopback import Venue, make_venue
@@ -33,12 +35,18 @@ def run(
     limits: bool = True,
     bars: str | None = None,
     archive_late_s: float | None = None,
+    accounts: Sequence[str] = (),
+    accounts_file: str | None = None,
 ) -> None:
     """Serve until a signal; print one JSON line with the URLs when ready."""
     plan = load_faults(Path(faults)) if faults is not None else ()
+    owners = [account_of(text) for text in accounts]
+    if accounts_file is not None:
+        owners += load_accounts(Path(accounts_file))
     venue = make_venue(
         name, symbols=symbols, rate=rate, seed=seed, faults=plan, limits=limits,
         bars=Path(bars) if bars is not None else None, archive_late_s=archive_late_s,
+        accounts=owners,
     )  # fmt: skip
     _run(venue, name, host, port)
 

@@ -17,7 +17,10 @@ import trio
 from trio_typing import TaskStatus
 
 from piker.clock import wall_ns
+from piker.testing.accounts import AccountSpec
 from piker.testing.bar_table import GivenBars
+from piker.testing.binance_account import AccountSide
+from piker.testing.binance_account_ws import SocketApi
 from piker.testing.binance_archive import LATE_S, Archive
 from piker.testing.binance_limits import MAX_STREAMS, BinanceLimits, refusal, ws_kind_of
 from piker.testing.binance_market import (
@@ -56,15 +59,19 @@ class BinanceVenue:
         limits: bool = True,
         bars: GivenBars | None = None,
         archive_late_s: float = LATE_S,
+        accounts: Iterable[AccountSpec] = (),
     ) -> None:
         """Make its markets.
 
         ``bars`` are served in place of made ones; their markets stand beside the synthetic ones.
-        ``archive_late_s`` after a period's end the archive has its file.
+        ``archive_late_s`` after a period's end the archive has its file. ``accounts`` may trade.
         """
         self.rate = rate
         self.limits = BinanceLimits() if limits else None
-        self.gate = Gate(seed=seed, faults=faults, limits=self.limits, refusal=refusal)
+        self.gate = Gate(
+            seed=seed, faults=faults, limits=self.limits, refusal=refusal,
+            more=lambda: self.accounts.stats(),
+        )  # fmt: skip
         now_s = wall_ns() // 10**9
         self.listings: dict[tuple[str, str], Listing] = {
             **make_listings(symbols, seed, now_s),
@@ -78,6 +85,10 @@ class BinanceVenue:
         self.clients: set[Client] = set()
         self.streams = Streams(self.listings.values())
         self._random = random.Random(seed)
+        self.accounts = AccountSide(
+            accounts, self.listings, self.streams, self.limits, seed=seed
+        )  # fmt: skip
+        self._socket_api = SocketApi(self.accounts, lambda ask: answer(ask, self.listings))
 
     async def run(
         self, host: str, port: int, task_status: TaskStatus[int] = trio.TASK_STATUS_IGNORED
@@ -136,6 +147,8 @@ class BinanceVenue:
         if trades and market.streams:
             self.streams.traded(market, trades, time_ms)
         self.streams.moved(market, before, time_ms)
+        if trades:
+            self.accounts.heed(market.listing, trades)
 
     async def _tick(self) -> None:
         """Publish what comes with time: depth, bars, marks, days; and pings in between."""
@@ -156,16 +169,18 @@ class BinanceVenue:
                 client.send_control(_PING)
 
     async def http(self, request: Request) -> Reply:
-        """Answer a request for market data, or for a file of the archive."""
+        """Answer a request for market data, of an account, or for a file of the archive."""
         if request.path.startswith("/data/"):
             return await self.archive.answer(request)
         if request.path == "/" and "prefix" in request.params:
             return self.archive.index(request)
-        return answer(request, self.listings)
+        return self.accounts.http(request) or answer(request, self.listings)
 
     # -- websocket clients ---------------------------------------------------------------------
     def refused(self, request: Request) -> Reply | None:
         """Take websockets at the venue's paths only."""
+        if _is_api(request):
+            return None
         known = ("/ws", "/stream")
         parts = request.path.rstrip("/").split("/")
         return None if any(f"/{part}" in known for part in parts) else Reply(404, b"")
@@ -177,6 +192,9 @@ class BinanceVenue:
         if "/ws/" in request.path:
             names = request.path.partition("/ws/")[2].split("/")
         self.clients.add(client)
+        if _is_api(request):
+            self._socket_api.connected(client)
+            return
         if request.path.rstrip("/").endswith("/stream"):
             self.streams.combined.add(client)
         self._subscribe(client, [name for name in names if name])
@@ -184,11 +202,17 @@ class BinanceVenue:
     def gone(self, client: Client) -> None:
         """Forget a client."""
         self.clients.discard(client)
+        if _is_api(client.request):
+            self._socket_api.gone(client)
+            return
         self.streams.combined.discard(client)
         self.streams.unsubscribe(client, ws_kind_of(client.request.path), client.streams)
 
     def text(self, client: Client, message: str) -> None:
         """Do what a control message says, and answer it."""
+        if _is_api(client.request):
+            self._socket_api.text(client, message)
+            return
         try:
             ask = msgspec.json.decode(message, type=_Ask)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -228,6 +252,11 @@ class BinanceVenue:
             self.gate.drop(client)
             return
         self.streams.subscribe(client, kind, names)
+
+
+def _is_api(request: Request) -> bool:
+    """Tell a connection of the websocket API."""
+    return request.path.rstrip("/") == "/ws-api/v3"
 
 
 class _Ask(msgspec.Struct, frozen=True):

@@ -11,6 +11,7 @@ from collections import Counter
 import msgspec
 
 from piker.clock import monotonic_ns
+from piker.testing.binance_account_limits import account_weight
 from piker.testing.gate import Connected
 from piker.testing.rates import NS, Rolling, Window
 from piker.testing.requests import Reply, Request
@@ -26,6 +27,10 @@ __all__ = [
     "ws_kind_of",
 ]
 
+_LATER = frozenset(
+    f"/fapi/v{version}/{name}" for version in (2, 3)
+    for name in ("account", "balance", "positionRisk")
+)  # fmt: skip
 KIND_PATHS = {"/api/v3/": "spot", "/fapi/v1/": "usdm", "/dapi/v1/": "coinm"}
 WEIGHT_LIMITS = {"spot": 6000, "usdm": 2400, "coinm": 2400}  # a minute and address
 MESSAGES_PER_S = {"spot": 5, "usdm": 10, "coinm": 10}  # of one connection
@@ -61,8 +66,8 @@ _BY_SYMBOL: dict[str, dict[str, tuple[int, int]]] = {  # path -> (one symbol, mo
 
 def kind_of(path: str) -> tuple[str, str]:
     """Return (market kind, rest of the path) of a REST path; two empties for another one."""
-    if path == "/fapi/v2/ticker/price":  # the same in a second version
-        return "usdm", "ticker/price"
+    if path == "/fapi/v2/ticker/price" or path in _LATER:  # the same in a later version
+        return "usdm", path.split("/", 3)[3]
     for prefix, kind in KIND_PATHS.items():
         if path.startswith(prefix):
             return kind, path.removeprefix(prefix)
@@ -112,13 +117,20 @@ class BinanceLimits:
         kind, path = kind_of(request.path)
         if not kind:
             return None
-        key = f"{kind} {request.peer}"
+        weight = account_weight(kind, request.method, path, request.params)
+        if weight is None:
+            weight = weight_of(kind, path, request.params)
+        return self.spend(kind, request.peer, weight)
+
+    def spend(self, kind: str, peer: str, weight: int) -> Reply | None:
+        """Count so much weight; return the refusal where there is no room for it."""
+        key = f"{kind} {peer}"
         now = monotonic_ns() / NS
         until, bans = self._bans.get(key, (0.0, 0))
         if now < until:
             self.violations["banned"] += 1
             return _refusal(418, until - now)
-        used = self._minutes[kind].add(request.peer, weight_of(kind, path, request.params))
+        used = self._minutes[kind].add(peer, weight)
         if used <= WEIGHT_LIMITS[kind]:
             self._refused.pop(key, None)
             return None
@@ -149,6 +161,8 @@ class BinanceLimits:
 
     def message(self, connection: Connected, late_s: float) -> bool:
         """Count a message; so many in any second, and as many more as came while we were late."""
+        if connection.request.path.startswith(("/ws-api/", "/ws-fapi/")):
+            return True  # requests there weigh, as those of REST do
         now = monotonic_ns() / NS
         times = self._messages.setdefault(connection, [])
         times[:] = [time for time in times if time > now - 1]
@@ -174,7 +188,7 @@ class BinanceLimits:
 
 def ws_kind_of(path: str) -> str:
     """Return the market of a websocket path on the venue's one port."""
-    if path.startswith(("/public/", "/market/", "/usdm/")):
+    if path.startswith(("/public/", "/market/", "/private/", "/usdm/", "/ws-fapi/")):
         return "usdm"
     return "coinm" if path.startswith("/coinm/") else "spot"
 
@@ -189,6 +203,9 @@ def refusal(status: int) -> bytes:
         return b"<html><head><title>Bad gateway</title></head><body></body></html>"
     if status == 418:
         body = {"code": -1003, "msg": "Way too much request weight used; IP banned."}
+    elif status == 408:
+        text = "Timeout waiting for response from backend server."
+        body = {"code": -1007, "msg": f"{text} Send status unknown; execution status unknown."}
     elif status == 429:
         body = {"code": -1003, "msg": "Too much request weight used; please use the websocket."}
     elif status == 503:

@@ -13,6 +13,7 @@ from piker.ohlcv import Timeframe
 from piker.testing import binance_wire as wire
 from piker.testing.bar_flaws import flawed_rows
 from piker.testing.bar_table import rows_of
+from piker.testing.binance_account_limits import order_limits
 from piker.testing.binance_bars import newest_bars, oldest_bars
 from piker.testing.binance_limits import WEIGHT_LIMITS, kind_of
 from piker.testing.binance_market import Listing
@@ -153,11 +154,14 @@ def _time(ask: _Ask) -> Any:
 
 
 def _exchange_info(ask: _Ask) -> Any:
-    limits = [{"rateLimitType": "REQUEST_WEIGHT", "interval": "MINUTE", "intervalNum": 1,
-               "limit": WEIGHT_LIMITS[ask.kind]}]  # fmt: skip
+    limits: list[dict[str, Any]] = [
+        {"rateLimitType": "REQUEST_WEIGHT", "interval": "MINUTE", "intervalNum": 1,
+         "limit": WEIGHT_LIMITS[ask.kind]},
+    ]  # fmt: skip
     if ask.kind == "spot":
         limits.append({"rateLimitType": "RAW_REQUESTS", "interval": "MINUTE", "intervalNum": 5,
                        "limit": 300_000})  # fmt: skip
+    limits += order_limits(ask.kind)
     found = ask.listed() if ask.kind == "spot" else _Ask(ask.kind, {}, ask.listings).listed()
     body = {"timezone": "UTC", "serverTime": ask.now_ms, "rateLimits": limits,
             "exchangeFilters": [], "symbols": [wire.symbol_of(x) for x in found]}  # fmt: skip

@@ -37,6 +37,8 @@ __all__ = [
     "trade_row",
 ]
 
+SPOT_ORDER_TYPES = ["LIMIT", "LIMIT_MAKER", "MARKET", "STOP_LOSS", "STOP_LOSS_LIMIT",
+                    "TAKE_PROFIT", "TAKE_PROFIT_LIMIT"]  # fmt: skip
 FUNDING_S = 8 * 3600  # of most perpetuals
 TAKEN, TAKEN_OF = 11, 20  # of a bar's volume, what takers bought
 FOREVER_MS = 4_133_404_800_000  # the delivery date of what is never delivered
@@ -73,11 +75,13 @@ def symbol_of(listing: Listing) -> dict[str, Any]:
             "filterType": "NOTIONAL", "minNotional": "5.00000000", "applyMinToMarket": True,
             "maxNotional": "9000000.00000000", "applyMaxToMarket": False, "avgPriceMins": 5,
         })  # fmt: skip
+        rules.append({"filterType": "MAX_NUM_ORDERS", "maxNumOrders": 200})
+        rules.append({"filterType": "MAX_NUM_ALGO_ORDERS", "maxNumAlgoOrders": 5})
     elif listing.kind == "usdm":
         rules.append({"filterType": "MIN_NOTIONAL", "notional": "5"})
     common: dict[str, Any] = {
         "symbol": listing.wire, "baseAsset": spec.base, "quoteAsset": spec.quote,
-        "orderTypes": ["LIMIT", "MARKET"], "filters": rules,
+        "orderTypes": ["LIMIT", "MARKET"] if futures else SPOT_ORDER_TYPES, "filters": rules,
     }  # fmt: skip
     common["contractStatus" if listing.kind == "coinm" else "status"] = listing.status
     return common | (_future(listing) if futures else _spot())
@@ -87,9 +91,10 @@ def _spot() -> dict[str, Any]:
     return {
         "isSpotTradingAllowed": True, "isMarginTradingAllowed": False,
         "baseAssetPrecision": 8, "quotePrecision": 8, "quoteAssetPrecision": 8,
-        "permissions": [], "permissionSets": [["SPOT"]], "icebergAllowed": True,
-        "ocoAllowed": True, "otoAllowed": True, "quoteOrderQtyMarketAllowed": True,
-        "allowTrailingStop": True, "cancelReplaceAllowed": True, "baseCommissionPrecision": 8,
+        "permissions": [], "permissionSets": [["SPOT"]], "icebergAllowed": False,
+        "ocoAllowed": False, "otoAllowed": False, "quoteOrderQtyMarketAllowed": True,
+        "allowTrailingStop": False, "cancelReplaceAllowed": True,
+        "amendAllowed": True, "baseCommissionPrecision": 8,
         "quoteCommissionPrecision": 8, "defaultSelfTradePreventionMode": "NONE",
         "allowedSelfTradePreventionModes": ["NONE"],
     }  # fmt: skip

@@ -73,6 +73,20 @@ class MatchingEngine:
                 break
         return True
 
+    def shrink(self, number: int, size: int) -> None:
+        """Take ``size`` off a resting order, less than it has; its place in the queue stays."""
+        side, price = self._orders[number]
+        order = next(one for one in self._levels[side][price] if one[0] == number)
+        assert 0 < size < order[1]
+        order[1] -= size
+        self._reduce(side, price, size)
+
+    def takeable(self, side: int, price: int | None = None) -> list[tuple[int, int]]:
+        """Return the levels, best first, that such an order would take from: (price, size)."""
+        other = self._totals[-side]
+        prices = [abs(key) for key in self._prices[-side]]
+        return [(p, other[p]) for p in prices if price is None or (p - price) * side <= 0]
+
     def top(self) -> Top:
         """Return the best bid and ask."""
         bid, ask = self._best(BUY), self._best(SELL)

@@ -10,6 +10,7 @@ import trio
 
 from piker.config import config_dir, nearest
 from piker.errors import ConfigError
+from piker.testing.accounts import AccountSpec
 from piker.testing.bar_table import load_bars
 from piker.testing.binance import BinanceVenue
 from piker.testing.binance_archive import LATE_S
@@ -38,12 +39,13 @@ def make_venue(
     limits: bool = True,
     bars: Path | None = None,
     archive_late_s: float | None = None,
+    accounts: Iterable[AccountSpec] = (),
 ) -> Venue:
     """Return the venue of that name, not yet serving; raise ``ConfigError`` if there is none.
 
     ``limits=False`` lets everybody ask as often as they like. ``bars`` is a folder of recorded
     ones (piker/testing/bar_table.py), ``archive_late_s`` how long after a period its file appears
-    in the archive: Binance alone has these two.
+    in the archive: Binance alone has these two. ``accounts`` are those that may trade there.
     """
     if name not in LOOPBACKS:
         raise ConfigError(f"there is no loopback venue {name!r}.", remedy=nearest(name, LOOPBACKS))
@@ -52,9 +54,12 @@ def make_venue(
             symbols=symbols, rate=rate, seed=seed, faults=faults, limits=limits,
             bars=None if bars is None else load_bars(bars),
             archive_late_s=LATE_S if archive_late_s is None else archive_late_s,
+            accounts=accounts,
         )  # fmt: skip
     if bars is not None or archive_late_s is not None:
         raise ConfigError(f"{name} has no archive, and takes no bars.", remedy="Use binance.")
+    if tuple(accounts):
+        raise ConfigError(f"the loopback {name} has no accounts.", remedy="Use binance.")
     return LOOPBACKS[name](symbols=symbols, rate=rate, seed=seed, faults=faults, limits=limits)
 
 
@@ -70,11 +75,12 @@ async def open_loopback(
     limits: bool = True,
     bars: Path | None = None,
     archive_late_s: float | None = None,
+    accounts: Iterable[AccountSpec] = (),
 ) -> AsyncIterator[tuple[Venue, int]]:
     """Serve a venue on 127.0.0.1 for the block; yield (venue, port). See :func:`make_venue`."""
     venue = make_venue(
         name, symbols=symbols, rate=rate, seed=seed, faults=faults, limits=limits, bars=bars,
-        archive_late_s=archive_late_s,
+        archive_late_s=archive_late_s, accounts=accounts,
     )  # fmt: skip
     async with trio.open_nursery() as nursery:
         bound: int = await nursery.start(venue.run, "127.0.0.1", port)

@@ -86,6 +86,7 @@ class SyntheticMarket:
         self.start_s = start_s
         self.update_id = 1_000_000
         self.trades: list[Trade] = []  # the newest thousand
+        self.kept: set[int] = set()  # orders of accounts, which the flow lets be
         self._random = random.Random(f"{seed}:{spec.symbol}")
         self._phases = [self._random.random() * math.tau for _ in _CYCLES]
         self._next_trade = 1
@@ -113,6 +114,40 @@ class SyntheticMarket:
         self._refill()
         return made
 
+    # -- orders of others ------------------------------------------------------------------------
+    def place(
+        self, side: int, price: int | None, size: int, time_ms: int
+    ) -> tuple[int, list[Trade]]:  # fmt: skip
+        """Place an order that is not the flow's (None: at any price); return (id, trades).
+
+        What does not trade at once rests under that id; id 0 where nothing rests.
+        """
+        self.update_id += 1
+        if price is None:
+            return 0, [self._record(fill, time_ms) for fill in self.engine.market(side, size)]
+        number, fills = self.engine.limit(side, price, size)
+        if sum(fill.size for fill in fills) < size:
+            self.kept.add(number)
+        else:
+            number = 0
+        return number, [self._record(fill, time_ms) for fill in fills]
+
+    def withdraw(self, number: int) -> bool:
+        """Take such an order out; return whether it was there."""
+        self.update_id += 1
+        self.kept.discard(number)
+        return self.engine.cancel(number)
+
+    def shrink(self, number: int, size: int) -> None:
+        """Take ``size`` off such an order without losing its place."""
+        self.update_id += 1
+        self.engine.shrink(number, size)
+
+    def _of_the_flow(self) -> list[int]:
+        orders = self.engine.orders()
+        return [number for number in orders if number not in self.kept] if self.kept else orders
+
+    # -- the flow --------------------------------------------------------------------------------
     def _rest_one(self) -> list[Fill]:
         top = self.engine.top()
         side = self._random.choice((BUY, SELL))
@@ -129,7 +164,7 @@ class SyntheticMarket:
         return self.engine.market(side, self._size() * 2)
 
     def _leave_one(self) -> None:
-        orders = self.engine.orders()
+        orders = self._of_the_flow()
         if len(orders) > 2 * LEVELS:
             self.engine.cancel(orders[self._random.randrange(len(orders))])
 
@@ -155,7 +190,7 @@ class SyntheticMarket:
                     price = edge - side * distance * self._unit
                     if price > 0:
                         self.engine.limit(side, price, self._size() * 3)
-        orders = self.engine.orders()
+        orders = self._of_the_flow()
         for number in orders[: max(0, len(orders) - MAX_ORDERS)]:
             self.engine.cancel(number)
 

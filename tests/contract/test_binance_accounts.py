@@ -1,0 +1,515 @@
+"""The loopback Binance's account side: signatures, orders, balances, user events, faults."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, urlencode
+
+import h11
+import pytest
+import trio
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from trio_websocket import open_websocket_url
+
+from piker.clock import wall_ns
+from piker.errors import ConfigError
+from piker.log import Secret
+from piker.testing.accounts import AccountSpec, account_of, load_accounts
+from piker.testing.binance_account_auth import is_signed, payload_of, socket_payload
+from piker.testing.engine import BUY, SELL
+from piker.testing.loopback import open_loopback
+from piker.testing.requests import Request
+
+ALICE = account_of("alice:alicekey:alicesecret:USDT=1000000,BTC=10")
+BOB = account_of("bob:bobkey:bobsecret:USDT=100000,BTC=5")
+POOR = account_of("carol:carolkey:carolsecret:USDT=10:read")
+OWNERS = (ALICE, BOB, POOR)
+
+
+class Trader:
+    """A client with one account's key; ``skew_ms`` is what its clock is wrong by."""
+
+    def __init__(self, port: int, spec: AccountSpec, **more: Any) -> None:
+        self.port, self.spec, self.skew_ms = port, spec, 0
+        self.window = more.get("window", "")
+        self.headers: dict[str, str] = {}
+
+    def sign(self, text: str) -> str:
+        """Return the HMAC of a text."""
+        assert self.spec.secret is not None
+        return hmac.new(
+            self.spec.secret.reveal().encode(), text.encode(), hashlib.sha256
+        ).hexdigest()
+
+    async def ask(self, method: str, path: str, **params: Any) -> tuple[int, Any]:
+        """Send a signed request; return (status, body)."""
+        params["timestamp"] = wall_ns() // 1_000_000 + self.skew_ms
+        text = urlencode(params)
+        return await self.send(method, path, f"{text}&signature={self.sign(text)}")
+
+    async def send(self, method: str, path: str, query: str, body: str = "") -> tuple[int, Any]:
+        """Send a request as it is; (0, None) where the connection is cut instead of an answer."""
+        wire = h11.Connection(h11.CLIENT)
+        key = {"X-MBX-APIKEY": self.spec.key} if self.spec.key else {}
+        head = {"Host": "x", "Content-Length": str(len(body)), "Connection": "close", **key}
+        target = path + (f"?{query}" if query else "")
+        stream = await trio.open_tcp_stream("127.0.0.1", self.port)
+        async with stream:
+            request = h11.Request(method=method, target=target, headers=list(head.items()))
+            await stream.send_all((wire.send(request) or b"") + body.encode())
+            data = b""
+            while chunk := await stream.receive_some(65_536):
+                data += chunk
+        if not data:
+            return 0, None
+        top, _, content = data.partition(b"\r\n\r\n")
+        lines = top.decode().split("\r\n")
+        pairs = (line.split(": ", 1) for line in lines[1:])
+        self.headers = {name.lower(): value for name, value in pairs}
+        return int(lines[0].split()[1]), json.loads(content)
+
+    async def order(self, side: str, price: Any, size: Any, **more: Any) -> tuple[int, Any]:
+        """Place a limit order."""
+        said = {"symbol": "BTCUSDT", "side": side, "type": "LIMIT", "timeInForce": "GTC",
+                "quantity": size, "price": price} | more  # fmt: skip
+        said = {name: value for name, value in said.items() if value is not None}
+        return await self.ask("POST", "/api/v3/order", **said)
+
+    async def balances(self) -> dict[str, tuple[Decimal, Decimal]]:
+        """Return (free, locked) by asset."""
+        _, body = await self.ask("GET", "/api/v3/account")
+        return {
+            row["asset"]: (Decimal(row["free"]), Decimal(row["locked"])) for row in body["balances"]
+        }
+
+
+@asynccontextmanager
+async def loopback(*, rate: float = 0.01, **more: Any) -> AsyncIterator[Any]:
+    """Serve a venue whose own flow is almost still; yield (venue, alice, bob, carol)."""
+    owners = more.pop("accounts", OWNERS)
+    async with open_loopback("binance", symbols=2, rate=rate, accounts=owners, **more) as (
+        venue,
+        port,
+    ):
+        yield venue, *(Trader(port, spec) for spec in owners)
+        assert venue.gate.counters.errors == 0
+
+
+def top_of(venue: Any) -> tuple[Decimal, Decimal]:
+    """Return the best bid and ask of BTCUSDT."""
+    engine = venue.listings["spot", "BTCUSDT"].market.engine
+    tick = Decimal("0.01")
+    return engine.depth(BUY, 1)[0][0] * tick, engine.depth(SELL, 1)[0][0] * tick
+
+
+@asynccontextmanager
+async def listening(port: int, spec: AccountSpec) -> AsyncIterator[Any]:
+    """Subscribe the user events of an account; yield (events, ask) of the connection."""
+    events: list[dict[str, Any]] = []
+    answers: dict[Any, Any] = {}
+    news = trio.Event()
+
+    async with open_websocket_url(f"ws://127.0.0.1:{port}/ws-api/v3") as socket:
+
+        async def read() -> None:
+            nonlocal news
+            while True:
+                said = json.loads(await socket.get_message())
+                if "event" in said:
+                    events.append(said["event"])
+                else:
+                    answers.setdefault(said["id"], []).append(said)
+                news.set()
+                news = trio.Event()
+
+        async def ask(method: str, signed: bool = True, **params: Any) -> Any:
+            if signed:
+                params |= {"apiKey": spec.key, "timestamp": wall_ns() // 1_000_000}
+                secret = spec.secret.reveal() if spec.secret else ""
+                payload = socket_payload({k: str(v) for k, v in params.items()})
+                made = hmac.new(secret.encode(), payload, hashlib.sha256).hexdigest()
+                params["signature"] = made
+            number = f"{method} {len(answers)}"
+            await socket.send_message(
+                json.dumps({"id": number, "method": method, "params": params})
+            )
+            with trio.fail_after(10):
+                while number not in answers:
+                    await news.wait()
+            return answers[number][0]
+
+        async def wait(count: int) -> list[dict[str, Any]]:
+            with trio.fail_after(10):
+                while len(events) < count:
+                    await news.wait()
+            return events
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(read)
+            assert (await ask("userDataStream.subscribe.signature"))["result"] == {
+                "subscriptionId": 0
+            }
+            yield wait, ask
+            nursery.cancel_scope.cancel()
+
+
+# -- who asks --------------------------------------------------------------------------------
+def test_vectors_hold_when_signatures_are_checked(shared: Path) -> None:
+    """Every Binance vector: its signature is right, and wrong once a byte is another."""
+    vectors = json.loads((shared / "venues/auth-vectors/auth_vectors.json").read_text())
+    own = [vector for vector in vectors if vector["venue"] == "binance"]
+    assert len(own) >= 2
+    for vector in own:
+        spec = AccountSpec(name="x", key=vector["api_key"], secret=Secret(vector["secret"]))
+        payload = vector["payload"].encode()
+        assert is_signed(spec, payload, vector["signature"])
+        assert is_signed(spec, payload, vector["signature"].upper())
+        assert not is_signed(spec, payload + b"0", vector["signature"])
+        query = f"{vector['payload']}&signature={vector['signature']}"
+        for target, body in ((f"/x?{query}", b""), ("/x", query.encode())):
+            signed, params = payload_of(Request("POST", "/x", {}, {}, body=body, target=target))
+            assert signed == payload
+            assert params["signature"] == vector["signature"]
+
+
+async def test_venues_own_codes_are_told_when_a_request_proves_nothing() -> None:
+    """No key, an unknown one, a wrong signature, missing and stale times, no permission."""
+    async with loopback() as (_, alice, _, carol):
+        path, now = "/api/v3/account", wall_ns() // 1_000_000
+        nobody = Trader(alice.port, AccountSpec(name="x", key=""))
+        assert await nobody.send("GET", path, "") == (
+            401, {"code": -2014, "msg": "API-key format invalid."},
+        )  # fmt: skip
+        nobody = Trader(alice.port, AccountSpec(name="x", key="nobody", secret=Secret("x")))
+        status, body = await nobody.ask("GET", path)
+        assert (status, body["code"]) == (401, -2015)
+        status, body = await alice.send("GET", path, f"timestamp={now}&signature={'0' * 64}")
+        assert (status, body["code"]) == (400, -1022)
+        status, body = await alice.send("GET", path, f"timestamp={now}")
+        assert body["code"] == -1102
+        for skew, window, words in ((-6000, None, "outside of"), (2000, None, "1000ms ahead"),
+                                    (-6000, 10_000, None), (-100, 10, "outside of")):  # fmt: skip
+            alice.skew_ms = skew
+            more = {} if window is None else {"recvWindow": window}
+            status, body = await alice.ask("GET", path, **more)
+            assert status == (200 if words is None else 400)
+            assert words is None or (body["code"] == -1021 and words in body["msg"])
+        alice.skew_ms = 0
+        assert (await alice.ask("GET", path, recvWindow=60_001))[1]["code"] == -1131
+        assert (await carol.order("BUY", 100, 1))[1]["code"] == -2015
+        _, rights = await carol.ask("GET", "/sapi/v1/account/apiRestrictions")
+        assert rights["enableReading"]
+        assert not rights["enableSpotAndMarginTrading"]
+
+
+async def test_a_body_and_a_query_are_signed_one_after_the_other_when_both_are_sent() -> None:
+    """As sent, percent-encoding and all; the signature may stand in either."""
+    async with loopback() as (venue, alice, _, _):
+        bid, _ = top_of(venue)
+        query = "symbol=BTCUSDT&side=BUY&type=LIMIT&timeInForce=GTC&newClientOrderId=a%2Db"
+        body = f"quantity=1&price={bid - 100}&timestamp={wall_ns() // 1_000_000}"
+        made = alice.sign(query + body)
+        status, said = await alice.send("POST", "/api/v3/order", query, f"{body}&signature={made}")
+        assert (status, said["clientOrderId"]) == (200, "a-b")
+        made = alice.sign(body + query)
+        status, said = await alice.send("POST", "/api/v3/order", query, f"{body}&signature={made}")
+        assert said["code"] == -1022
+
+
+async def test_ed25519_keys_may_log_on_when_they_sign() -> None:
+    """A base64 signature, percent-encoded in REST; session.logon of the websocket API."""
+    key = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
+    public = base64.b64encode(key.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw))
+    dora = account_of(f"dora:dorakey:ed25519={public.decode()}")
+    async with loopback(accounts=(ALICE, dora)) as (_, alice, trader):
+        text = f"timestamp={wall_ns() // 1_000_000}"
+        made = quote(base64.b64encode(key.sign(text.encode())).decode(), safe="")
+        status, _ = await trader.send("GET", "/api/v3/account", f"{text}&signature={made}")
+        assert status == 200
+        status, _ = await trader.send("GET", "/api/v3/account", f"{text}0&signature={made}")
+        assert status == 400
+        async with listening(alice.port, ALICE) as (_, ask):
+            assert (await ask("session.logon"))["status"] == 401  # HMAC keys can not
+            params = {"apiKey": "dorakey", "timestamp": wall_ns() // 1_000_000}
+            payload = socket_payload({k: str(v) for k, v in params.items()})
+            made = base64.b64encode(key.sign(payload)).decode()
+            said = await ask("session.logon", signed=False, **params, signature=made)
+            assert said["result"]["apiKey"] == "dorakey"
+            now = wall_ns() // 1_000_000
+            said = await ask("account.status", signed=False, timestamp=now)
+            assert said["result"]["canTrade"]
+
+
+# -- orders ----------------------------------------------------------------------------------
+async def test_an_order_is_matched_booked_and_told_when_two_accounts_trade() -> None:
+    """Maker and taker, each fee from what is received; no satoshi is made or lost."""
+    async with loopback() as (venue, alice, bob, _):
+        bid, ask = top_of(venue)
+        price = (bid + ask) / 2 // Decimal("0.01") * Decimal("0.01")
+        assert bid < price < ask
+        async with listening(alice.port, ALICE) as (wait, _):
+            status, body = await alice.order("BUY", price, "0.5", newClientOrderId="first")
+            assert (status, body["status"], body["fills"]) == (200, "NEW", [])
+            assert (await alice.balances())["USDT"] == (1_000_000 - price / 2, price / 2)
+            status, body = await bob.order("SELL", price, "0.2")
+            assert (status, body["status"]) == (200, "FILLED")
+            (fill,) = body["fills"]
+            assert Decimal(fill["price"]) == price
+            assert Decimal(fill["commission"]) == price * Decimal("0.0002")
+            events = await wait(4)
+            kinds = [(e["e"], e.get("x"), e.get("X")) for e in events]
+            moved = ("outboundAccountPosition", None, None)
+            assert kinds == [
+                ("executionReport", "NEW", "NEW"), moved,
+                ("executionReport", "TRADE", "PARTIALLY_FILLED"), moved,
+            ]  # fmt: skip
+            trade = events[2]
+            assert (trade["c"], trade["m"], trade["t"]) == ("first", True, fill["tradeId"])
+            assert (trade["l"], trade["n"], trade["N"]) == ("0.20000000", "0.00020000", "BTC")
+            status, body = await alice.ask(
+                "DELETE", "/api/v3/order", symbol="BTCUSDT", origClientOrderId="first"
+            )
+            assert (body["status"], body["executedQty"]) == ("CANCELED", "0.20000000")
+            events = await wait(6)
+            assert (events[4]["x"], events[4]["C"]) == ("CANCELED", "first")
+            assert events[4]["c"] == body["clientOrderId"] != "first"
+        mine, theirs = await alice.balances(), await bob.balances()
+        worth = price * Decimal("0.2")
+        assert mine["USDT"] == (1_000_000 - worth, 0)
+        assert mine["BTC"] == (Decimal("10.1998"), 0)
+        assert theirs["USDT"] == (100_000 + worth * Decimal("0.999"), 0)
+        assert theirs["BTC"] == (Decimal("4.8"), 0)
+        _, rows = await alice.ask("GET", "/api/v3/myTrades", symbol="BTCUSDT")
+        assert [(row["qty"], row["isMaker"]) for row in rows] == [("0.20000000", True)]
+
+
+async def test_the_flow_fills_a_resting_order_when_it_trades_there() -> None:
+    """By price and time, among the flow's own orders; the tape says the same trades."""
+    async with loopback(rate=400) as (venue, alice, _, _):
+        async with listening(alice.port, ALICE) as (wait, _):
+            _bid, ask = top_of(venue)
+            _, body = await alice.order("SELL", ask, "0.001")
+            events = await wait(2)
+            with trio.fail_after(20):
+                while not any(e.get("x") == "TRADE" for e in events):
+                    events = await wait(len(events) + 1)
+            fill = next(e for e in events if e.get("x") == "TRADE")
+            assert fill["i"] == body["orderId"]
+            tape = {
+                trade.number: trade for trade in venue.listings["spot", "BTCUSDT"].market.trades
+            }
+            assert f"{tape[fill['t']].price:.8f}" == fill["L"]
+            assert tape[fill["t"]].size >= float(fill["l"]) - 1e-12
+
+
+async def test_kinds_and_times_in_force_do_as_they_say_when_the_book_is_thin() -> None:
+    """IOC and FOK, market by base and by quote, post-only, stops; nothing stays locked."""
+    async with loopback() as (venue, alice, _, _):
+        (_bid, ask), before = top_of(venue), await alice.balances()
+        _, body = await alice.order("BUY", ask, "1", timeInForce="IOC")
+        assert body["status"] == "EXPIRED"
+        assert 0 < Decimal(body["executedQty"]) < 1
+        _, body = await alice.order("BUY", top_of(venue)[1], "9", timeInForce="FOK")
+        assert (body["status"], body["executedQty"]) == ("EXPIRED", "0.00000000")
+        _, body = await alice.order("BUY", ask + 500, "1", type="LIMIT_MAKER", timeInForce=None)
+        assert body == {"code": -2010, "msg": "Order would immediately match and take."}
+        market = {"symbol": "BTCUSDT", "type": "MARKET"}
+        path = "/api/v3/order"
+        _, body = await alice.ask("POST", path, **market, side="BUY", quoteOrderQty=300)
+        assert body["status"] == "FILLED"
+        assert 299 < Decimal(body["cummulativeQuoteQty"]) <= 300
+        _, body = await alice.ask("POST", path, **market, side="SELL", quantity="0.01")
+        assert body["status"] == "FILLED"
+        worth = sum(Decimal(f["price"]) * Decimal(f["qty"]) for f in body["fills"])
+        assert worth == Decimal(body["cummulativeQuoteQty"])
+        after = await alice.balances()
+        assert after["USDT"][1] == after["BTC"][1] == 0
+        _, rows = await alice.ask("GET", "/api/v3/myTrades", symbol="BTCUSDT")
+        bought = sum(Decimal(r["qty"]) - Decimal(r["commission"]) for r in rows if r["isBuyer"])
+        assert after["BTC"][0] == before["BTC"][0] + bought - Decimal("0.01")
+
+
+async def test_a_stop_waits_and_is_sent_when_the_market_trades_there() -> None:
+    """STOP_LOSS_LIMIT of a buy: waits unseen, then rests or trades as a limit order."""
+    async with loopback() as (venue, alice, bob, _):
+        _, ask = top_of(venue)
+        stop = ask + 1
+        more = {"type": "STOP_LOSS_LIMIT", "stopPrice": stop, "newOrderRespType": "RESULT"}
+        _, body = await alice.order("BUY", stop + 50, "0.01", **more)
+        assert (body["status"], "workingTime" in body) == ("NEW", False)
+        _, refused = await alice.order("BUY", ask, "0.01", **more | {"stopPrice": ask - 500})
+        assert refused["msg"] == "Order would trigger immediately."
+        size = venue.listings["spot", "BTCUSDT"].market.engine.takeable(BUY, int((stop + 40) * 100))
+        lots = sum(one for _, one in size) + 1
+        await bob.order("BUY", stop + 40, lots * Decimal("0.00001"), timeInForce="IOC")
+        _, row = await alice.ask("GET", "/api/v3/order", symbol="BTCUSDT", orderId=body["orderId"])
+        assert row["isWorking"]
+
+
+REFUSALS = (
+    ({"price": "60000.001"}, "Filter failure: PRICE_FILTER"),
+    ({"quantity": "0.000001"}, "Filter failure: LOT_SIZE"),
+    ({"quantity": "0.000015"}, "Filter failure: LOT_SIZE"),
+    ({"price": "1", "quantity": "1"}, "Filter failure: NOTIONAL"),
+    ({"quantity": "0.123456789"}, "Parameter 'quantity' has too much precision."),
+    ({"quantity": "NaN"}, "Illegal characters found in parameter 'quantity'"),
+    ({"quantity": "-1"}, "Illegal characters found in parameter 'quantity'"),
+    ({"side": "HOLD"}, "Invalid side."),
+    ({"type": "ICEBERG"}, "Invalid orderType."),
+    ({"timeInForce": "GTX"}, "Invalid timeInForce."),
+    ({"timeInForce": None}, "Mandatory parameter 'timeInForce' was not sent"),
+    ({"symbol": "NOPE"}, "Invalid symbol."),
+    ({"stopPrice": "1"}, "Parameter 'stopPrice' sent when not required."),
+    ({"newClientOrderId": "a b"}, "Illegal characters found in parameter 'newClientOrderId'"),
+    ({"price": "999999", "quantity": "8"}, "Account has insufficient balance"),
+)
+
+
+async def test_a_bad_order_is_refused_in_the_venues_words_when_it_is_sent() -> None:
+    """Filters and parameters by code and text; nothing is locked, nothing is open."""
+    async with loopback() as (_, alice, _, _):
+        before = await alice.balances()
+        for wrong, words in REFUSALS:
+            said = {"side": "BUY", "price": "50000", "size": "0.1"} | wrong
+            status, body = await alice.order(**said)
+            assert status == 400, wrong
+            assert body["msg"].startswith(words), (wrong, body)
+        assert await alice.balances() == before
+        assert (await alice.ask("GET", "/api/v3/openOrders"))[1] == []
+
+
+async def test_client_ids_are_unique_among_open_orders_when_they_come_again() -> None:
+    """-2010 while it is open; free again once it is not."""
+    async with loopback() as (venue, alice, bob, _):
+        price = top_of(venue)[0] - 1000
+        for expected in (200, 400):
+            status, body = await alice.order("BUY", price, "0.01", newClientOrderId="mine")
+            assert status == expected
+        assert body == {"code": -2010, "msg": "Duplicate order sent."}
+        assert (await bob.order("BUY", price, "0.01", newClientOrderId="mine"))[0] == 200
+        status, body = await alice.ask("DELETE", "/api/v3/openOrders", symbol="BTCUSDT")
+        assert [row["origClientOrderId"] for row in body] == ["mine"]
+        assert (await alice.order("BUY", price, "0.01", newClientOrderId="mine"))[0] == 200
+        _, body = await alice.ask("DELETE", "/api/v3/order", symbol="BTCUSDT", orderId=1)
+        assert body == {"code": -2011, "msg": "Unknown order sent."}
+        _, body = await alice.ask("GET", "/api/v3/order", symbol="BTCUSDT", orderId=1)
+        assert body == {"code": -2013, "msg": "Order does not exist."}
+        _, rows = await alice.ask("GET", "/api/v3/allOrders", symbol="BTCUSDT")
+        assert [row["status"] for row in rows] == ["CANCELED", "NEW"]
+
+
+async def test_an_amendment_keeps_the_place_when_an_order_shrinks() -> None:
+    """keepPriority: first in the queue still; what it held more is given back."""
+    async with loopback() as (venue, alice, bob, _):
+        bid, _ask = top_of(venue)
+        price = bid + Decimal("0.01")
+        _, first = await alice.order("BUY", price, "0.5")
+        await bob.order("BUY", price, "0.5")
+        said = {"symbol": "BTCUSDT", "orderId": first["orderId"], "newClientOrderId": "less"}
+        path = "/api/v3/order/amend/keepPriority"
+        status, body = await alice.ask("PUT", path, **said, newQty="0.3")
+        amended = body["amendedOrder"]
+        assert (status, amended["qty"], amended["clientOrderId"]) == (200, "0.30000000", "less")
+        assert (await alice.balances())["USDT"][1] == price * Decimal("0.3")
+        assert (await alice.ask("PUT", path, **said, newQty="0.4"))[1]["code"] == -2038
+        await bob.order("SELL", price, "0.3", timeInForce="IOC")
+        _, row = await alice.ask("GET", "/api/v3/order", symbol="BTCUSDT", origClientOrderId="less")
+        assert row["status"] == "FILLED"
+
+
+async def test_both_halves_are_told_when_an_order_is_replaced() -> None:
+    """-2022 where nothing was done, 409 and -2021 where one half was."""
+    async with loopback() as (venue, alice, _, _):
+        price = top_of(venue)[0] - 1000
+        _, old = await alice.order("BUY", price, "0.01")
+        new = {"symbol": "BTCUSDT", "side": "BUY", "type": "LIMIT", "timeInForce": "GTC",
+               "quantity": "0.02", "price": price,
+               "cancelReplaceMode": "STOP_ON_FAILURE"}  # fmt: skip
+        path = "/api/v3/order/cancelReplace"
+        status, body = await alice.ask("POST", path, **new, cancelOrderId=old["orderId"])
+        assert (status, body["cancelResult"], body["newOrderResult"]) == (200, *["SUCCESS"] * 2)
+        newer = body["newOrderResponse"]["orderId"]
+        status, body = await alice.ask("POST", path, **new, cancelOrderId=old["orderId"])
+        assert (status, body["code"]) == (400, -2022)
+        assert body["data"]["newOrderResult"] == "NOT_ATTEMPTED"
+        many = new | {"quantity": "9000"}
+        status, body = await alice.ask("POST", path, **many, cancelOrderId=newer)
+        assert body["code"] == -1013  # wrong by itself: nothing is cancelled
+        many = new | {"quantity": "90"}
+        status, body = await alice.ask("POST", path, **many, cancelOrderId=newer)
+        assert (status, body["code"]) == (409, -2021)
+        assert body["data"]["newOrderResponse"]["code"] == -2010
+        assert (await alice.ask("GET", "/api/v3/openOrders"))[1] == []
+
+
+async def test_orders_are_counted_and_violations_shown_when_there_are_too_many() -> None:
+    """100 in ten seconds; the count is told in headers, and -1015 with 429 beyond."""
+    async with loopback() as (venue, alice, bob, _):
+        statuses = [(await alice.order("BUY", "1", "1"))[0] for _ in range(101)]
+        if statuses[-1] == 400:  # ten seconds began anew in between
+            statuses += [(await alice.order("BUY", "1", "1"))[0] for _ in range(100)]
+        assert set(statuses) == {400, 429}
+        assert int(alice.headers["x-mbx-order-count-10s"]) >= 100
+        assert venue.gate.stats()["violations"]["ORDERS"] >= 1
+        _, body = await alice.order("BUY", "1", "1")
+        assert body["code"] in (-1015, -1013)
+        assert (await bob.order("BUY", "1", "1"))[0] == 400
+        _, rows = await bob.ask("GET", "/api/v3/rateLimit/order")
+        assert [row["count"] for row in rows] == [1, 1]
+
+
+async def test_the_websocket_api_does_the_same_when_orders_come_by_it() -> None:
+    """Place, query, amend, cancel; envelopes, limits, refusals, market data."""
+    async with loopback() as (venue, alice, _, _):
+        async with listening(alice.port, ALICE) as (wait, ask):
+            price = str(top_of(venue)[0] - 500)
+            order = {"symbol": "BTCUSDT", "side": "BUY", "type": "LIMIT", "timeInForce": "GTC",
+                     "quantity": "0.01", "price": price}  # fmt: skip
+            assert (await ask("order.test", **order))["result"] == {}
+            said = await ask("order.place", **order, newClientOrderId="ws-1")
+            assert said["status"] == 200
+            assert said["rateLimits"][0]["rateLimitType"] == "REQUEST_WEIGHT"
+            again = await ask("order.place", **order, newClientOrderId="ws-1")
+            assert (again["status"], again["error"]["code"]) == (400, -2010)
+            rows = (await ask("openOrders.status", symbol="BTCUSDT"))["result"]
+            assert [row["clientOrderId"] for row in rows] == ["ws-1"]
+            done = await ask("order.cancel", symbol="BTCUSDT", origClientOrderId="ws-1")
+            assert done["result"]["status"] == "CANCELED"
+            assert [e["x"] for e in await wait(4) if "x" in e] == ["NEW", "CANCELED"]
+            depth = await ask("depth", signed=False, symbol="BTCUSDT", limit=5)
+            assert len(depth["result"]["bids"]) == 5
+            assert (await ask("no.such", signed=False))["status"] == 400
+            double = await ask("userDataStream.subscribe.signature")
+            assert double["error"]["code"] == -2035
+            assert (await ask("session.subscriptions", signed=False))["result"] == [
+                {"subscriptionId": 0}
+            ]
+            assert (await ask("userDataStream.unsubscribe", signed=False))["result"] == {}
+            await alice.order("BUY", price, "0.01")
+            assert len(await wait(4)) == 4
+
+
+# -- accounts as they are given ----------------------------------------------------------------
+def test_accounts_are_refused_in_words_when_they_make_no_sense(tmp_path: Path) -> None:
+    """Each names what is wrong, and never the secret."""
+    for text in ("a:b", "a:b:c:USDT", "a:b:c:USDT=-1", "a:b:c::fly", "a:b:ed25519=xyz"):
+        with pytest.raises(ConfigError) as caught:
+            account_of(text)
+        assert ":c" not in str(caught.value)
+    file = tmp_path / "accounts.toml"
+    file.write_text('[[account]]\nname = "a"\nkey = "k"\nsecrets = "s"\n')
+    with pytest.raises(ConfigError, match="unknown key 'secrets'"):
+        load_accounts(file)
+    file.write_text('[[account]]\nname = "a"\nkey = "k"\nsecret = "s"\nbalances = "USDT=5"\n')
+    (spec,) = load_accounts(file)
+    assert spec.balances == {"USDT": 5}
+    assert "'s'" not in repr(spec)
