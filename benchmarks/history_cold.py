@@ -1,13 +1,14 @@
 """How fast a year of minutes comes from the archive into an empty store and a frame.
 
 A loopback venue in a process of its own serves twelve monthly files. Each is asked for once, so
-that it is made. Then, in one run: all of them are downloaded by bare GETs, as many at once as
-piker takes, which is the archive's own rate; piker.dsm fills an empty store with them and returns
-the frame; and polars parses the same CSVs. Rows a second of each, and the CPU that a row costs our
-process against polars' parsing alone (it is unzipped, checked, hashed, stored and synced besides).
-Then the same download and fill through a line of ``--mbit``: a venue that answers from its memory
-is faster than any parser, a home's line is not. Prints one JSON line; the ratios count. The venue
-shares the machine: its CPU is not ours, its time is.
+that it is made; another market's year is filled while its files are being made. Then, in one run:
+all of them are downloaded by bare GETs, as many at once as piker takes, which is the archive's own
+rate from its memory; piker.dsm fills an empty store with them and returns the frame; and polars
+parses the same CSVs. Rows a second of each, and the CPU that a row costs our process against
+polars' parsing alone (it is unzipped, checked, hashed, stored and synced besides). Then the same
+download and fill through a line of ``--mbit``: a venue that answers from its memory is faster than
+any parser, a home's line is not. Prints one JSON line; the ratios count. The venue shares the
+machine: its CPU is not ours, its time is.
 """
 
 from __future__ import annotations
@@ -133,13 +134,15 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--symbol", default="BTCUSDT")
+    parser.add_argument("--fresh", default="ETHUSDT", help="whose files are not made yet")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--mbit", type=float, default=250.0, help="of the slow line")
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="piker-bench-") as name:
         served, parsed, filled, line = [], [], [], []
         with serving(Path(name)) as port:
-            _, zips = download(port, asked.symbol)  # they are made now
+            made, zips = download(port, asked.symbol)  # they are made now
+            fresh = fill(Path(name) / "fresh", asked.fresh)[0]  # and these while we ask
             for at in range(asked.rounds):
                 served.append(download(port, asked.symbol)[0])
                 parsed.append(parse(zips))
@@ -159,6 +162,9 @@ def main() -> None:
         "benchmark": "history_cold",
         "rows": rows,
         "zip_bytes": sum(map(len, zips)),
+        "made_rows_per_s": round(rows / made),
+        "filled_as_made_rows_per_s": round(rows / fresh),
+        "filled_as_made_to_made": round(made / fresh, 2),
         "served_rows_per_s": round(rows / bare),
         "filled_rows_per_s": round(rows / fill_s),
         "filled_to_served": round(bare / fill_s, 3),
