@@ -28,7 +28,7 @@ from typing import Annotated, Any, TypeVar
 import msgspec
 
 from piker.errors import ConfigError
-from piker.log import LEVELS, Secret
+from piker.log import LEVELS
 
 __all__ = [
     "DIRECTORY_VARS",
@@ -51,6 +51,9 @@ DIRECTORY_VARS = {
     "PIKER_DATA_DIR": "data",
     "PIKER_RUNTIME_DIR": "run",
 }
+#: What people write into brokers.toml, where a data daemon would read it.
+_KEYS = ("api_key", "api_secret", "key", "secret", "passphrase")
+_NO_KEYS = "Keys are kept apart: take it out of here, then run: piker keys add"
 _TEMPLATE_NAMES = ("conf.toml", "brokers.toml")
 
 T = TypeVar("T")
@@ -159,8 +162,6 @@ class ProviderTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
 
     urls: dict[str, str] = {}
     options: dict[str, Any] = {}  # a backend's own keys; it validates them
-    api_key: Secret | None = None
-    api_secret: Secret | None = None
 
 
 BrokersConf = dict[str, ProviderTable]
@@ -189,21 +190,14 @@ def load_conf(path: Path | None = None) -> Conf:
 
 
 def load_brokers(path: Path | None = None) -> BrokersConf:
-    """Read ``brokers.toml``; an absent file means no overrides and no keys.
+    """Read ``brokers.toml``; an absent file means no overrides.
 
-    A file that holds an API secret and that others may read is refused.
+    It holds no API keys (``piker keys`` keeps them): every process reads it, and one may see them.
     """
     file = path or config_dir() / "brokers.toml"
     if not file.exists():
         return {}
-    tables = decode_toml(_read(file), dict[str, ProviderTable], file)
-    exposed = stat.S_IMODE(file.stat().st_mode) & 0o077
-    if exposed and any(table.api_secret is not None for table in tables.values()):
-        raise ConfigError(
-            f"{file} holds API secrets and other users may read it.",
-            remedy=f"Run: chmod 600 {file}",
-        )
-    return tables
+    return decode_toml(_read(file), dict[str, ProviderTable], file)
 
 
 def template(name: str) -> str:
@@ -230,7 +224,7 @@ def decode_toml(text: str, type_: type[T], file: Path) -> T:
         raise ConfigError(f"{file}: not TOML: {err}.", remedy="Mend that line.") from None
     _refuse_unknown(raw, type_, (), text, file)
     try:
-        return msgspec.convert(raw, type_, dec_hook=_decode_special)
+        return msgspec.convert(raw, type_)
     except msgspec.ValidationError as err:
         message, _, path = str(err).partition(" - at `$")
         keys = tuple(re.findall(r"[A-Za-z0-9_-]+", path.rstrip("`")))
@@ -238,12 +232,6 @@ def decode_toml(text: str, type_: type[T], file: Path) -> T:
         raise ConfigError(
             f"{where}: {'.'.join(keys)}: {message}.", remedy="Mend that value."
         ) from None
-
-
-def _decode_special(type_: type, value: object) -> object:
-    if type_ is Secret and isinstance(value, str):
-        return Secret(value)
-    raise TypeError(f"Expected `str`, got `{type(value).__name__}`")
 
 
 def _read(file: Path) -> str:
@@ -276,7 +264,7 @@ def _refuse_unknown(raw: object, type_: object, at: tuple[str, ...], text: str, 
         if key not in fields:
             raise ConfigError(
                 f"{file}:{_line_of(path, text)}: unknown key {'.'.join(path)!r}.",
-                remedy=nearest(key, fields),
+                remedy=_NO_KEYS if key in _KEYS else nearest(key, fields),
             )
         _refuse_unknown(value, fields[key], path, text, file)
 

@@ -72,6 +72,20 @@ VARIABLES = {
         "Set it to try shared memory on a machine that is not x86-64, at your own risk.",
         "unset",
     ),
+    "PIKER_PASSPHRASE_FILE": (
+        "A file of yours, 0600, with the passphrase of `keys.sealed`: [keys](../guides/keys.md).",
+        "unset: it is asked for",
+    ),
+    "PIKER_API_KEY": (
+        "`PIKER_API_KEY__KRAKEN__MAIN`: the API key of the account `main` at `kraken`, where no "
+        "store has one. Taken out of the environment at the start: no process we start has it.",
+        "unset",
+    ),
+    "PIKER_API_SECRET": ("`PIKER_API_SECRET__KRAKEN__MAIN`: its secret.", "unset"),
+    "PIKER_API_PASSPHRASE": (
+        "`PIKER_API_PASSPHRASE__KUCOIN__MAIN`: its passphrase, of venues that have one.",
+        "unset",
+    ),
     "PIKER_DIE_WITH": (
         "Internal: the pid with which a helper of `piker demo` ends. Do not set it.",
         "unset",

@@ -66,8 +66,10 @@ Level = Annotated[
 
 def run_app(cli: typer.Typer, argv: list[str] | None) -> int:
     """Run a typer app; return the exit code. A PikerError prints as one sentence."""
+    from piker import handover
     from piker.errors import PikerError, Transient
 
+    handover.adopt()
     _die_with_parent()
     try:
         result = cli(args=argv, standalone_mode=False)
@@ -333,6 +335,7 @@ def init() -> None:
 
 def _mount() -> None:
     from piker.cli.history_app import history, store_app
+    from piker.cli.keys_app import keys_app
     from piker.cli.symbols_app import symbols_app
     from piker.cli.venue_app import venue
 
@@ -340,6 +343,7 @@ def _mount() -> None:
     app.command()(venue)
     app.add_typer(store_app, name="store")
     app.add_typer(symbols_app, name="symbols")
+    app.add_typer(keys_app, name="keys")
 
 
 _mount()

@@ -16,7 +16,7 @@ from typing import Any
 
 import trio
 
-from piker import log
+from piker import handover, log
 from piker.errors import PikerError
 from piker.service.endpoints import pack_error
 from piker.service.liveness import die_with
@@ -30,6 +30,9 @@ _log = log.get_logger("child")
 
 def run(name: str, main: str, registry: str, parent: str) -> None:
     """Run the service until SIGTERM, or until its pikerd is gone."""
+    handover.adopt()
+    if name.startswith("brokerd."):
+        handover.protect_process()
     die_with(int(parent))
     log.configure(actor=name)
     try:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import trio
 
+from piker import handover
 from piker.config import data_dir
 from piker.errors import ConfigError, PeerLost, Transient
 from piker.log import get_logger
@@ -201,10 +202,10 @@ def _last_error(log_file: Path, since: int) -> str:
 
 def _start_detached(log_file: Path) -> subprocess.Popen[bytes]:
     """Start pikerd in a session of its own, so that neither we nor our terminal end it."""
-    with log_file.open("ab") as log:
+    with log_file.open("ab") as log, handover.lend("pikerd") as stdin:
         return subprocess.Popen(
             [sys.executable, "-m", "piker.cli", "pikerd"],
-            stdin=subprocess.DEVNULL,
+            stdin=stdin,
             stdout=log,
             stderr=log,
             start_new_session=True,

@@ -21,6 +21,7 @@ from typing import Literal
 import msgspec
 import trio
 
+from piker import handover
 from piker.clock import NS, monotonic_ns
 from piker.errors import ConfigError, PeerLost, PikerError, Refused, Transient
 from piker.log import get_logger
@@ -209,9 +210,10 @@ class Supervisor:
             f"{self._registry[0]}:{self._registry[1]}", str(os.getpid()),
         ]  # fmt: skip
         # A session of its own: signals of the terminal reach pikerd, which ends its children.
-        return subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, start_new_session=True
-        )
+        with handover.lend(service.name) as stdin:
+            return subprocess.Popen(
+                command, stdin=stdin, stdout=subprocess.PIPE, start_new_session=True
+            )
 
     async def _greet(self, service: Service, process: subprocess.Popen[bytes]) -> None:
         """Read the child's first line: where it listens, or why it can not start."""
