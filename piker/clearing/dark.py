@@ -13,13 +13,16 @@ Nothing is met by a price from before the order was armed. Prices that were miss
 
 from __future__ import annotations
 
+from collections import defaultdict
 from decimal import Decimal
 from typing import NamedTuple
 
-from piker.orders import Action, Order, OrderKind, TriggerBy
+import msgspec
+
+from piker.orders import Action, ExecMode, Order, OrderKind, TriggerBy
 from piker.ticks import Side, TickType
 
-__all__ = ["Met", "Trigger", "watched"]
+__all__ = ["DarkBook", "Met", "Trigger", "released", "watched"]
 
 _STOPS = frozenset({OrderKind.STOP, OrderKind.STOP_LIMIT, OrderKind.TRAILING_STOP})
 
@@ -82,3 +85,70 @@ class Trigger:
             self.level = at
         else:
             self.level = min(self.level, at) if self.order.side > 0 else max(self.level, at)
+
+
+#: What an order becomes once it is met: stops and take-profits trade at the market or their limit.
+_RELEASED = {
+    OrderKind.STOP: OrderKind.MARKET,
+    OrderKind.TAKE_PROFIT: OrderKind.MARKET,
+    OrderKind.TRAILING_STOP: OrderKind.MARKET,
+    OrderKind.STOP_LIMIT: OrderKind.LIMIT,
+    OrderKind.TAKE_PROFIT_LIMIT: OrderKind.LIMIT,
+}
+
+
+def released(order: Order) -> Order:
+    """Return the order that is sent when a dark one is met: live, without a trigger."""
+    return msgspec.structs.replace(
+        order,
+        kind=_RELEASED.get(order.kind, order.kind),
+        exec_mode=ExecMode.LIVE,
+        trigger=None,
+        trail=None,
+    )
+
+
+class DarkBook:
+    """The triggers of all waiting orders, by market."""
+
+    def __init__(self) -> None:
+        self._by_market: defaultdict[str, dict[str, Trigger]] = defaultdict(dict)
+
+    def arm(self, order: Order, *, level: Decimal | None = None) -> None:
+        """Take an order in, or its new terms; a trail's journaled ``level`` is where it stood."""
+        self._by_market[order.symbol][order.oid] = Trigger(order, level=level)
+
+    def disarm(self, order: Order) -> None:
+        """Let go of an order, if it is here."""
+        self._by_market[order.symbol].pop(order.oid, None)
+
+    def missed(self, fqme: str = "") -> None:
+        """Say that prices of a market (or of all) were missed."""
+        for market, waiting in self._by_market.items():
+            if not fqme or market == fqme:
+                for trigger in waiting.values():
+                    trigger.rearm()
+
+    def see(self, fqme: str, kind: TickType, side: int, price: Decimal) -> list[tuple[str, Met]]:
+        """Take a price; return the oids that it meets, in the order they were armed. They are out.
+
+        ``side`` is that of a quote: ``Side.BUY`` for the bid, ``Side.SELL`` for the ask.
+        """
+        waiting = self._by_market.get(fqme)
+        if not waiting:
+            return []
+        found = []
+        for oid, trigger in waiting.items():
+            at_kind, at_side = watched(trigger.order)
+            if at_kind is not kind or (kind is TickType.QUOTE and at_side != side):
+                continue
+            met = trigger.see(price)
+            if met is not None:
+                found.append((oid, met))
+        for oid, _ in found:
+            del waiting[oid]
+        return found
+
+    def __len__(self) -> int:
+        """Return how many orders wait."""
+        return sum(len(waiting) for waiting in self._by_market.values())

@@ -110,10 +110,15 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class OrderState(msgspec.Struct, frozen=True, kw_only=True):
-    """All that is known of one order. ``value`` is the sum of size times price of its fills."""
+    """All that is known of one order. ``value`` is the sum of size times price of its fills.
+
+    ``asked`` is the size that its client wants; a child of a bracket is smaller while its parent is
+    not wholly filled.
+    """
 
     order: Order
     phase: Phase
+    asked: Decimal = ZERO
     reqid: str = ""
     filled: Decimal = ZERO
     value: Decimal = ZERO
@@ -153,13 +158,14 @@ Handler = Callable[[OrderState, Event], Step]
 
 def begin(order: Order) -> OrderState:
     """Return the state of an intent that was just accepted from a client."""
-    if order.parent:
-        phase = Phase.HELD
-    elif order.exec_mode == "dark" or order.action is Action.ALERT:
-        phase = Phase.DARK
-    else:
-        phase = Phase.PENDING
-    return OrderState(order=order, phase=phase)
+    phase = Phase.HELD if order.parent else _freed(order)
+    return OrderState(order=order, phase=phase, asked=order.size)
+
+
+def _freed(order: Order) -> Phase:
+    """Return where an order waits that no parent holds back."""
+    is_dark = order.exec_mode == "dark" or order.action is Action.ALERT
+    return Phase.DARK if is_dark else Phase.PENDING
 
 
 def step(state: OrderState, event: Event) -> Step:
@@ -189,10 +195,8 @@ def _deny(state: OrderState, event: Event) -> Step:
 
 
 def _release(state: OrderState, event: Event) -> Step:
-    order = msgspec.structs.replace(event.order or state.order, parent="")
-    return Step(
-        msgspec.structs.replace(begin(order), cancel_called=state.cancel_called), "released"
-    )
+    order = event.order or state.order
+    return _to(state, "released", phase=_freed(order), order=order)
 
 
 def _trigger(state: OrderState, event: Event) -> Step:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from decimal import Decimal
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from piker.clearing.dark import Trigger, watched
+from piker.clearing.dark import DarkBook, Trigger, released, watched
 from piker.orders import Action, ExecMode, Order, OrderKind, TriggerBy
 from piker.ticks import Side, TickType
 
@@ -99,3 +100,43 @@ def test_trailing_stop_never_goes_back_when_prices_come(
             assert (met is not None) == (price <= best - trail)
         if met is not None:
             return
+
+
+def test_book_gives_out_each_order_once_when_its_price_comes() -> None:
+    """By market, by kind of price, in the order they were armed; let go of, it is not met."""
+    book = DarkBook()
+    first, second = order(), order(Action.SELL, OrderKind.TAKE_PROFIT)
+    other = msgspec.structs.replace(order(trigger_by=TriggerBy.SIDE), oid="p")
+    gone = msgspec.structs.replace(order(), oid="q")
+    for number, one in enumerate((first, second, other, gone)):
+        book.arm(msgspec.structs.replace(one, oid=f"{number}"))
+    book.disarm(msgspec.structs.replace(gone, oid="3"))
+    fqme = first.symbol
+    assert book.see(fqme, TickType.TRADE, 0, D(99)) == []
+    assert book.see("ethusdt.spot.binance", TickType.TRADE, 0, D(200)) == []
+    assert [oid for oid, _ in book.see(fqme, TickType.TRADE, 0, D(100))] == ["0", "1"]
+    assert book.see(fqme, TickType.TRADE, 0, D(100)) == []
+    assert book.see(fqme, TickType.QUOTE, Side.BUY, D(100)) == []
+    book.missed(fqme)
+    ((oid, met),) = book.see(fqme, TickType.QUOTE, Side.SELL, D(100))
+    assert (oid, met.across_gap) == ("2", True)
+    assert len(book) == 0
+
+
+@pytest.mark.parametrize(
+    ("kind", "sent"),
+    [
+        (OrderKind.STOP, OrderKind.MARKET),
+        (OrderKind.TRAILING_STOP, OrderKind.MARKET),
+        (OrderKind.TAKE_PROFIT, OrderKind.MARKET),
+        (OrderKind.STOP_LIMIT, OrderKind.LIMIT),
+        (OrderKind.TAKE_PROFIT_LIMIT, OrderKind.LIMIT),
+        (OrderKind.LIMIT, OrderKind.LIMIT),
+    ],
+)
+def test_met_order_is_sent_as_what_it_becomes_when_released(
+    kind: OrderKind, sent: OrderKind
+) -> None:
+    """Live, without a trigger."""
+    live = released(order(kind=kind))
+    assert (live.kind, live.trigger, live.exec_mode) == (sent, None, ExecMode.LIVE)
