@@ -109,8 +109,10 @@ def scaled(amount: Decimal, new: int, old: int) -> Decimal:
 def _cut(value: Decimal, like: Decimal) -> Decimal:
     exponent = like.as_tuple().exponent
     assert isinstance(exponent, int)
-    quantum = _QUANTUM if exponent >= -SHARE_DECIMALS else Decimal(1).scaleb(exponent)
-    return _trim(value.quantize(quantum, context=DIVIDE))
+    if exponent < -SHARE_DECIMALS:  # by its worth: equal amounts are cut alike, however written
+        fine = min(_stripped(like), -SHARE_DECIMALS)
+        return _trim(value.quantize(Decimal(1).scaleb(fine), context=DIVIDE))
+    return _trim(value.quantize(_QUANTUM, context=DIVIDE))
 
 
 def _trim(value: Decimal) -> Decimal:

@@ -319,6 +319,8 @@ def test_share_is_half_to_even_when_it_must_round() -> None:
     assert share(D(1), D(1), D(3)) == D("0." + "3" * 36)
     assert share(D("0.3"), D(1), D(8)) == D("0.0375")
     assert scaled(D(7), 1, 7) == 1
+    fine = D("0." + "3" * 40)
+    assert share(fine, D(1), D(2)) == share(D(f"{fine}{'0' * 9}"), D(1), D(2))  # equal, cut alike
 
 
 @pytest.mark.parametrize(
