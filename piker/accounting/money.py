@@ -66,20 +66,20 @@ def exact(function: Callable[_P, _R]) -> Callable[_P, _R]:
 
 def is_sane(value: Decimal) -> bool:
     """Tell whether a number is finite and small and coarse enough to be counted with exactly."""
-    if not value.is_finite():
+    if not value.is_finite() or value.adjusted() >= MAX_INTEGER_DIGITS:
         return False
+    return -_exponent(value) <= MAX_DECIMALS or -_stripped(value) <= MAX_DECIMALS
+
+
+def _exponent(value: Decimal) -> int:
     exponent = value.as_tuple().exponent
     assert isinstance(exponent, int)
-    if -exponent > MAX_DECIMALS:
-        exponent = _stripped(value)
-    return -exponent <= MAX_DECIMALS and value.adjusted() < MAX_INTEGER_DIGITS
+    return exponent
 
 
 def _stripped(value: Decimal) -> int:
     """Return the exponent without trailing zeros."""
-    exponent = value.normalize(DIVIDE).as_tuple().exponent
-    assert isinstance(exponent, int)
-    return exponent
+    return _exponent(value.normalize(DIVIDE))
 
 
 def total(values: Iterable[Decimal]) -> Decimal:
@@ -107,9 +107,9 @@ def scaled(amount: Decimal, new: int, old: int) -> Decimal:
 
 
 def _cut(value: Decimal, like: Decimal) -> Decimal:
-    exponent = like.as_tuple().exponent
-    assert isinstance(exponent, int)
-    if exponent < -SHARE_DECIMALS:  # by its worth: equal amounts are cut alike, however written
+    if (
+        _exponent(like) < -SHARE_DECIMALS
+    ):  # by its worth: equal amounts are cut alike, however written
         fine = min(_stripped(like), -SHARE_DECIMALS)
         return _trim(value.quantize(Decimal(1).scaleb(fine), context=DIVIDE))
     return _trim(value.quantize(_QUANTUM, context=DIVIDE))

@@ -116,13 +116,16 @@ class Transaction(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
 
 def _what_is_wrong(tx: Transaction) -> str:
     numbers = (tx.size, tx.cost, tx.price, tx.value)
-    if any(number is not None and not is_sane(number) for number in numbers):
+    if not all(number is None or number is ZERO or is_sane(number) for number in numbers):
         return "a number is not finite, or has over 24 digits before or behind the point"
     if not 0 <= tx.time_ns <= MAX_TIME_NS:
         return f"{tx.time_ns} is no time"
     texts = (tx.account, tx.symbol, tx.tid, tx.cost_asset, tx.leg, tx.oid, tx.note)
-    if any(len(text) > MAX_TEXT or _CONTROL.search(text) for text in texts):
-        return "a text is too long or has control characters"
+    joined = "".join(texts)
+    if len(joined) > MAX_TEXT and any(len(text) > MAX_TEXT for text in texts):
+        return "a text is too long"
+    if not joined.isprintable() and _CONTROL.search(joined):
+        return "a text has control characters"
     if not tx.tid:
         return "it has no trade id"
     if tx.leg not in ("", "long", "short"):

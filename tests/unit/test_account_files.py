@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 import tomllib
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -26,6 +28,7 @@ from piker.accounting.money import total
 from piker.accounting.transaction import Contract, Kind, Transaction
 from piker.errors import ConfigError
 
+GUIDE = Path(__file__).resolve().parents[2] / "docs" / "guides" / "accounting.md"
 SYMBOL = "btcusdt.spot.binance"
 SPOT = CONTRACTS[0]
 
@@ -129,6 +132,18 @@ def test_account_file_is_refused_when_it_is_hostile(data: bytes) -> None:
 def test_time_reads_back_when_written(time_ns: int) -> None:
     """To the nanosecond."""
     assert time_of(iso_of(time_ns)) == time_ns
+
+
+# -- the guide -----------------------------------------------------------------------------------
+def test_guide_holds_when_its_examples_are_run(capsys: pytest.CaptureFixture[str]) -> None:
+    """From top to bottom, as a reader would; its assertions are the test."""
+    text = GUIDE.read_text(encoding="utf-8")
+    blocks = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    names: dict[str, object] = {}
+    for block in blocks:
+        exec(compile(block, str(GUIDE), "exec"), names)
+    assert len(blocks) >= 8
+    assert "open_tid" in capsys.readouterr().out
 
 
 # -- CSV -----------------------------------------------------------------------------------------
