@@ -8,8 +8,8 @@ work=$(mktemp -d)
 pids=()
 trap 'for pid in "${pids[@]}"; do kill "$pid" 2>/dev/null || true; done; rm -rf "$work"' EXIT
 
-start() { # venue -> its JSON line in $work/venue.json
-  $bin/piker venue "$1" --symbols 3 --rate 60 >"$work/$1.json" &
+start() { # venue and its options -> its JSON line in $work/venue.json
+  $bin/piker venue "$@" --symbols 3 --rate 60 >"$work/$1.json" &
   pids+=($!)
   for _ in $(seq 100); do [ -s "$work/$1.json" ] && return; sleep 0.1; done
   echo "the loopback $1 did not start"; exit 1
@@ -24,9 +24,11 @@ run() { # package==version script venue
   timeout 120 ".peers/$name/bin/python" -W ignore "tests/peers/$2" "$(url "$3" http)" "$(url "$3" ws)"
 }
 
-start binance
+start binance --account alice:alicekey:alicesecret
 start kraken
 run ccxt==4.5.90 peer_ccxt.py binance
+run ccxt==4.5.90 peer_ccxt_orders.py binance
 run python-binance==1.0.37 peer_python_binance.py binance
+run python-binance==1.0.37 peer_python_binance_orders.py binance
 run python-kraken-sdk==3.5.1 peer_kraken_sdk.py kraken
 echo "every peer passed"

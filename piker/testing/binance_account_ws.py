@@ -83,7 +83,7 @@ class SocketApi:
             return
         session = self._sessions[client]
         if "returnRateLimits" in params:
-            session.tells_limits = params.pop("returnRateLimits") != "false"
+            session.tells_limits = params["returnRateLimits"] != "false"
         status, body = self._answer(client, session, ask.method, params)
         said: dict[str, Any] = {"id": ask.id, "status": status}
         said["result" if status == 200 else "error"] = body

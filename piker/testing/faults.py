@@ -36,6 +36,11 @@ refuse      ws        a handshake: it is answered 503. Open connections are cut 
 ..          http      a TCP connection: it is closed as soon as it is accepted
 status      http      a request: it is answered with ``status``
 ..          ws        a handshake: it is answered with ``status``
+unanswered  http      a request: it is done, then the connection is cut instead of the answer, or,
+                      with ``status``, answered with that
+twice       http      a request: it is done twice, as a gateway does that repeats; the second
+                      answer is the one that is sent
+late        ws        a text frame: it is sent ``delay_s`` later; what is behind it does not wait
 ==========  ========  ============================================================================
 
 A venue with an archive (``/data/...``) does these itself, always ``http``. For the first group an
@@ -120,7 +125,7 @@ __all__ = [
 
 What = Literal[
     "drop", "duplicate", "reorder", "delay", "garble", "slow", "half-open", "close", "refuse",
-    "status", "cut-short",
+    "status", "cut-short", "unanswered", "twice", "late",
     "missing-day", "no-checksum", "bad-checksum", "truncated-zip",
     "duplicate-rows", "conflicting-rows", "missing-rows", "off-grid", "future-bar",
     "impossible-bar", "unsorted", "unit-switch", "wrong-symbol", "zip-bomb", "zip-path",
@@ -147,14 +152,14 @@ _PLACES: dict[str, tuple[On, ...]] = {
     "drop": ("ws",), "duplicate": ("ws",), "reorder": ("ws",), "delay": ("ws", "http"),
     "garble": ("ws", "http"), "slow": ("ws", "http"), "half-open": ("ws", "http"),
     "close": ("ws", "http"), "refuse": ("ws", "http"), "status": ("http", "ws"),
-    "cut-short": ("http",),
+    "cut-short": ("http",), "unanswered": ("http",), "twice": ("http",), "late": ("ws",),
     **dict.fromkeys((*REQUEST_FLAWS, *FILE_FLAWS), ("http",)),
 }  # fmt: skip
-_ARGUMENTS = {  # argument -> (who has it, whether it must)
-    "delay_s": ("delay", True),
-    "status": ("status", True),
-    "retry_after_s": ("status", False),
-    "bytes_per_s": ("slow", True),
+_ARGUMENTS = {  # argument -> who has it, and whether it must
+    "delay_s": {"delay": True, "late": True},
+    "status": {"status": True, "unanswered": False},
+    "retry_after_s": {"status": False},
+    "bytes_per_s": {"slow": True},
 }
 _PARTS = {"garble": ("json", "number", "header"), "zip-bomb": ("declared", "hidden")}
 _WORDS: dict[str, tuple[str, ...]] = {
@@ -196,12 +201,13 @@ class Fault(
             raise ConfigError(f"match: {self.match!r} is no pattern: {error}.") from None
 
     def _check_arguments(self) -> None:
-        for name, (what, needed) in _ARGUMENTS.items():
+        for name, owners in _ARGUMENTS.items():
             given = getattr(self, name) is not None
-            if given and self.what != what:
-                raise ConfigError(f"{name} belongs to {what}, not to {self.what}.")
-            if needed and self.what == what and not given:
-                raise ConfigError(f"{what} needs {name}.")
+            if given and self.what not in owners:
+                whose = " and ".join(owners)
+                raise ConfigError(f"{name} belongs to {whose}, not to {self.what}.")
+            if owners.get(self.what) and not given:
+                raise ConfigError(f"{self.what} needs {name}.")
         if self.part is not None and self.part not in _PARTS.get(self.what, ()):
             which = " or ".join(_PARTS.get(self.what, ())) or "none"
             raise ConfigError(f"part: {self.what} has {which}, not {self.part}.")

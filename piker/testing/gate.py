@@ -237,7 +237,7 @@ class Gate:
         known = path in self.counters.requests or len(self.counters.requests) < MAX_PATHS
         self.counters.requests[path if known else "other"] += 1
         now = trio.current_time()
-        fate = self.injector.request(request.target, now)
+        fate = self.injector.request(request.target, now, method=request.method)
         if flaws := self.injector.flaws(path, request.target, now):
             request = msgspec.structs.replace(request, flaws=flaws)
         if fate.delay_s:
@@ -249,6 +249,12 @@ class Gate:
             reply = self._status(fate.status.status or 503, fate.status.retry_after_s)
         elif reply is None:
             reply = await self._asked(request, ask)
+            if fate.twice:
+                reply = await self._asked(request, ask)
+            if fate.unanswered is not None:
+                if fate.unanswered.status is None:
+                    return Reply(fate="close")
+                reply = self._status(fate.unanswered.status, None)
         return self._finished(request, reply, fate)
 
     async def _asked(self, request: Request, ask: Callable[[Request], Any]) -> Reply:

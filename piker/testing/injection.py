@@ -16,10 +16,11 @@ import msgspec
 
 from piker.testing.faults import BAR_FLAWS, FILE_FLAWS, REQUEST_FLAWS, Fault, Part
 
-__all__ = ["CUT", "Armed", "FrameFaults", "Injector", "Item", "Pause", "RequestFate", "Slow",
+__all__ = ["CUT", "Armed", "FrameFaults", "Injector", "Item", "Late", "Pause",
+           "RequestFate", "Slow",
            "frame_of", "garbled", "text_in"]  # fmt: skip
 
-_FRAME = frozenset({"drop", "duplicate", "reorder", "delay", "garble", "slow"})
+_FRAME = frozenset({"drop", "duplicate", "reorder", "delay", "garble", "slow", "late"})
 MAX_FILES = 100_000  # of an archive that faults remember; others stay sound
 _FLAWS = REQUEST_FLAWS | FILE_FLAWS
 _CHECKSUM = ".CHECKSUM"
@@ -34,6 +35,13 @@ class Pause(msgspec.Struct, frozen=True):
     until: float
 
 
+class Late(msgspec.Struct, frozen=True):
+    """In a queue of frames: one that is written so much later, before what comes then."""
+
+    frame: bytes
+    by_s: float
+
+
 class Slow(msgspec.Struct, frozen=True):
     """In a queue of frames: one that is written at this rate."""
 
@@ -46,7 +54,7 @@ class Cut(msgspec.Struct, frozen=True):
 
 
 CUT = Cut()
-Item = bytes | Pause | Slow | Cut
+Item = bytes | Pause | Slow | Late | Cut
 
 
 class Armed:
@@ -104,6 +112,8 @@ class RequestFate(msgspec.Struct):
     status: Fault | None = None
     garble: Part | None = None
     bytes_per_s: float = 0.0
+    unanswered: Fault | None = None  # it is done, and not answered
+    twice: bool = False  # it is done two times
 
 
 class Injector:
@@ -185,14 +195,14 @@ class Injector:
         ]  # fmt: skip
         return any(map(self.takes, faults))
 
-    def request(self, target: str, now: float) -> RequestFate:
-        """Return what is to be done with a request."""
+    def request(self, target: str, now: float, *, method: str = "GET") -> RequestFate:
+        """Return what is to be done with a request; faults find it by target or by both."""
         fate = RequestFate()
         for armed in self._in_force("http", now):
             fault = armed.fault
             if fault.what == "refuse" or fault.what in _FLAWS:
                 continue
-            if not armed.finds(target) or not self.takes(armed):
+            if not armed.finds(target, f"{method} {target}") or not self.takes(armed):
                 continue
             if fault.what in ("close", "half-open"):
                 fate.act = "close" if fault.what == "close" else "hang"
@@ -203,6 +213,10 @@ class Injector:
                 fate.status = fate.status or fault
             elif fault.what == "garble":
                 fate.garble = fault.part or "json"
+            elif fault.what == "unanswered":
+                fate.unanswered = fate.unanswered or fault
+            elif fault.what == "twice":
+                fate.twice = True
             elif fault.what == "cut-short":
                 fate.half = True
             elif fault.what == "slow":
@@ -256,7 +270,7 @@ class FrameFaults:
     def through(self, frame: bytes, name: str, now: float) -> list[Item] | None:
         """Return what to write in place of a frame; None: nothing, from now on."""
         text: str | None = None
-        pause_s, copies, held, rate = 0.0, 1, False, 0.0
+        pause_s, copies, held, rate, late_s = 0.0, 1, False, 0.0, 0.0
         for armed in self._injector.on_frames:
             if not armed.active(now):
                 continue
@@ -277,10 +291,15 @@ class FrameFaults:
                 return None
             if fault.what == "garble":
                 frame = _garbled_frame(frame, fault.part or "json", dice._random)
-            pause_s += fault.delay_s or 0.0
+            if fault.what == "late":
+                late_s += fault.delay_s or 0.0
+            else:
+                pause_s += fault.delay_s or 0.0
             copies += fault.what == "duplicate"
             held = held or fault.what == "reorder"
             rate = fault.bytes_per_s or rate
+        if late_s:
+            return [Late(frame, late_s)] * copies
         one: Item = Slow(frame, rate) if rate else frame
         items = [*([Pause(now + pause_s)] if pause_s else []), *[one] * copies]
         if held and not self._held:

@@ -22,7 +22,7 @@ from wsproto.events import CloseConnection, Ping, Pong, TextMessage
 from wsproto.utilities import RemoteProtocolError
 
 from piker.testing.gate import Gate
-from piker.testing.injection import Cut, Item, Pause, Slow, frame_of
+from piker.testing.injection import Cut, Item, Late, Pause, Slow, frame_of
 from piker.testing.requests import Reply, Request
 
 __all__ = ["MAX_QUEUE", "Client", "Host", "serve"]
@@ -106,13 +106,13 @@ class Client:
         """Read and write until the connection ends, whoever ends it."""
         with self._scope:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._write)
+                nursery.start_soon(self._write, nursery)
                 await self._read(host, trailing)
                 self._ending = True
                 self._wake.set()
                 nursery.cancel_scope.deadline = trio.current_time() + FLUSH_S
 
-    async def _write(self) -> None:
+    async def _write(self, nursery: trio.Nursery) -> None:
         """Write what is queued until the connection ends."""
         counters = self._gate.counters
         try:
@@ -127,15 +127,23 @@ class Client:
                     counters.bytes += len(data)
                     await self._stream.send_all(data)
                 else:
-                    await self._write_items(items)
+                    await self._write_items(items, nursery)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             self.cut()
 
-    async def _write_items(self, items: list[Item]) -> None:
+    async def _send_late(self, item: Late) -> None:
+        await trio.sleep(item.by_s)
+        self._queue.append(item.frame)
+        self._queued(len(item.frame))
+
+    async def _write_items(self, items: list[Item], nursery: trio.Nursery) -> None:
         """Write what faults made of frames."""
         for item in items:
             if isinstance(item, Pause):
                 await trio.sleep_until(item.until)
+                continue
+            if isinstance(item, Late):
+                nursery.start_soon(self._send_late, item)
                 continue
             if isinstance(item, Cut):
                 self._gate.drop(self)

@@ -26,6 +26,7 @@ from piker.log import Secret
 from piker.testing.accounts import AccountSpec, account_of, load_accounts
 from piker.testing.binance_account_auth import is_signed, payload_of, socket_payload
 from piker.testing.engine import BUY, SELL
+from piker.testing.faults import Fault
 from piker.testing.loopback import open_loopback
 from piker.testing.requests import Request
 
@@ -496,6 +497,59 @@ async def test_the_websocket_api_does_the_same_when_orders_come_by_it() -> None:
             assert (await ask("userDataStream.unsubscribe", signed=False))["result"] == {}
             await alice.order("BUY", price, "0.01")
             assert len(await wait(4)) == 4
+
+
+# -- between accept and answer -----------------------------------------------------------------
+async def test_an_order_stands_when_its_answer_is_lost() -> None:
+    """Cut instead of an answer, or 503 and -1007: done all the same, found by its client id."""
+    faults = [
+        Fault(what="unanswered", match="^POST /api/v3/order", count=1),
+        Fault(what="unanswered", match="^POST /api/v3/order", status=408),
+    ]
+    async with loopback(faults=faults) as (venue, alice, _, _):
+        price = top_of(venue)[0] - 1000
+        for name, expected in (("one", 0), ("two", 408)):
+            status, body = await alice.order("BUY", price, "0.01", newClientOrderId=name)
+            assert status == expected
+            assert body is None or body["code"] == -1007
+            _, row = await alice.ask(
+                "GET", "/api/v3/order", symbol="BTCUSDT", origClientOrderId=name
+            )
+            assert row["status"] == "NEW"
+        assert venue.gate.stats()["faults"]["unanswered"] >= 2
+
+
+async def test_an_order_is_one_when_the_request_is_done_twice() -> None:
+    """The second time its client id is in use: the answer is a refusal, the order stands."""
+    async with loopback(faults=[Fault(what="twice", match="^POST")]) as (venue, alice, _, _):
+        price = top_of(venue)[0] - 1000
+        status, body = await alice.order("BUY", price, "0.01", newClientOrderId="once")
+        assert (status, body["msg"]) == (400, "Duplicate order sent.")
+        _, rows = await alice.ask("GET", "/api/v3/openOrders", symbol="BTCUSDT")
+        assert [row["clientOrderId"] for row in rows] == ["once"]
+
+
+async def test_user_events_come_late_twice_or_never_when_faults_say_so() -> None:
+    """A fill after the cancel that followed it, one that comes twice, one that never comes."""
+    faults = [
+        Fault(what="late", match='"x":"TRADE"', delay_s=0.3, count=1),
+        Fault(what="duplicate", match='"x":"CANCELED"'),
+        Fault(what="drop", match="user outboundAccountPosition"),
+        Fault(what="duplicate", match="answer order.cancel"),
+    ]
+    async with loopback(faults=faults) as (venue, alice, bob, _):
+        async with listening(alice.port, ALICE) as (wait, ask):
+            price = top_of(venue)[0] + Decimal("0.01")
+            order = {"symbol": "BTCUSDT", "side": "BUY", "type": "LIMIT", "timeInForce": "GTC",
+                     "quantity": "0.01", "price": str(price)}  # fmt: skip
+            await ask("order.place", **order, newClientOrderId="mine")
+            await bob.order("SELL", price, "0.004")
+            await ask("order.cancel", symbol="BTCUSDT", origClientOrderId="mine")
+            events = await wait(4)
+            assert [e["x"] for e in events] == ["NEW", "CANCELED", "CANCELED", "TRADE"]
+            assert events[1] == events[2]
+            assert events[3]["I"] < events[1]["I"]
+        assert venue.gate.stats()["faults"]["drop"] >= 3
 
 
 # -- accounts as they are given ----------------------------------------------------------------

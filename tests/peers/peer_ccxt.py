@@ -86,4 +86,5 @@ async def watch(exchange):
     print("ccxt.pro streams: mark prices, tickers")
 
 
-asyncio.run(main(*sys.argv[1:3]))
+if __name__ == "__main__":
+    asyncio.run(main(*sys.argv[1:3]))

@@ -63,7 +63,7 @@ def test_a_plan_is_read_when_it_is_a_toml_file(tmp_path: Path) -> None:
          ":5: fault 2: unknown key 'delays'. Did you mean 'delay_s'?"),
         ('[[fault]]\nwhat = "delay"\n', ":1: fault 1: delay needs delay_s."),
         ('[[fault]]\nwhat = "drop"\n\nstatus = 500\n',
-         ":4: fault 1: status belongs to status, not to drop."),
+         ":4: fault 1: status belongs to status and unanswered, not to drop."),
         ('[[fault]]\nwhat = "drop"\nevery = "x"\n', ":3: fault 1: every: Expected `int`"),
         ('[[fault]]\nwhat = "drop"\nmatch = "("\n', ":3: fault 1: match: '(' is no pattern"),
         ('[[fault]]\nwhat = "drop"\non = "http"\n', ":3: fault 1: drop is never on http."),

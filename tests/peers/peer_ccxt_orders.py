@@ -1,0 +1,95 @@
+"""ccxt and ccxt.pro 4.5.90 against the loopback Binance: orders and user events of spot."""
+
+import asyncio
+import sys
+
+import ccxt.pro
+from peer_ccxt import redirect
+
+SYMBOL = "BTC/USDT"
+KEYS = {"apiKey": "alicekey", "secret": "alicesecret"}
+
+
+async def main(http, ws):
+    """Place, query, edit, cancel, and hear of it; every step asserts."""
+    options = {"fetchMargins": False, "fetchMarkets": {"types": ["spot"]}}
+    exchange = ccxt.pro.binance({"options": options, **KEYS})
+    exchange.has["fetchCurrencies"] = False
+    exchange.urls["api"] = redirect(exchange.urls["api"], http, ws)
+    try:
+        async with asyncio.timeout(60):
+            await exchange.load_markets()
+            await trade(exchange)
+            await refuse(exchange)
+            await stream(exchange)
+    finally:
+        await exchange.close()
+
+
+async def trade(exchange):
+    """REST: what is owned, what is placed, what became of it."""
+    before = await exchange.fetch_balance()
+    book = await exchange.fetch_order_book(SYMBOL)
+    low = book["bids"][0][0] - 500
+    placed = await exchange.create_order(SYMBOL, "limit", "buy", 0.01, low)
+    assert placed["status"] == "open"
+    held = await exchange.fetch_balance()
+    assert abs(held["USDT"]["used"] - 0.01 * placed["price"]) < 1e-6
+    assert (await exchange.fetch_order(placed["id"], SYMBOL))["status"] == "open"
+    assert placed["id"] in {one["id"] for one in await exchange.fetch_open_orders(SYMBOL)}
+    edited = await exchange.edit_order(placed["id"], SYMBOL, "limit", "buy", 0.02, low)
+    assert edited["id"] != placed["id"]
+    assert (await exchange.cancel_order(edited["id"], SYMBOL))["status"] == "canceled"
+    taken = await exchange.create_order(SYMBOL, "market", "buy", 0.01)
+    assert (taken["status"], taken["filled"]) == ("closed", 0.01)
+    assert taken["trades"][0]["fee"]["currency"] == "BTC"
+    fills = await exchange.fetch_my_trades(SYMBOL)
+    assert {fill["order"] for fill in fills} == {taken["id"]}
+    after = await exchange.fetch_balance()
+    assert after["USDT"]["used"] == 0
+    assert abs(before["USDT"]["total"] - after["USDT"]["total"] - taken["cost"]) < 1e-6
+    await exchange.create_order(SYMBOL, "limit", "sell", 0.001, book["asks"][0][0] + 500)
+    await exchange.cancel_all_orders(SYMBOL)
+    assert await exchange.fetch_open_orders(SYMBOL) == []
+    print("ccxt REST: placed, queried, edited, cancelled, taken; balances and fills agree")
+
+
+async def refuse(exchange):
+    """What is wrong comes as ccxt's own errors."""
+    wrong = ((9, 60000, {}, ccxt.InsufficientFunds), (0.01, 1, {}, ccxt.BadRequest))
+    for size, price, params, error in wrong:
+        try:
+            await exchange.create_order(SYMBOL, "limit", "buy", size, price, params)
+        except error as said:
+            print(f"    {error.__name__}: {said}")
+        else:
+            raise AssertionError(f"no {error.__name__}")
+    secret, exchange.secret = exchange.secret, "wrong"
+    try:
+        await exchange.fetch_balance()
+    except ccxt.AuthenticationError as said:
+        print(f"    AuthenticationError: {said}")
+    else:
+        raise AssertionError("a wrong signature was taken")
+    exchange.secret = secret
+
+
+async def stream(exchange):
+    """ccxt.pro: the user events of the websocket API, and orders by it."""
+    book = await exchange.fetch_order_book(SYMBOL)
+    await exchange.authenticate({"type": "spot"})
+    watching = asyncio.create_task(exchange.watch_orders(SYMBOL))
+    fills = asyncio.create_task(exchange.watch_my_trades(SYMBOL))
+    balances = asyncio.create_task(exchange.watch_balance())
+    placed = await exchange.create_order(SYMBOL, "limit", "buy", 0.01, book["asks"][0][0] + 100)
+    (event, *_) = await watching
+    assert event["id"] == placed["id"]
+    assert (await fills)[0]["order"] == placed["id"]
+    assert (await balances)["BTC"]["total"] > 0
+    by_ws = await exchange.create_order_ws(SYMBOL, "limit", "buy", 0.01, book["bids"][0][0] - 500)
+    assert (await exchange.fetch_order_ws(by_ws["id"], SYMBOL))["status"] == "open"
+    assert (await exchange.cancel_order_ws(by_ws["id"], SYMBOL))["status"] == "canceled"
+    print("ccxt.pro: orders, fills and balances streamed; an order placed and cancelled by it")
+
+
+asyncio.run(main(*sys.argv[1:3]))
