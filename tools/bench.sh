@@ -16,3 +16,4 @@ peer=()
 .venv/bin/python benchmarks/store_scan.py
 .venv/bin/python benchmarks/symbols.py
 .venv/bin/python benchmarks/tick_store.py
+.venv/bin/python benchmarks/journal.py

@@ -50,10 +50,13 @@ def copy_of(path: Path, *, check: bool = True) -> Iterator[Path]:
 
 
 def _copy(path: Path, copy: Path) -> None:
-    """Copy the files, the head first: what is copied of the log later is never less."""
+    """Copy the files, the head first: what is copied of the log later is never less.
+
+    The snapshot goes before it: it never speaks of rows that the head does not know.
+    """
     if copy.exists():
         shutil.rmtree(copy)
     copy.mkdir(mode=0o700)
-    for name in (seal.HEAD, seal.WAL, seal.DATABASE, seal.SUMS, seal.NEXT):
+    for name in (seal.STANDING, seal.HEAD, seal.WAL, seal.DATABASE, seal.SUMS, seal.NEXT):
         with suppress(FileNotFoundError):
             shutil.copyfile(path / name, copy / name)

@@ -173,7 +173,7 @@ class JournalFile:
     def _open(self, migrations: Sequence[Migration]) -> None:
         self.head, self.sums, log = seal.check_files(self.path)
         self._head_fd = os.open(self.path / seal.HEAD, os.O_WRONLY | os.O_CLOEXEC)
-        for stray in ("sums.part", "backup.part"):
+        for stray in ("sums.part", "standing.part", "backup.part"):
             (self.path / stray).unlink(missing_ok=True)
         if self.sums.generation != self.head.generation:  # only the end of a checkpoint is missing
             self._end_checkpoint(self.sums)

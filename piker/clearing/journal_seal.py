@@ -31,6 +31,7 @@ __all__ = [
     "HEAD",
     "NEXT",
     "PAGE",
+    "STANDING",
     "SUMS",
     "WAL",
     "WAL_HEAD",
@@ -38,7 +39,9 @@ __all__ = [
     "Sums",
     "check_files",
     "damaged",
+    "get",
     "last_frames",
+    "put",
     "read_head",
     "read_sums",
     "sync_file",
@@ -48,6 +51,7 @@ __all__ = [
 ]
 
 DATABASE, WAL, HEAD, SUMS, NEXT = "rows.db", "rows.db-wal", "head", "sums", "sums.next"
+STANDING = "standing"  # the snapshot: piker.clearing.journal_snapshot
 PAGE = 4096  # bytes: SQLite's default, and the block of the usual file systems
 FRAME_HEAD = 24  # bytes before each page in the log (sqlite.org/fileformat2.html, section 4)
 FRAME = FRAME_HEAD + PAGE
@@ -139,23 +143,37 @@ def write_head(fd: int, head: Head, *, sync: bool) -> None:
 
 def read_sums(folder: Path, name: str = SUMS) -> Sums | None:
     """Return the sums, or None where there is no such file; raise where they do not check."""
-    try:
-        data = (folder / name).read_bytes()
-    except FileNotFoundError:
-        return None
-    return msgspec.msgpack.decode(_unsealed(folder, name, data), type=Sums)
+    body = get(folder, name)
+    return None if body is None else msgspec.msgpack.decode(body, type=Sums)
 
 
 def write_sums(folder: Path, sums: Sums, name: str = SUMS) -> None:
     """Put sums in place at once and wholly, and on the disk before this returns."""
-    part = folder / "sums.part"
+    put(folder, name, _encoder.encode(sums), "sums written")
+
+
+def put(folder: Path, name: str, body: bytes, point: str) -> None:
+    """Put a sealed file in place at once and wholly, and on the disk before this returns."""
+    part = folder / f"{name.partition('.')[0]}.part"
     with open(part, "wb", opener=_private) as file:
-        file.write(_sealed(_encoder.encode(sums)))
+        file.write(_sealed(body))
         file.flush()
         os.fsync(file.fileno())
-    reached("sums written")
+    reached(point)
     os.replace(part, folder / name)
     sync_folder(folder)
+
+
+def get(folder: Path, name: str) -> bytes | None:
+    """Return what a sealed file says, or None where there is none; raise where it fails to check.
+
+    The error is ``JournalDamaged``.
+    """
+    try:
+        data = (folder / name).read_bytes()
+    except FileNotFoundError:
+        return None
+    return _unsealed(folder, name, data)
 
 
 def _private(path: str, flags: int) -> int:

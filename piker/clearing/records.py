@@ -31,6 +31,7 @@ __all__ = [
     "RiskChange",
     "Row",
     "chain_of",
+    "intent_key",
     "link",
     "once_key",
     "prepare",
@@ -197,9 +198,16 @@ def once_key(record: Record) -> bytes | None:
     """
     entry = record.entry
     if isinstance(entry, Intent):
-        parts = ["intent", entry.order.oid]
+        return intent_key(entry.order.oid)
     elif isinstance(entry, Happened) and entry.event.kind is EventKind.FILL:
-        parts = ["fill", record.account, entry.symbol, entry.event.tid]
-    else:
-        return None
+        return _key("fill", record.account, entry.symbol, entry.event.tid)
+    return None
+
+
+def intent_key(oid: str) -> bytes:
+    """Return the key of an oid's intent."""
+    return _key("intent", oid)
+
+
+def _key(*parts: str) -> bytes:
     return blake2b(_encoder.encode(parts), digest_size=CHAIN_BYTES).digest()

@@ -21,15 +21,20 @@ from pathlib import Path
 
 import trio
 
-from piker.clearing import journal_file
+from piker.clearing import journal, journal_file, standing
 from piker.clearing import journal_seal as seal
 from piker.clearing.journal import Journal, open_journal, verify
+from piker.clearing.journal_snapshot import read_snapshot
 from piker.clearing.lifecycle import Event, EventKind
 from piker.clearing.records import Duplicate, Happened, Intent, Record
+from piker.clearing.standing import Snapshot
 from piker.orders import Action, Order
 
 TASKS = 8
-POINTS = ("commit", "committed", "sums written", "announced", "copied", "sealed")
+POINTS = (
+    "commit", "committed", "sums written", "announced", "copied", "sealed",
+    "snapshot written", "snapshot kept",
+)  # fmt: skip
 
 
 def records(oid: str) -> list[Record]:
@@ -66,6 +71,13 @@ async def work(path: Path, life: int, out: int, again: list[str]) -> None:
                 nursery.start_soon(client, journal, f"{life}.{task}", out, again)
 
 
+def shorten() -> None:
+    """Make checkpoints and snapshots many, and orders be forgotten early."""
+    journal_file.CHECKPOINT_BYTES = 100_000
+    journal.SNAPSHOT_ROWS = 100
+    standing.ENDED_KEPT = 50
+
+
 def begin(path: Path, life: int, point: str, after: int, again: list[str]) -> tuple[int, int]:
     """Fork a child that dies when it has reached ``point`` for the ``after``-th time, if ever."""
     ours, theirs = os.pipe()
@@ -84,7 +96,7 @@ def begin(path: Path, life: int, point: str, after: int, again: list[str]) -> tu
                 os.kill(os.getpid(), signal.SIGKILL)
 
         seal.reached = reached
-        journal_file.CHECKPOINT_BYTES = 100_000
+        shorten()
         trio.run(work, path, life, theirs, again)
     except BaseException:
         sys.excepthook(*sys.exc_info())
@@ -143,11 +155,16 @@ def watch(pid: int, out: int, lasts_s: float) -> tuple[list[str], bool]:
 
 def judge(path: Path, told: dict[str, tuple[int, int]]) -> dict[str, int]:
     """Hold the journal against what was acknowledged."""
+    shorten()
     found = verify(path)
+    snapshots = isinstance(read_snapshot(path), Snapshot)
     there: dict[tuple[str, str], list[int]] = {}
 
     async def read() -> int:
         async with open_journal(path, read_only=True) as journal:
+            whole = await journal.fold()
+            open_ones = {oid: state for oid, state in whole.items() if not state.is_over}
+            assert journal.standing.live == open_ones, "the snapshot misled"
             async for record in journal.read():
                 there.setdefault((record.oid, record.kind), []).append(record.seq)
             return journal.seq
@@ -160,6 +177,7 @@ def judge(path: Path, told: dict[str, tuple[int, int]]) -> dict[str, int]:
     doubled = sum(len(seqs) > 1 for seqs in there.values())
     return {
         "rows": rows, "lost": lost, "doubled": doubled, "unsound": int(not found.sound),
+        "snapshots": int(snapshots),
         "generations": seal.read_head(path).generation,
     }  # fmt: skip
 

@@ -22,17 +22,20 @@ from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
 
+from piker.clearing import journal_file
 from piker.clearing import journal_seal as seal
 from piker.clearing.journal import verify
 from piker.clearing.journal_file import JournalFile, create
+from piker.clearing.journal_snapshot import keep, take_up
 from piker.clearing.lifecycle import Event, EventKind
 from piker.clearing.records import Happened, Intent, Prepared, Record, prepare
+from piker.clearing.standing import Standing
 from piker.errors import JournalDamaged
 from piker.orders import Action, Order
 
 ORDERS = 150
 VERIFIED = 20  # every so many mutations, verify is asked too: it reads every row
-STATES = ("closed", "log", "announced", "copied", "sealed")
+STATES = ("closed", "log", "laid", "announced", "copied", "sealed", "snapshot kept")
 
 
 def pair(number: int) -> list[Prepared]:
@@ -66,12 +69,22 @@ def make(path: Path, state: str) -> None:
             if number == ORDERS // 2:
                 file.checkpoint()
         seal.reached = lambda name: os.kill(os.getpid(), 9) if name == state else None
-        if state == "log":
+        if state == "snapshot kept":
+            keep(path, take_up(file).standing.snapshot())
+        if state == "laid":
+            journal_file.CHECKPOINT_BYTES, journal_file.LAID_BEYOND = file.head.log_bytes, 65_536
+            file.lay()
+        if state in ("log", "laid"):
             os.kill(os.getpid(), signal.SIGKILL)
         file.close()
         os._exit(0)
     finally:
         os._exit(1)
+
+
+def unwritten(path: Path, file: Path, at: int) -> str:
+    """Return "unwritten " for a place in the log to which no commit has come yet."""
+    return "unwritten " if file.name == seal.WAL and at >= seal.read_head(path).log_bytes else ""
 
 
 def flip(path: Path, chance: random.Random) -> str:
@@ -80,15 +93,18 @@ def flip(path: Path, chance: random.Random) -> str:
     data = bytearray(file.read_bytes())
     at = chance.randrange(len(data))
     data[at] ^= 1 << chance.randrange(8)
+    beyond = unwritten(path, file, at)
     file.write_bytes(data)
-    return f"flip {file.name}"
+    return f"flip {beyond}{file.name}"
 
 
 def cut(path: Path, chance: random.Random) -> str:
     """Shorten one file."""
     file = chance.choice([f for f in sorted(path.iterdir()) if f.stat().st_size])
-    os.truncate(file, chance.randrange(file.stat().st_size))
-    return f"cut {file.name}"
+    size = chance.randrange(file.stat().st_size)
+    beyond = unwritten(path, file, size)
+    os.truncate(file, size)
+    return f"cut {beyond}{file.name}"
 
 
 def row(path: Path, chance: random.Random) -> str:
@@ -113,16 +129,21 @@ def row(path: Path, chance: random.Random) -> str:
     return f"{how} row"
 
 
-def seen(path: Path) -> bool:
-    """Tell whether a start refuses the journal; it must then have changed nothing."""
+def seen(path: Path, due: Standing) -> bool:
+    """Tell whether a start refuses the journal, which it then has not changed, or its snapshot."""
     before = {file.name: file.read_bytes() for file in path.iterdir()}
     try:
         file = JournalFile(path)
     except JournalDamaged:
         assert {file.name: file.read_bytes() for file in path.iterdir()} == before, "changed"
         return True
-    file.abandon()
-    return False
+    try:
+        taken = take_up(file)
+    except JournalDamaged:
+        return True
+    finally:
+        file.abandon()
+    return bool(taken.unused) and vars(taken.standing) == vars(due)
 
 
 def main() -> None:
@@ -135,7 +156,7 @@ def main() -> None:
         make(folder / state, state)
         shutil.copytree(folder / state, folder / "whole")
         file = JournalFile(folder / "whole")
-        ends[state] = (file.head.seq, file.head.chain)
+        ends[state] = take_up(file).standing
         file.close()
         shutil.rmtree(folder / "whole")
     done, healed, missed, unverified = Counter[str](), Counter[str](), list[str](), list[str]()
@@ -145,9 +166,9 @@ def main() -> None:
         what = f"{chance.choice(ways)(place, chance)}, {state}"
         done[what] += 1
         asked = number % VERIFIED == 0 and verify(place)
-        if not seen(place):
+        if not seen(place, ends[state]):
             found = verify(place)
-            same = found.sound and (found.rows, found.chain) == ends[state]
+            same = found.sound and (found.rows, found.chain) == (ends[state].seq, ends[state].chain)
             (healed.update([what]) if same else missed.append(what))
         elif asked and asked.sound:
             unverified.append(what)
