@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from piker.errors import Bug
 from piker.log import Secret
 
-__all__ = ["adopt", "lend", "name_of", "parse_name", "protect_process", "taken"]
+__all__ = ["adopt", "begin", "lend", "name_of", "parse_name", "protect_process", "taken"]
 
 MAX_BYTES = 1 << 20  # of keys; one has some 200 bytes, an RSA key 2,000
 _FILE = "piker-keys"  # what the kernel shows of the file without a name
@@ -58,6 +58,16 @@ def adopt() -> None:
         _erase(name)
         del os.environ[name]
     _receive()
+
+
+def begin(name: str = "") -> None:
+    """Begin a process of ours: take the keys there are, and guard a process that has or gets some.
+
+    ``name`` is the service's.
+    """
+    adopt()
+    if _taken or name.startswith("brokerd."):
+        protect_process()
 
 
 def taken() -> Mapping[str, Secret]:

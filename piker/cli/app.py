@@ -69,7 +69,7 @@ def run_app(cli: typer.Typer, argv: list[str] | None) -> int:
     from piker import handover
     from piker.errors import PikerError, Transient
 
-    handover.adopt()
+    handover.begin()
     _die_with_parent()
     try:
         result = cli(args=argv, standalone_mode=False)

@@ -30,9 +30,7 @@ _log = log.get_logger("child")
 
 def run(name: str, main: str, registry: str, parent: str) -> None:
     """Run the service until SIGTERM, or until its pikerd is gone."""
-    handover.adopt()
-    if name.startswith("brokerd."):
-        handover.protect_process()
+    handover.begin(name)
     die_with(int(parent))
     log.configure(actor=name)
     try:
