@@ -109,7 +109,7 @@ class RiskDesk:
         self._positions: dict[str, Decimal] = {}
         self._standing: dict[str, _Standing] = {}
         self._sent_ns: deque[int] = deque()
-        self._recent: deque[tuple[int, tuple[object, ...]]] = deque()
+        self._recent: deque[tuple[int, str, tuple[object, ...]]] = deque()
         self._cash: dict[str, Decimal] = {}  # by market: what the day's fills moved, its currency
         self._opened: dict[str, tuple[Decimal, Decimal]] = {}  # position and price at its start
 
@@ -190,7 +190,7 @@ class RiskDesk:
         if denial is not None:
             return denial
         self._sent_ns.append(now_ns)
-        self._recent.append((now_ns, _likeness(order)))
+        self._recent.append((now_ns, order.oid, _likeness(order)))
         self._standing[order.oid] = _Standing(
             order.symbol, order.side, order.size, judged, order.reduce_only
         )
@@ -319,9 +319,7 @@ class RiskDesk:
         since = now_ns - int(self.limits.duplicate_s * NS)
         while self._recent and self._recent[0][0] <= since:
             self._recent.popleft()
-        if order.oid not in self._standing and any(
-            one == _likeness(order) for _, one in self._recent
-        ):
+        if any(oid != order.oid and one == _likeness(order) for _, oid, one in self._recent):
             what = f"the same order was sent less than {self.limits.duplicate_s:g} s ago."
             return Denial(DenialCode.DUPLICATE_ORDER, what)
         return None

@@ -21,9 +21,11 @@ from typing import Protocol
 import trio
 
 from piker import clock
+from piker.clearing.dark import DarkBook, Met, released
 from piker.clearing.denials import Denial, DenialCode
 from piker.clearing.journal import Journal
 from piker.clearing.lifecycle import Event, EventKind, OrderState, Phase, Problem, begin, step
+from piker.clearing.linked import Consequence, What, consequences
 from piker.clearing.records import Duplicate, Happened, Intent, Note, Record, RiskChange
 from piker.clearing.risk import RiskApproved, RiskDesk, TradingState
 from piker.clearing.validate import senseless
@@ -46,10 +48,12 @@ from piker.orders import (
     Order,
     Status,
 )
+from piker.ticks import TickType
 
 __all__ = ["AT_VENUE", "Link", "Router", "client_id_of"]
 
 log = get_logger("ems")
+ZERO = Decimal(0)
 
 AT_VENUE = frozenset({Phase.PENDING, Phase.OPEN, Phase.PARTIAL, Phase.UNKNOWN})
 NEWS = 4096  # statuses that wait for a client; one that reads slower is let go and told
@@ -77,6 +81,12 @@ def client_id_of(oid: str) -> str:
     return "pk" + b32encode(blake2b(oid.encode(), digest_size=16).digest()).decode()[:26].lower()
 
 
+def _ties(order: Order) -> list[str]:
+    """Return what ties an order to others: its parent's oid, and its group."""
+    group = f"{order.account} {order.oco}"  # no oid has a space: it would be no oid of ours
+    return [tie for tie in (order.parent, group if order.oco else "") if tie]
+
+
 class Link(Protocol):
     """The way to one provider's broker, live or paper. ``name`` is the ``src`` of its statuses."""
 
@@ -100,9 +110,11 @@ class Router:
         self._links = links
         self._desks = desks
         self._markets: dict[str, MktPair] = {}
+        self.dark = DarkBook()
         self._nursery = nursery
         self._heard: defaultdict[str, deque[BrokerdEvent]] = defaultdict(deque)
         self._lanes: defaultdict[str, trio.Lock] = defaultdict(trio.Lock)
+        self._tied: defaultdict[str, set[str]] = defaultdict(set)  # parent or group -> oids
         self._by_venue: dict[tuple[str, str], str] = {}  # (account, reqid or client id) -> oid
         self._clients: list[trio.MemorySendChannel[EmsMessage]] = []
 
@@ -126,6 +138,9 @@ class Router:
             if state.phase in AT_VENUE:
                 self._stand(state)
                 doubtful.append(oid)
+            elif state.phase is Phase.DARK:
+                self.dark.arm(state.order)
+        self.dark.missed()  # whatever the market did meanwhile, nobody saw when
         for oid in doubtful:
             if self.orders[oid].phase is Phase.PENDING:
                 await self._happen(oid, EventKind.LOSE, reason="emsd was started again")
@@ -152,6 +167,11 @@ class Router:
         """Take a market's price, for the limits."""
         for desk in self._desks.values():
             desk.price(fqme, price, time_ns)
+
+    def see(self, fqme: str, kind: TickType, side: int, price: Decimal) -> None:
+        """Take a price that may meet what waits in the dark, as :meth:`DarkBook.see` does."""
+        for oid, met in self.dark.see(fqme, kind, side, price):
+            self._nursery.start_soon(self._met, oid, met)
 
     # -- clients -------------------------------------------------------------------------------
     async def order(self, order: Order, actor: str = "") -> None:
@@ -258,6 +278,7 @@ class Router:
             state = step(state, record.entry.event).state
         self.orders[order.oid] = state
         self._remember(order.oid, state)
+        self._settle(state, state)
         self._tell(self._status(state))
         if state.phase is Phase.PENDING:
             await self._send(state, self._request(state.order, ""))
@@ -271,17 +292,59 @@ class Router:
         if state.phase in AT_VENUE:
             await self._send(state, self._request(order, state.reqid))
 
-    async def _cancel(self, state: OrderState, actor: str) -> None:
+    async def _cancel(self, state: OrderState, actor: str, reason: str = "by its client") -> None:
         order = state.order
         if state.phase not in AT_VENUE:
-            await self._happen(order.oid, EventKind.CANCEL, actor=actor, reason="by its client")
+            await self._happen(order.oid, EventKind.CANCEL, actor=actor, reason=reason)
             return
-        await self._happen(order.oid, EventKind.CANCEL_ASKED, actor=actor)
+        await self._happen(order.oid, EventKind.CANCEL_ASKED, actor=actor, reason=reason)
         request = BrokerdCancel(
             oid=order.oid, client_id=client_id_of(order.oid), account=order.account,
             symbol=self._mktid(order.symbol), time_ns=clock.wall_ns(), reqid=state.reqid,
         )  # fmt: skip
         await self._send(state, request)
+
+    async def _met(self, oid: str, met: Met) -> None:
+        """Send an order whose trigger was met, if it still waits and limits let it through."""
+        async with self._lanes[oid]:
+            state = self.orders[oid]
+            if state.phase is not Phase.DARK:
+                return
+            how = f"{met.price} met {met.trigger}" + (", across a gap" if met.across_gap else "")
+            if state.order.action is Action.ALERT:
+                await self._happen(oid, EventKind.TRIGGER, reason=how, price=met.price)
+            else:
+                await self._free(state, EventKind.TRIGGER, released(state.order), how, met.price)
+
+    async def _follow(self, consequence: Consequence) -> None:
+        """Do to another order what a change of one means for it."""
+        async with self._lanes[consequence.oid]:
+            state = self.orders[consequence.oid]
+            if state.is_over:
+                return
+            order = consequence.order
+            if consequence.what is What.CANCEL or order is None:
+                await self._cancel(state, "emsd", consequence.reason)
+            elif consequence.what is What.RESIZE:
+                await self._edit(state, order, "emsd")
+            elif state.phase is Phase.HELD:
+                await self._free(state, EventKind.RELEASE, order, consequence.reason)
+
+    async def _free(
+        self, state: OrderState, kind: EventKind, order: Order, how: str, price: Decimal = ZERO
+    ) -> None:
+        """Let an order go that waited: to the dark book, to its venue, or no further."""
+        judged = self._judge(order)
+        if isinstance(judged, Denial):
+            await self._happen(
+                order.oid, EventKind.DENY, code=judged.code, reason=f"{how}; {judged.reason}"
+            )
+            return
+        await self._happen(order.oid, kind, order=order, reason=how, price=price)
+        freed = self.orders[order.oid]
+        if freed.phase is Phase.PENDING:
+            await self._happen(order.oid, EventKind.SUBMIT)
+            await self._send(freed, self._request(freed.order, ""))
 
     async def _hear(self, oid: str, event: BrokerdEvent) -> None:
         state = self.orders[oid]
@@ -318,7 +381,7 @@ class Router:
         after = step(state, event)
         self.orders[oid] = after.state
         self._desks[order.account].filled(order, fill.size, fill.price)
-        self._settle(after.state)
+        self._settle(state, after.state)
         self._tell(self._status(after.state, resp="fill", seq=answer, box=fill))
         if after.problem is Problem.OVERFILL:
             await self._note(order, "overfill", f"{after.state.filled} of {order.size} were filled")
@@ -327,17 +390,21 @@ class Router:
 
     async def _happen(
         self, oid: str, kind: EventKind, *, actor: str = "", reqid: str = "",
-        size: Decimal = Decimal(0), order: Order | None = None, reason: str = "",
+        size: Decimal = ZERO, price: Decimal = ZERO, order: Order | None = None, code: str = "",
+        reason: str = "",
         box: BrokerdStatus | BrokerdError | None = None,
     ) -> None:  # fmt: skip
         """Journal an event of an order, fold it, and tell it if it changed anything."""
         state = self.orders[oid]
         event = Event(
-            kind=kind, time_ns=clock.wall_ns(), reqid=reqid, size=size, order=order, reason=reason
-        )
+            kind=kind, time_ns=clock.wall_ns(), reqid=reqid, size=size, price=price, order=order,
+            code=code, reason=reason,
+        )  # fmt: skip
         after = step(state, event)
-        if after.problem in (Problem.DUPLICATE, Problem.ILLEGAL) or after.state == state:
+        if after.problem in (Problem.DUPLICATE, Problem.ILLEGAL):
             return  # nothing that a restart would need
+        if after.state == state and kind is not EventKind.SUBMIT:
+            return
         record = self._record(
             Happened(event, state.order.symbol), state.order, event.time_ns, actor or "emsd"
         )
@@ -345,8 +412,9 @@ class Router:
         assert not isinstance(answer, Duplicate)
         self.orders[oid] = after.state
         self._remember(oid, after.state)
-        self._settle(after.state)
-        self._tell(self._status(after.state, seq=answer, box=box))
+        self._settle(state, after.state)
+        if after.state != state:
+            self._tell(self._status(after.state, seq=answer, box=box))
         if after.problem is Problem.MISSING_FILLS:
             await self._note(state.order, "missing-fills", f"{after.state.filled} were seen")
 
@@ -396,18 +464,27 @@ class Router:
     def _remember(self, oid: str, state: OrderState) -> None:
         account = state.order.account
         self._by_venue[account, client_id_of(oid)] = oid
+        for tie in _ties(state.order):
+            self._tied[tie].add(oid)
         if state.reqid:
             self._by_venue[account, state.reqid] = oid
 
-    def _settle(self, state: OrderState) -> None:
-        """Tell the account's desk what may still trade."""
-        desk = self._desks.get(state.order.account)
-        if desk is None:
-            return
-        if state.is_over:
-            desk.ended(state.order.oid)
-        elif state.phase in AT_VENUE:
-            self._stand(state)
+    def _settle(self, before: OrderState, after: OrderState) -> None:
+        """Tell the limits and the dark book how an order stands, and others what it means."""
+        order, desk = after.order, self._desks.get(after.order.account)
+        if after.phase in AT_VENUE:
+            self._stand(after)
+        elif desk is not None:  # it is over, or nothing that the venue could fill yet
+            desk.ended(order.oid)
+        if after.phase is Phase.DARK:
+            if before.phase is not Phase.DARK or before.order != order or before is after:
+                self.dark.arm(order)
+        else:
+            self.dark.disarm(order)
+        tied = set().union(*(self._tied.get(tie, ()) for tie in (order.oid, *_ties(order))))
+        others = [self.orders[oid] for oid in sorted(tied) if oid in self.orders]
+        for one in consequences(before, after, others):
+            self._nursery.start_soon(self._follow, one)
 
     def _stand(self, state: OrderState) -> None:
         desk = self._desks.get(state.order.account)

@@ -15,6 +15,7 @@ import trio.testing
 from piker.clearing.journal import open_journal
 from piker.clearing.lifecycle import Phase
 from piker.clearing.paper import PaperBroker
+from piker.clearing.records import Happened
 from piker.clearing.risk import Limits, RiskDesk, TradingState
 from piker.clearing.router import Router, client_id_of
 from piker.clock import wall_ns
@@ -30,8 +31,10 @@ from piker.orders import (
     Cancel,
     ExecMode,
     Order,
+    OrderKind,
     Status,
 )
+from piker.ticks import TickType
 
 D = Decimal
 BTC = MktPair(
@@ -215,6 +218,65 @@ async def test_edit_reaches_the_venue_when_it_is_sent(tmp_path: Path) -> None:
                     break
         assert status.code == "price-collar"
         assert router.orders["a"].order.price == 98
+
+
+async def test_dark_order_is_sent_once_when_its_price_comes(tmp_path: Path) -> None:
+    """After a restart too: it says that nobody saw when the price passed it."""
+    stop = order("s", kind=OrderKind.STOP, exec_mode=ExecMode.DARK, trigger=D(101), price=None)
+    async with routing(tmp_path) as (router, link), router.listen() as news:
+        await router.order(stop)
+        assert await told(news, upto="dark_open") == ["dark_open"]
+        router.see(BTC.fqme, TickType.TRADE, 0, D(100))
+        assert link.sent == []
+    async with routing(tmp_path) as (router, link), router.listen() as news:
+        router.see(BTC.fqme, TickType.TRADE, 0, D(102))
+        router.see(BTC.fqme, TickType.TRADE, 0, D(103))
+        await told(news, upto="closed")
+        (sent,) = link.sent
+        assert isinstance(sent, BrokerdOrder)
+        assert (sent.kind, sent.trigger) == (OrderKind.MARKET, None)
+        assert router.orders["s"].avg_price == 101
+        reasons = [
+            record.entry.event.reason
+            async for record in router._journal.read()
+            if isinstance(record.entry, Happened) and record.entry.event.kind == "trigger"
+        ]
+        assert reasons == ["102 met 101, across a gap"]
+
+
+async def test_alert_tells_and_sends_nothing_when_its_price_comes(tmp_path: Path) -> None:
+    """From below, then at it."""
+    async with routing(tmp_path) as (router, link), router.listen() as news:
+        await router.order(order("n", action=Action.ALERT, size=D(0), price=None, trigger=D(105)))
+        for price in (104, 105):
+            router.see(BTC.fqme, TickType.TRADE, 0, D(price))
+        await told(news, upto="triggered")
+        assert link.sent == []
+
+
+async def test_bracket_protects_what_was_filled_and_ends_as_one(tmp_path: Path) -> None:
+    """Entry, then its take-profit at the venue and its stop in the dark; one fills, one goes."""
+    out = {"action": Action.SELL, "parent": "in", "oco": "g"}
+    stop = {"kind": OrderKind.STOP, "trigger": D(95), "price": None, "exec_mode": ExecMode.DARK}
+    async with routing(tmp_path) as (router, link), router.listen() as news:
+        await router.order(order("in", price=D(101)))
+        await told(news, upto="closed")
+        await router.order(order("in2", price=D(98)))
+        out["parent"] = "in2"
+        await router.order(order("tp", price=D(103), **out))
+        await router.order(order("sl", **{**out, **stop}))
+        await told(news, upto="held")
+        link.tell(link.broker.trade(BTC.mktid, D(97), D(2), -1, wall_ns()))
+        with trio.fail_after(10):
+            while router.orders["tp"].phase is not Phase.OPEN or not len(router.dark):
+                await news.receive()
+        link.tell(link.broker.trade(BTC.mktid, D(104), D(2), 1, wall_ns()))
+        with trio.fail_after(10):
+            while not router.orders["sl"].is_over:
+                await news.receive()
+        assert router.orders["tp"].phase is Phase.FILLED
+        assert router.orders["sl"].phase is Phase.CANCELED
+        assert len(router.dark) == 0
 
 
 async def test_halt_cancels_everything_and_lets_nothing_through(tmp_path: Path) -> None:
