@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import random
 from decimal import Decimal
 from fractions import Fraction
 
+import msgspec
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
@@ -14,7 +16,7 @@ from piker.accounting.ledger import Added, Ledger
 from piker.accounting.lots import LotReport, Method, lots_of
 from piker.accounting.money import ZERO, exact, total
 from piker.accounting.position import Position, fold
-from piker.accounting.transaction import Contract, Kind, Transaction, value_of
+from piker.accounting.transaction import Contract, Kind, Transaction, agree, value_of
 
 SPOT = CONTRACTS[0]
 SYMBOL = "btcusdt.spot.binance"
@@ -33,6 +35,7 @@ def check_closes(position: Position, report: LotReport, mark: Decimal) -> None:
     assert gain == position.cash + value - position.moved
     if report.method is Method.AVERAGE:
         assert (report.realised, report.basis) == (position.realised, position.basis)
+        assert any(lot.unpriced for lot in report.open) == position.unpriced
     assert all(lot.size for lot in report.open)
     assert all((lot.size > 0) == (position.size > 0) for lot in report.open)
 
@@ -196,6 +199,42 @@ def test_ledger_says_which_telling_counts_when_two_differ() -> None:
     ]  # fmt: skip
     assert len(ledger) == 1
     assert ledger.position("main", SYMBOL).fees == {"usdt": D("0.1")}
+
+
+@given(ledgers(), st.integers(0, 2**32))
+def test_ledger_is_the_same_when_tellings_that_differ_come_in_any_order(
+    transactions: list[Transaction], seed: int
+) -> None:
+    """A first word without the fee, later or earlier, or of the other leg, changes nothing."""
+    chance, told = random.Random(seed), list(transactions)
+    for one in transactions:
+        if one.cost and chance.random() < 0.5:
+            told.append(
+                msgspec.structs.replace(
+                    one, cost=ZERO, cost_asset="", leg=chance.choice(["", "long"]),
+                    time_ns=max(0, one.time_ns + chance.choice([-5, 0, 5]) * 10**9),
+                )
+            )  # fmt: skip
+    chance.shuffle(told)
+    ledger = Ledger(told, contracts={SYMBOL: SPOT})
+    assert ledger.transactions() == Ledger(transactions).transactions()
+    assert ledger.positions() == Ledger(transactions, contracts={SYMBOL: SPOT}).positions()
+    assert fold(told, SPOT) == fold(transactions, SPOT)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"value": D(101)}, {"time_ns": 0}, {"note": "a"}, {"leg": "long"}, {"price": D(101)},
+     {"size": D(2)}, {"cost_asset": "usdt"}],
+)  # fmt: skip
+def test_one_telling_counts_when_two_differ_in_anything(change: dict[str, object]) -> None:
+    """The same one, whichever comes first."""
+    one = tx("1", 1, 100)
+    other = msgspec.structs.replace(one, **change)
+    both = [Ledger([one, other]), Ledger([other, one])]
+    assert both[0].transactions() == both[1].transactions()
+    assert both[0].positions() == both[1].positions()
+    assert agree(one, other) == agree(other, one) == both[0].transactions()[0]
 
 
 def test_legs_are_two_positions_when_an_account_hedges() -> None:
