@@ -115,7 +115,7 @@ def _ask_secret() -> str:
     lines = [_ask("Secret, or private key (PEM): ").strip()]
     if lines[0].startswith("-----BEGIN"):
         while not lines[-1].startswith("-----END") and len(lines) < MAX_PEM_LINES:
-            lines.append(_ask("").strip())
+            lines.append(_ask("more: ").strip())
     return "\n".join(lines)
 
 
@@ -152,11 +152,16 @@ def remove(venue: str, account: str, *, store: str | None) -> None:
     """Drop a key from every store that has it, or from the named one."""
     check_names(venue, account)
     stores = _stores()
-    chosen = [_choose(stores, store)] if store else stores
+    *kept, environment = stores
+    chosen = [_choose(stores, store)] if store else kept
     gone = [one.name for one in chosen if one.remove(venue, account)]
-    if not gone:
+    still = (venue, account) in environment.names()
+    if not gone and not still:
         raise ConfigError(f"there is no key of {venue}/{account}.", remedy="See: piker keys list")
-    print(f"removed the key of {venue}/{account} from {', '.join(gone)}.")
+    if gone:
+        print(f"removed the key of {venue}/{account} from {', '.join(gone)}.")
+    if still:
+        print("the environment has one: whoever starts piker sets it, and can leave it out.")
 
 
 def check(venue: str | None, *, as_json: bool) -> None:
