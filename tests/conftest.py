@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,14 +28,31 @@ def shared() -> Path:
 
 
 @pytest.fixture
-def piker_dirs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Move config, data and runtime directories of this test (and its children) to tmp_path."""
+def piker_dirs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Move config, data and runtime directories of this test (and its children) to tmp_path.
+
+    A daemon that still runs in them afterwards is ended, and fails the test.
+    """
     for var, name in config.DIRECTORY_VARS.items():
         path = tmp_path / name
         path.mkdir(mode=0o700, exist_ok=True)
         monkeypatch.setenv(var, str(path))
     monkeypatch.setenv("PIKER_REGISTRY", "127.0.0.1:0")
-    return tmp_path
+    yield tmp_path
+    left = _pid_of_pikerd(tmp_path / "run")
+    if left is not None:
+        os.kill(left, signal.SIGTERM)
+        pytest.fail(f"the test left a pikerd behind, pid {left}")
+
+
+def _pid_of_pikerd(runtime: Path) -> int | None:
+    """Return the pid of the pikerd that runs in a directory, if one does."""
+    try:
+        pid = int(json.loads((runtime / "pikerd.json").read_bytes())["pid"])
+        command = Path(f"/proc/{pid}/cmdline").read_bytes()
+    except (OSError, ValueError):
+        return None
+    return pid if b"pikerd" in command else None
 
 
 @pytest.fixture(autouse=True)

@@ -156,9 +156,9 @@ async def test_beginnings_of_history_are_known_when_it_was_fetched(piker_dirs: P
         assert "listed no more" in report["missing"][0]["detail"]
         fetched = await piker("history", "ethusdt.spot.binance", "-i", "1h", "--days", "20")
         assert fetched.returncode == 0
-    found = await piker("search", "btcusdt.spot", "--json")
+    found = await piker("search", "btcusdt.spot", "-p", "binance", "--json")
     assert said(found)["earliest"] == {"btcusdt.spot.binance": {"1d": 1_502_928_000}}
-    shown = await piker("search", "ethusdt", "--limit", "3")
+    shown = await piker("search", "ethusdt", "-p", "binance", "--limit", "3")
     assert b"history since" in shown.stdout
     assert b"2017-08-17" in shown.stdout
     info = await piker("symbols", "info", "ethusdt.spot.binance", "--json")
