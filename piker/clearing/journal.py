@@ -208,8 +208,12 @@ class Journal:
             for record in waiter.records:
                 answer = next(answers)
                 waiter.answers.append(answer)
-                if not isinstance(answer, Duplicate):
-                    await self._fold(record, answer)
+                if isinstance(answer, Duplicate):
+                    continue
+                if self._standing.lacks(record.oid, record.entry):
+                    await self._recall(record.oid, answer)
+                self._standing.apply(answer, record.account, record.oid, record.entry)
+                self._since_snapshot += 1
         self._standing.chain = self._file.head.chain
         for waiter in batch:
             waiter.done.set()
@@ -217,13 +221,10 @@ class Journal:
             await self._run(self._file.checkpoint)
             await self._lay()
 
-    async def _fold(self, record: Record, seq: int) -> None:
-        if self._standing.lacks(record.oid, record.entry):
-            state = await self._run(recall, self._file.db, record.oid, seq)
-            if state is not None:
-                self._standing.recall(state)
-        self._standing.apply(seq, record.account, record.oid, record.entry)
-        self._since_snapshot += 1
+    async def _recall(self, oid: str, before: int) -> None:
+        state = await self._run(recall, self._file.db, oid, before)
+        if state is not None:
+            self._standing.recall(state)
 
     async def _keep(self, snapshot: Snapshot) -> None:
         """Keep a snapshot, beside the commits. One that fails costs the next start some seconds."""

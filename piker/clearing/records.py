@@ -83,6 +83,9 @@ KINDS: dict[type[msgspec.Struct], str] = {
 }  # fmt: skip
 
 
+_KIND_NAMES = frozenset(KINDS.values())
+
+
 class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One row: what is said, of which account and order, by whom. ``seq`` counts from 1.
 
@@ -171,7 +174,7 @@ def _chain(columns: tuple[object, ...], before: bytes) -> bytes:
 
 def read_row(row: Row, *, written_by: str = "a later piker") -> Record:
     """Return the record of a row; raise ``StoreError`` for a kind that this piker does not know."""
-    if row.kind not in KINDS.values():
+    if row.kind not in _KIND_NAMES:
         raise StoreError(
             f"row {row.seq} of the journal is of the kind {row.kind!r}, which this piker does not "
             f"know; {written_by} wrote it.",
