@@ -38,6 +38,10 @@ class Desk(Protocol):
         """Do what an order says whose stop was met; it waits no more."""
         ...
 
+    def settled(self, time_ms: int) -> None:
+        """Follow up on fills: everything that traded at once is booked."""
+        ...
+
 
 Announce = Callable[[Top, list[Trade], int], None]  # the top before, what traded, and when
 
@@ -131,6 +135,8 @@ class OwnBook:
             hit = [order for order in self._waiting if self.is_met(order, price)]
             met += hit
             self._waiting = [order for order in self._waiting if order not in hit]
+        if trades:
+            self._desk.settled(trades[-1].time_ms)
         for order in met:
             if order.is_open:
                 self._desk.triggered(order, trades[-1].time_ms)

@@ -20,6 +20,7 @@ from piker.clock import wall_ns
 from piker.testing.accounts import AccountSpec
 from piker.testing.bar_table import GivenBars
 from piker.testing.binance_account import AccountSide
+from piker.testing.binance_account_private import is_private
 from piker.testing.binance_account_ws import SocketApi
 from piker.testing.binance_archive import LATE_S, Archive
 from piker.testing.binance_limits import MAX_STREAMS, BinanceLimits, refusal, ws_kind_of
@@ -83,7 +84,10 @@ class BinanceVenue:
         self.archive = Archive(self._ever, late_s=archive_late_s)
         self.port = 0  # once it serves
         self.clients: set[Client] = set()
-        self.streams = Streams(self.listings.values())
+        accounts = tuple(accounts)
+        self.streams = Streams(
+            self.listings.values(), always=("spot", "usdm")[: 1 + bool(accounts)]
+        )
         self._random = random.Random(seed)
         self.accounts = AccountSide(
             accounts, self.listings, self.streams, self.limits, seed=seed
@@ -157,6 +161,7 @@ class BinanceVenue:
             await trio.sleep(TICK_S)
             count += 1
             self.streams.tick(count, trio.current_time(), wall_ns() // 1_000_000)
+            self.accounts.tick(trio.current_time(), wall_ns() // 1_000_000)
             if count % round(PING_S / TICK_S) == 0:
                 self._ping()
 
@@ -195,6 +200,9 @@ class BinanceVenue:
         if _is_api(request):
             self._socket_api.connected(client)
             return
+        if is_private(request):
+            self.accounts.private.connected(client)
+            return
         if request.path.rstrip("/").endswith("/stream"):
             self.streams.combined.add(client)
         self._subscribe(client, [name for name in names if name])
@@ -205,6 +213,8 @@ class BinanceVenue:
         if _is_api(client.request):
             self._socket_api.gone(client)
             return
+        if is_private(client.request):
+            self.accounts.private.gone(client)
         self.streams.combined.discard(client)
         self.streams.unsubscribe(client, ws_kind_of(client.request.path), client.streams)
 

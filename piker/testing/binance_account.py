@@ -1,7 +1,8 @@
 """The account side of the loopback Binance: signed requests, and who is told of orders.
 
 The matching is the venue's own: orders of accounts stand in the books of its markets. Spot is by
-REST (``/api/v3``) and the websocket API (:mod:`piker.testing.binance_account_ws`).
+REST (``/api/v3``) and the websocket API (:mod:`piker.testing.binance_account_ws`), USD-M by REST
+(``/fapi``) and listen keys (:mod:`piker.testing.binance_account_private`).
 """
 
 from __future__ import annotations
@@ -19,7 +20,10 @@ from piker.testing.binance_account_calls import SPOT_CALLS, Call
 from piker.testing.binance_account_desk import BinanceDesk
 from piker.testing.binance_account_limits import OrderCounts, failed_weight
 from piker.testing.binance_account_params import Params, VenueRefusal
+from piker.testing.binance_account_private import PrivateStreams
 from piker.testing.binance_account_spot import SpotDesk
+from piker.testing.binance_account_usdm import UsdmDesk
+from piker.testing.binance_account_usdm_calls import USDM_CALLS
 from piker.testing.binance_limits import BinanceLimits, kind_of
 from piker.testing.binance_market import Listing
 from piker.testing.binance_streams import Streams
@@ -64,8 +68,10 @@ class AccountSide:
         self.limits = limits
         self._streams = streams
         self.spot = SpotDesk(self.specs, listings, self._announce, seed=seed)
-        self.desks: dict[str, BinanceDesk] = {"spot": self.spot}
-        self.calls: dict[str, dict[str, Call]] = {"spot": SPOT_CALLS}
+        self.usdm = UsdmDesk(self.specs, listings, self._announce, seed=seed)
+        self.desks: dict[str, BinanceDesk] = {"spot": self.spot, "usdm": self.usdm}
+        self.calls: dict[str, dict[str, Call]] = {"spot": SPOT_CALLS, "usdm": USDM_CALLS}
+        self.private = PrivateStreams(seed)
         self.counts = {kind: OrderCounts(kind) for kind in self.desks}
         self.refusals: Counter[str] = Counter()  # by the venue's code
 
@@ -92,12 +98,29 @@ class AccountSide:
             return self._reply("spot", self.do("spot", "", request))
         kind, path = kind_of(request.path)
         name = f"{request.method} {path}"
+        if (kind, path) == ("usdm", "listenKey"):
+            return self._reply(kind, self._listen_key(request))
         if kind not in self.calls or (name not in self.calls[kind] and not _is_count(name)):
             return None
         done = self.do(kind, name, request)
         if done.refusal is not None and self.limits is not None:
             self.limits.spend(kind, request.peer, failed_weight(kind, request.method, path))
         return self._reply(kind, done)
+
+    def _listen_key(self, request: Request) -> Done:
+        """Manage the listen key of whose API key was sent; it takes no signature."""
+        try:
+            spec = self.keys.holder(request.headers.get("x-mbx-apikey", ""))
+            self.keys.permit(spec, "futures")
+            account = self.usdm.accounts[spec.name]
+            return Done(self.private.manage(request.method, account), account=spec.name)
+        except VenueRefusal as refusal:
+            return self.refused(refusal)
+
+    def tick(self, now: float, time_ms: int) -> None:
+        """Do what is due; ``now`` is trio's clock."""
+        self.usdm.tick(time_ms)
+        self.private.expire(now, time_ms)
 
     def _reply(self, kind: str, done: Done) -> Reply:
         headers = self.counts[kind].headers(done.account) if done.counted else {}

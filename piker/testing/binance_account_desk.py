@@ -66,6 +66,10 @@ class BinanceDesk:
             place = self._places[symbol] = Place(listing, book)
         return place
 
+    def symbols(self) -> list[str]:
+        """Return the symbols of its markets."""
+        return [symbol for kind, symbol in self._listings if kind == self.kind]
+
     def heed(self, listing: Listing, trades: list[Trade]) -> None:
         """Book what the flow traded in a market."""
         place = self._places.get(listing.wire)
@@ -130,3 +134,6 @@ class BinanceDesk:
     def triggered(self, order: VenueOrder, time_ms: int) -> None:
         """Do what an order says whose stop was met."""
         raise NotImplementedError
+
+    def settled(self, time_ms: int) -> None:
+        """Follow up on fills; nothing is to be done at spot."""

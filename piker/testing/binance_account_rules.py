@@ -41,6 +41,10 @@ class Rules:
         if worth < low or (above and worth > Decimal(rule["maxNotional"])):
             raise _failed("NOTIONAL")
 
+    def most_size(self, *, market: bool) -> Decimal:
+        """Return the largest size of an order."""
+        return Decimal(self._filters["MARKET_LOT_SIZE" if market else "LOT_SIZE"]["maxQty"])
+
     def least_worth(self) -> Decimal:
         """Return the least that an order of a future is worth."""
         return Decimal(self._filters.get("MIN_NOTIONAL", {}).get("notional", "0"))

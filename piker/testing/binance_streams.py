@@ -80,7 +80,8 @@ def _depth_of(name: str, kind: str) -> tuple[int, float] | None:
 class Streams:
     """Every market of the venue, and the streams of all markets at once."""
 
-    def __init__(self, listings: Iterable[Listing]) -> None:
+    def __init__(self, listings: Iterable[Listing], *, always: Sequence[str] = ("spot",)) -> None:
+        self._always = always  # kinds that trade though nobody listens
         self.markets = {(x.kind, x.name): Market(x) for x in listings}
         self.live: list[Market] = []  # those that trade
         self.combined: set[Client] = set()  # clients who want the stream's name with the data
@@ -126,10 +127,10 @@ class Streams:
         return market, market.streams if market is not None else {}
 
     def _choose(self) -> None:
-        """Let spot trade always, so that its bars go on; futures while somebody listens."""
+        """Let spot trade always, so that its bars go on; futures while somebody is there."""
         self.live = [
             market for (kind, _), market in self.markets.items()
-            if kind == "spot" or market.streams or self._all[kind]
+            if kind in self._always or market.streams or self._all[kind]
         ]  # fmt: skip
 
     # -- what comes of a step ----------------------------------------------------------------------

@@ -6,13 +6,13 @@ import sys
 import ccxt.pro
 from peer_ccxt import redirect
 
-SYMBOL = "BTC/USDT"
+SYMBOL, LINEAR = "BTC/USDT", "BTC/USDT:USDT"
 KEYS = {"apiKey": "alicekey", "secret": "alicesecret"}
 
 
 async def main(http, ws):
     """Place, query, edit, cancel, and hear of it; every step asserts."""
-    options = {"fetchMargins": False, "fetchMarkets": {"types": ["spot"]}}
+    options = {"fetchMargins": False, "fetchMarkets": {"types": ["spot", "linear"]}}
     exchange = ccxt.pro.binance({"options": options, **KEYS})
     exchange.has["fetchCurrencies"] = False
     exchange.urls["api"] = redirect(exchange.urls["api"], http, ws)
@@ -22,6 +22,7 @@ async def main(http, ws):
             await trade(exchange)
             await refuse(exchange)
             await stream(exchange)
+            await futures(exchange)
     finally:
         await exchange.close()
 
@@ -90,6 +91,29 @@ async def stream(exchange):
     assert (await exchange.fetch_order_ws(by_ws["id"], SYMBOL))["status"] == "open"
     assert (await exchange.cancel_order_ws(by_ws["id"], SYMBOL))["status"] == "canceled"
     print("ccxt.pro: orders, fills and balances streamed; an order placed and cancelled by it")
+
+
+async def futures(exchange):
+    """USD-M: orders, positions, balances, and the private stream of a listen key."""
+    await exchange.authenticate({"type": "future"})
+    watching = asyncio.create_task(exchange.watch_orders(LINEAR))
+    book = await exchange.fetch_order_book(LINEAR)
+    low = book["bids"][0][0] - 500
+    placed = await exchange.create_order(LINEAR, "limit", "buy", 0.01, low, {"postOnly": True})
+    (event, *_) = await watching
+    assert (event["id"], event["status"]) == (placed["id"], "open")
+    assert (await exchange.fetch_order(placed["id"], LINEAR))["status"] == "open"
+    await exchange.cancel_order(placed["id"], LINEAR)
+    assert await exchange.fetch_open_orders(LINEAR) == []
+    await exchange.create_order(LINEAR, "market", "sell", 0.01)
+    (held,) = await exchange.fetch_positions([LINEAR])
+    assert (held["side"], held["contracts"]) == ("short", 0.01)
+    await exchange.create_order(LINEAR, "market", "buy", 0.01, None, {"reduceOnly": True})
+    assert [one for one in await exchange.fetch_positions([LINEAR]) if one["contracts"]] == []
+    fills = await exchange.fetch_my_trades(LINEAR)
+    assert {fill["side"] for fill in fills} == {"buy", "sell"}
+    assert (await exchange.fetch_balance({"type": "future"}))["USDT"]["total"] > 0
+    print("ccxt USD-M: placed, heard of, cancelled; a position opened and closed")
 
 
 asyncio.run(main(*sys.argv[1:3]))

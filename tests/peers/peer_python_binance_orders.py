@@ -13,11 +13,14 @@ async def main(http, ws):
     AsyncClient.WS_API_URL = ws + "/ws-api/v3"
     BinanceSocketManager.STREAM_URL = ws + "/"
     client = AsyncClient("alicekey", "alicesecret")
+    BinanceSocketManager.FSTREAM_URL = ws + "/usdm/"
     client.API_URL = http + "/api"
+    client.FUTURES_URL = http + "/fapi"
     try:
         async with asyncio.timeout(60):
             await trade(client)
             await stream(client)
+            await futures(client)
     finally:
         await client.close_connection()
 
@@ -71,6 +74,32 @@ async def stream(client):
                 heard.append(event["x"])
         assert heard == ["NEW", "CANCELED"]
     print("python-binance streams: user events; an order placed and cancelled by websocket")
+
+
+async def futures(client):
+    """USD-M: orders, positions, and the private stream of a listen key."""
+    async with BinanceSocketManager(client).futures_user_socket() as socket:
+        book = await client.futures_order_book(symbol="BTCUSDT", limit=5)
+        low = str(Decimal(book["bids"][0][0]) - 400)
+        said = {"symbol": "BTCUSDT", "side": "BUY", "quantity": "0.01"}
+        placed = await client.futures_create_order(
+            **said, type="LIMIT", timeInForce="GTX", price=low
+        )
+        name = {"symbol": "BTCUSDT", "orderId": placed["orderId"]}
+        assert (await client.futures_get_order(**name))["status"] == "NEW"
+        assert len(await client.futures_get_open_orders(symbol="BTCUSDT")) == 1
+        assert (await client.futures_cancel_order(**name))["status"] == "CANCELED"
+        await client.futures_create_order(**said, type="MARKET")
+        (held,) = await client.futures_position_information(symbol="BTCUSDT")
+        assert Decimal(held["positionAmt"]) == Decimal("0.01")
+        heard = []
+        while "ACCOUNT_UPDATE" not in heard:
+            heard.append((await socket.recv())["e"])
+        assert heard[:3] == ["ORDER_TRADE_UPDATE", "ORDER_TRADE_UPDATE", "ORDER_TRADE_UPDATE"]
+        assert await client.futures_account_trades(symbol="BTCUSDT")
+        assert (await client.futures_account())["assets"]
+        assert (await client.futures_get_position_mode()) == {"dualSidePosition": False}
+    print("python-binance USD-M: placed, queried, cancelled, taken; heard of by its listen key")
 
 
 asyncio.run(main(*sys.argv[1:3]))
