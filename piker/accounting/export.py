@@ -175,7 +175,11 @@ def read_account_file(data: bytes | str) -> tuple[str, Ledger]:
 
 def _read_group(account: str, group: _Position, ledger: Ledger) -> None:
     where = f"position {group.symbol!r}"
-    contract = Contract(_decimal(group.multiplier, where), group.inverse, group.base, group.settle)
+    try:
+        multiplier = _decimal(group.multiplier, where)
+        contract = Contract(multiplier, group.inverse, group.base, group.settle)
+    except DataQuality as err:
+        raise ConfigError(f"the account file is wrong at {where}: {err}") from err
     if ledger.contracts.get(group.symbol, contract) != contract:
         raise ConfigError(f"the account file gives {where} two contracts.")
     ledger.define(group.symbol, contract)

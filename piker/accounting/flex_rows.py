@@ -10,7 +10,7 @@ from decimal import Decimal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from piker.accounting.flex_xml import Row
-from piker.accounting.money import DIVIDE, EXACT, ZERO, plain, ratio
+from piker.accounting.money import DIVIDE, EXACT, ZERO, is_sane, plain, ratio
 from piker.accounting.transaction import Contract, Kind, Transaction
 from piker.errors import ConfigError, DataQuality
 from piker.market import parse_fqme
@@ -269,7 +269,10 @@ def _maybe(row: Row, name: str) -> Decimal | None:
         return None
     if not _NUMBER.fullmatch(text):
         raise DataQuality(f"{name} is {text[:40]!r}, which is no number")
-    return Decimal(text)
+    value = Decimal(text)
+    if not is_sane(value):
+        raise DataQuality(f"{name} is {text[:40]!r}, which no account holds")
+    return value
 
 
 def _number(row: Row, name: str) -> Decimal:
@@ -354,6 +357,6 @@ def _digits(text: str) -> str:
 
 def _strike(attributes: dict[str, str]) -> str:
     strike, right = attributes.get("strike", ""), attributes["putCall"][:1].lower()
-    if not _NUMBER.fullmatch(strike):
+    if not _NUMBER.fullmatch(strike) or not is_sane(Decimal(strike)):
         raise DataQuality(f"the strike of an option is {strike[:40]!r}")
     return plain(Decimal(strike)).replace(".", "_") + right

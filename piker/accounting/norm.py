@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from piker.accounting.money import DIVIDE
+from piker.accounting.money import DIVIDE, is_sane
 from piker.accounting.transaction import Kind, Transaction
 from piker.errors import DataQuality
 from piker.market import MktPair
@@ -187,6 +187,8 @@ def kraken_spot(tid: str, row: Row, *, market: MktPair, account: str) -> Transac
     """
     trade = _read(row, KrakenTrade, "trade of Kraken's TradesHistory")
     side = _side(trade.type, "trade of Kraken")
+    if not is_sane(trade.time):
+        raise DataQuality(f"the time of a trade of Kraken is {trade.time}.")
     time_ns = int(DIVIDE.multiply(trade.time, Decimal(NS_PER_S)).to_integral_value(context=DIVIDE))
     return Transaction(
         account=account, symbol=market.fqme, tid=tid, time_ns=time_ns,

@@ -68,7 +68,8 @@ class Position(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     Values are in ``contract.settle``. ``realised`` is before fees and funding. ``fees`` are
     positive when paid, ``funding`` positive when received. ``unpriced`` says that units of it
-    came by a transfer whose cost is not known: they count as having cost nothing.
+    came by a transfer whose cost is not known: they count as having cost nothing, and what was
+    realised since is too much. It goes when a flat position is entered anew.
     """
 
     account: str

@@ -62,6 +62,11 @@ class Contract(msgspec.Struct, frozen=True, omit_defaults=True):
     base: str = ""
     settle: str = ""
 
+    def __post_init__(self) -> None:
+        """Refuse what no contract stands for."""
+        if not is_sane(self.multiplier) or self.multiplier <= 0:
+            raise DataQuality(f"a contract's multiplier is not {self.multiplier}.", kind="ledger")
+
 
 class Key(NamedTuple):
     """What makes a transaction itself."""

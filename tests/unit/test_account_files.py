@@ -110,6 +110,9 @@ def test_any_ledger_reads_back_when_written(
         ("1970-01-01T00:00:02.", "1970-13-01T00:00:02.", "transaction 2"),
         ('split = "2:1"', 'split = "2"', "transaction 4"),
         ("[[position]]", "[position", "no account file"),
+        ('multiplier = "100"', 'multiplier = "1e900"', "multiplier is not 1E.900"),
+        ('multiplier = "100"', 'multiplier = "0"', "multiplier is not 0"),
+        ('size = "2"', 'size = "2e999999"', "size of"),
         ('account = "main"', "", "account"),
     ],
 )

@@ -35,7 +35,8 @@ def check_closes(position: Position, report: LotReport, mark: Decimal) -> None:
     assert gain == position.cash + value - position.moved
     if report.method is Method.AVERAGE:
         assert (report.realised, report.basis) == (position.realised, position.basis)
-        assert any(lot.unpriced for lot in report.open) == position.unpriced
+        if report.open:
+            assert any(lot.unpriced for lot in report.open) == position.unpriced
     assert all(lot.size for lot in report.open)
     assert all((lot.size > 0) == (position.size > 0) for lot in report.open)
 

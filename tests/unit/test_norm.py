@@ -128,12 +128,15 @@ def test_row_is_refused_when_it_is_wrong(change: dict[str, object], why: str) ->
         binance_spot({**row, **change}, market=BNB, account="main")
 
 
-def test_side_is_refused_when_it_is_neither() -> None:
+def test_side_or_time_is_refused_when_it_is_none() -> None:
     """Of Kraken and of Binance futures."""
     row = {"ordertxid": "O", "pair": "XBTUSD", "time": 1.5, "type": "swap", "price": "1",
            "cost": "1", "fee": "0", "vol": "1"}  # fmt: skip
     with pytest.raises(DataQuality, match="neither bought nor sold"):
         kraken_spot("T", row, market=XBT, account="main")
+    for time in ("1e999999", "NaN", 1e300):
+        with pytest.raises(DataQuality, match="time"):
+            kraken_spot("T", {**row, "type": "buy", "time": time}, market=XBT, account="main")
     mine = {"symbol": "BTCUSDT", "id": 1, "orderId": 2, "side": "BUY", "price": "1", "qty": "1",
             "time": 1, "positionSide": "UP"}  # fmt: skip
     with pytest.raises(DataQuality, match="position's side"):
