@@ -15,6 +15,7 @@ import msgspec
 
 from piker.clock import wall_ns
 from piker.testing.accounts import AccountSpec, check_distinct
+from piker.testing.binance_account_algo import AlgoDesk
 from piker.testing.binance_account_auth import Keys, payload_of
 from piker.testing.binance_account_calls import SPOT_CALLS, Call
 from piker.testing.binance_account_desk import BinanceDesk
@@ -22,7 +23,6 @@ from piker.testing.binance_account_limits import OrderCounts, failed_weight
 from piker.testing.binance_account_params import Params, VenueRefusal
 from piker.testing.binance_account_private import PrivateStreams
 from piker.testing.binance_account_spot import SpotDesk
-from piker.testing.binance_account_usdm import UsdmDesk
 from piker.testing.binance_account_usdm_calls import USDM_CALLS
 from piker.testing.binance_limits import BinanceLimits, kind_of
 from piker.testing.binance_market import Listing
@@ -68,7 +68,7 @@ class AccountSide:
         self.limits = limits
         self._streams = streams
         self.spot = SpotDesk(self.specs, listings, self._announce, seed=seed)
-        self.usdm = UsdmDesk(self.specs, listings, self._announce, seed=seed)
+        self.usdm = AlgoDesk(self.specs, listings, self._announce, seed=seed)
         self.desks: dict[str, BinanceDesk] = {"spot": self.spot, "usdm": self.usdm}
         self.calls: dict[str, dict[str, Call]] = {"spot": SPOT_CALLS, "usdm": USDM_CALLS}
         self.private = PrivateStreams(seed)

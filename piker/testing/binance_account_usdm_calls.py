@@ -6,6 +6,7 @@ from typing import Any
 
 from piker.testing import binance_account_usdm_wire as wire
 from piker.testing.accounts import Account
+from piker.testing.binance_account_algo import AlgoDesk
 from piker.testing.binance_account_calls import Call
 from piker.testing.binance_account_params import Params, VenueRefusal
 from piker.testing.binance_account_usdm import FEES, MAX_LEVERAGE, UsdmDesk
@@ -117,4 +118,10 @@ USDM_CALLS = {
     "POST countdownCancelAll": Call(UsdmDesk.count_down, "futures"),
     "GET commissionRate": Call(_fees),
     "GET leverageBracket": Call(_brackets),
+    "POST algoOrder": Call(AlgoDesk.new_algo, "futures", counts=True),
+    "DELETE algoOrder": Call(AlgoDesk.cancel_algo, "futures"),
+    "DELETE algoOpenOrders": Call(AlgoDesk.cancel_algos, "futures"),
+    "GET algoOrder": Call(AlgoDesk.one_algo),
+    "GET openAlgoOrders": Call(AlgoDesk.open_algos),
+    "GET allAlgoOrders": Call(AlgoDesk.all_algos),
 }

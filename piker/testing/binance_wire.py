@@ -37,8 +37,12 @@ __all__ = [
     "trade_row",
 ]
 
-SPOT_ORDER_TYPES = ["LIMIT", "LIMIT_MAKER", "MARKET", "STOP_LOSS", "STOP_LOSS_LIMIT",
-                    "TAKE_PROFIT", "TAKE_PROFIT_LIMIT"]  # fmt: skip
+ORDER_TYPES = {  # that accounts may send; COIN-M's account side is not here
+    "spot": ["LIMIT", "LIMIT_MAKER", "MARKET", "STOP_LOSS", "STOP_LOSS_LIMIT", "TAKE_PROFIT",
+             "TAKE_PROFIT_LIMIT"],
+    "usdm": ["LIMIT", "MARKET", "STOP", "STOP_MARKET", "TAKE_PROFIT", "TAKE_PROFIT_MARKET"],
+    "coinm": ["LIMIT", "MARKET"],
+}  # fmt: skip
 FUNDING_S = 8 * 3600  # of most perpetuals
 TAKEN, TAKEN_OF = 11, 20  # of a bar's volume, what takers bought
 FOREVER_MS = 4_133_404_800_000  # the delivery date of what is never delivered
@@ -81,7 +85,7 @@ def symbol_of(listing: Listing) -> dict[str, Any]:
         rules.append({"filterType": "MIN_NOTIONAL", "notional": "5"})
     common: dict[str, Any] = {
         "symbol": listing.wire, "baseAsset": spec.base, "quoteAsset": spec.quote,
-        "orderTypes": ["LIMIT", "MARKET"] if futures else SPOT_ORDER_TYPES, "filters": rules,
+        "orderTypes": ORDER_TYPES[listing.kind], "filters": rules,
     }  # fmt: skip
     common["contractStatus" if listing.kind == "coinm" else "status"] = listing.status
     return common | (_future(listing) if futures else _spot())

@@ -123,14 +123,18 @@ class SyntheticMarket:
         What does not trade at once rests under that id; id 0 where nothing rests.
         """
         self.update_id += 1
+        number = 0
         if price is None:
-            return 0, [self._record(fill, time_ms) for fill in self.engine.market(side, size)]
-        number, fills = self.engine.limit(side, price, size)
-        if sum(fill.size for fill in fills) < size:
-            self.kept.add(number)
+            fills = self.engine.market(side, size)
         else:
-            number = 0
-        return number, [self._record(fill, time_ms) for fill in fills]
+            number, fills = self.engine.limit(side, price, size)
+            if sum(fill.size for fill in fills) < size:
+                self.kept.add(number)
+            else:
+                number = 0
+        made = [self._record(fill, time_ms) for fill in fills]
+        self._refill()
+        return number, made
 
     def withdraw(self, number: int) -> bool:
         """Take such an order out; return whether it was there."""

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import base64
 import json
+import random
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import pytest
@@ -358,6 +360,74 @@ async def test_the_websocket_api_does_the_same_when_orders_come_by_it() -> None:
             assert (await ask("userDataStream.unsubscribe", signed=False))["result"] == {}
             await alice.order("BUY", price, "0.01")
             assert len(await wait(4)) == 4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [1, 2, 3])
+async def test_balances_are_what_the_fills_say_when_a_session_is_at_random(seed: int) -> None:
+    """300 orders, cancels and amendments of two accounts in a lively market: no digit is off."""
+    dice = random.Random(seed)
+    async with loopback(rate=300, limits=False, seed=seed) as (venue, alice, bob, _):
+        begun = {t.spec.name: await t.balances() for t in (alice, bob)}
+        for _ in range(300):
+            await one_deed(dice, venue, dice.choice((alice, bob)))
+        venue.rate = 0.0  # a quiet moment
+        for trader in (alice, bob):
+            now = await trader.balances()
+            await check_balances(trader, begun[trader.spec.name], now)
+            await trader.ask("DELETE", "/api/v3/openOrders", symbol="BTCUSDT")
+            assert all(locked == 0 for _, locked in (await trader.balances()).values())
+
+
+async def one_deed(dice: random.Random, venue: Any, trader: Trader) -> None:
+    """Do something that a trader might, near the best prices."""
+    roll, side = dice.random(), dice.choice(("BUY", "SELL"))
+    best = top_of(venue)[side == "BUY"]
+    price = best + dice.randrange(-3000, 3000) * Decimal("0.01")
+    size = dice.randrange(20, 2000) * Decimal("0.00001")
+    symbol = {"symbol": "BTCUSDT"}
+    if roll < 0.6:
+        await trader.order(side, price, size, timeInForce=dice.choice(("GTC", "GTC", "IOC", "FOK")))
+    elif roll < 0.75:
+        said = {"side": side, "type": "MARKET", "quantity": size}
+        await trader.ask("POST", "/api/v3/order", **symbol, **said)
+    elif roll < 0.85:
+        kind = dice.choice(("STOP_LOSS", "TAKE_PROFIT", "STOP_LOSS_LIMIT"))
+        priced = {} if kind != "STOP_LOSS_LIMIT" else {"price": price, "timeInForce": "GTC"}
+        said = {"side": side, "type": kind, "quantity": size, "stopPrice": price, **priced}
+        await trader.ask("POST", "/api/v3/order", **symbol, **said)
+    else:
+        _, rows = await trader.ask("GET", "/api/v3/openOrders", **symbol)
+        if rows:
+            name = symbol | {"orderId": dice.choice(rows)["orderId"]}
+            if dice.random() < 0.5:
+                await trader.ask("DELETE", "/api/v3/order", **name)
+            else:
+                path = "/api/v3/order/amend/keepPriority"
+                await trader.ask("PUT", path, **name, newQty=size)
+
+
+async def check_balances(trader: Trader, before: Any, now: Any) -> None:
+    """Hold the balances against the fills, and what is locked against the open orders."""
+    _, fills = await trader.ask("GET", "/api/v3/myTrades", symbol="BTCUSDT", limit=1000, fromId=0)
+    assert 20 < len(fills) < 1000
+    change = {"BTC": Decimal(0), "USDT": Decimal(0)}
+    for row in fills:
+        sign = 1 if row["isBuyer"] else -1
+        change["BTC"] += sign * Decimal(row["qty"])
+        change["USDT"] -= sign * Decimal(row["quoteQty"])
+        change[row["commissionAsset"]] -= Decimal(row["commission"])
+    _, rows = await trader.ask("GET", "/api/v3/openOrders", symbol="BTCUSDT")
+    held = {"BTC": Decimal(0), "USDT": Decimal(0)}
+    for row in rows:
+        left = Decimal(row["origQty"]) - Decimal(row["executedQty"])
+        if row["side"] == "SELL":
+            held["BTC"] += left
+        else:
+            held["USDT"] += left * Decimal(row["price"])
+    assert {asset: now[asset][1] for asset in held} == held
+    for asset, amount in change.items():
+        assert sum(now[asset]) == sum(before[asset]) + amount
 
 
 # -- between accept and answer -----------------------------------------------------------------

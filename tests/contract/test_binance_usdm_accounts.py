@@ -190,3 +190,31 @@ async def test_all_is_cancelled_when_nobody_counts_the_dead_man_down_again() -> 
         assert [event["o"]["x"] for event in events] == ["NEW", "CANCELED"]
         assert (await alice.ask("GET", "/fapi/v1/openOrders"))[1] == []
         assert ALICE.name in str(venue.gate.stats()["accounts"])
+
+
+async def test_a_conditional_order_is_sent_when_the_market_trades_at_its_trigger() -> None:
+    """algoOrder: waits, is told by ALGO_UPDATE, and becomes an order of its own."""
+    async with loopback() as (venue, alice, bob, _), private(alice) as wait:
+        _, ask = top_of(venue)
+        said = {"algoType": "CONDITIONAL", "symbol": "BTCUSDT", "side": "BUY",
+                "type": "STOP_MARKET", "quantity": "0.01"}  # fmt: skip
+        path = "/fapi/v1/algoOrder"
+        _, body = await alice.ask("POST", path, **said, triggerPrice=ask - 500)
+        assert body["code"] == -2021
+        for name in ("first", "second"):
+            _, body = await alice.ask("POST", path, **said, triggerPrice=ask, clientAlgoId=name)
+            assert body["algoStatus"] == "NEW"
+        assert len((await alice.ask("GET", "/fapi/v1/openAlgoOrders"))[1]) == 2
+        _, body = await alice.ask("DELETE", path, algoId=body["algoId"])
+        assert body["msg"] == "success"
+        await order(bob, "BUY", ask, "0.001", timeInForce="IOC")
+        events = await wait(8)
+        kinds = [(e["e"], e["o"]["X"]) for e in events if "o" in e]
+        assert kinds == [
+            ("ALGO_UPDATE", "NEW"), ("ALGO_UPDATE", "NEW"), ("ALGO_UPDATE", "CANCELED"),
+            ("ALGO_UPDATE", "TRIGGERED"), ("ORDER_TRADE_UPDATE", "NEW"), *kinds[5:],
+        ]  # fmt: skip
+        _, rows = await alice.ask("GET", "/fapi/v1/allAlgoOrders", symbol="BTCUSDT")
+        assert [row["algoStatus"] for row in rows] == ["FINISHED", "CANCELED"]
+        _, row = await alice.ask("GET", PATH, symbol="BTCUSDT", orderId=rows[0]["actualOrderId"])
+        assert (row["status"], row["executedQty"]) == ("FILLED", "0.01")

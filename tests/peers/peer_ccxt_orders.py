@@ -110,6 +110,9 @@ async def futures(exchange):
     assert (held["side"], held["contracts"]) == ("short", 0.01)
     await exchange.create_order(LINEAR, "market", "buy", 0.01, None, {"reduceOnly": True})
     assert [one for one in await exchange.fetch_positions([LINEAR]) if one["contracts"]] == []
+    stop = {"stopLossPrice": low - 500}
+    waits = await exchange.create_order(LINEAR, "market", "sell", 0.01, None, stop)
+    await exchange.cancel_order(waits["id"], LINEAR, {"trigger": True})
     fills = await exchange.fetch_my_trades(LINEAR)
     assert {fill["side"] for fill in fills} == {"buy", "sell"}
     assert (await exchange.fetch_balance({"type": "future"}))["USDT"]["total"] > 0
