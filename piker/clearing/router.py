@@ -126,12 +126,16 @@ class Router:
             desk.know(mkt)
 
     async def recover(self) -> list[OrderState]:
-        """Fold the journal; return the orders whose fate only their venue knows.
+        """Take up what the journal comes to; return the orders whose fate only their venue knows.
 
-        Nothing is sent. What was on its way to a venue when the last emsd ended is UNKNOWN until
-        its backend has said otherwise.
+        An account is as halted as it was. Nothing is sent. What was on its way to a venue when the
+        last emsd ended is UNKNOWN until its backend has said otherwise.
         """
-        self.orders = await self._journal.fold()
+        standing = self._journal.standing
+        self.orders = {**standing.ended, **standing.live}
+        for account, change in standing.risk.items():
+            if account in self._desks:
+                self._desks[account].state = TradingState(change.state)
         doubtful = []
         for oid, state in self.orders.items():
             self._remember(oid, state)
@@ -182,7 +186,7 @@ class Router:
         """
         async with self._lanes[order.oid]:
             state = self.orders.get(order.oid)
-            if state is None:
+            if state is None:  # the journal knows whether it ended long ago
                 await self._begin(order, actor)
             elif state.is_over:
                 what = f"order {order.oid} has ended: {state.phase}."
@@ -233,9 +237,6 @@ class Router:
             self._tell(event)
             return
         oid = self._oid_of(account, event)
-        if oid is None:
-            log.warning("ems.stranger", account=account, told=type(event).__name__, what=str(event))
-            return
         heard = self._heard[oid]
         heard.append(event)
         if len(heard) == 1:
@@ -245,7 +246,10 @@ class Router:
         """Handle an order's events until there are no more."""
         while heard:
             async with self._lanes[oid]:
-                await self._hear(oid, heard[0])
+                if await self._recall(oid):
+                    await self._hear(oid, heard[0])
+                else:
+                    log.warning("ems.stranger", oid=oid, told=str(heard[0]))
             heard.popleft()
         self._heard.pop(oid, None)
 
@@ -345,6 +349,14 @@ class Router:
         if freed.phase is Phase.PENDING:
             await self._happen(order.oid, EventKind.SUBMIT)
             await self._send(freed, self._request(freed.order, ""))
+
+    async def _recall(self, oid: str) -> bool:
+        """Have an order at hand, one that ended long ago too; tell whether there is such a one."""
+        if oid not in self.orders:
+            state = await self._journal.order(oid)
+            if state is not None:
+                self.orders[oid] = state
+        return oid in self.orders
 
     async def _hear(self, oid: str, event: BrokerdEvent) -> None:
         state = self.orders[oid]
@@ -452,14 +464,13 @@ class Router:
         mkt = self._markets.get(fqme)
         return mkt.mktid if mkt is not None else fqme.rpartition(".")[0]
 
-    def _oid_of(self, account: str, event: BrokerdEvent) -> str | None:
-        """Return whose event it is, by any of the ids that it carries."""
+    def _oid_of(self, account: str, event: BrokerdEvent) -> str:
+        """Return whose event it is, by any of the ids that it carries; "" of a stranger's."""
         if isinstance(event, BrokerdPosition):
-            return None
-        if event.oid in self.orders:
-            return event.oid
+            return ""
         by = self._by_venue
-        return by.get((account, event.reqid)) or by.get((account, event.client_id))
+        known = by.get((account, event.reqid)) or by.get((account, event.client_id))
+        return event.oid or known or ""
 
     def _remember(self, oid: str, state: OrderState) -> None:
         account = state.order.account

@@ -291,6 +291,9 @@ async def test_halt_cancels_everything_and_lets_nothing_through(tmp_path: Path) 
                 await news.receive()
         await router.order(order("b", price=D(98)))
         assert router.orders["b"].code == "halted"
+    async with routing(tmp_path) as (router, _):  # halted it stays
+        await router.order(order("e", price=D(98)))
+        assert router.orders["e"].code == "halted"
         await router.halt("paper", TradingState.ACTIVE, "again")
         await router.order(order("c", price=D(98)))
         assert router.orders["c"].phase is not Phase.DENIED
