@@ -149,7 +149,7 @@ def _off_grid(times_us: Times, timeframe: Timeframe) -> Mask:
         bad = times_us % _DAY != 0
         phase = times_us // _DAY % timeframe.count
         if not bad.all():
-            bad |= phase != np.bincount(phase[~bad]).argmax()
+            bad |= phase != np.argmax(np.bincount(phase[~bad]))
         return bad
     first = timeframe.next(0) if timeframe.floor(0) else 0  # weeks begin on Mondays
     bad = (times_us - first * _S) % (timeframe.seconds * _S) != 0
