@@ -1,4 +1,4 @@
-"""Map files: whole, or so that the data region appears twice, back to back.
+"""Map files so that their data region appears twice, back to back.
 
 Any window of a ring is then one contiguous piece of memory, wherever it wraps, and a numpy view of
 it needs no copy. The mapping lives as long as anything that looks into it: views hold a reference
@@ -15,7 +15,7 @@ from typing import Any
 
 from piker.errors import ShmError
 
-__all__ = ["FileMap", "Mapping"]
+__all__ = ["Mapping"]
 
 _PROT_NONE, _PROT_READ, _PROT_WRITE = 0, 1, 2
 _MAP_SHARED, _MAP_PRIVATE, _MAP_FIXED, _MAP_ANONYMOUS = 0x01, 0x02, 0x10, 0x20
@@ -58,28 +58,6 @@ class Mapping:
     def __del__(self) -> None:
         """Unmap, once nothing looks into the memory any more."""
         if self._address:
-            _libc.munmap(self._address, self._size)
-            self._address = 0
-
-
-class FileMap:
-    """A whole file, to be read. Keeps no descriptor: a process may map thousands."""
-
-    __slots__ = ("_address", "_size")
-
-    def __init__(self, fd: int, size: int) -> None:
-        self._size = size
-        self._address = _map(None, size, _PROT_READ, _MAP_SHARED, fd, 0)
-
-    def buffer(self) -> memoryview:
-        """Return the file's bytes, which keep this object alive."""
-        view = _view_type(self._size).from_address(self._address)
-        view.owner = self
-        return memoryview(view).cast("B").toreadonly()
-
-    def __del__(self) -> None:
-        """Unmap, once nothing looks into the memory any more."""
-        if getattr(self, "_address", 0):
             _libc.munmap(self._address, self._size)
             self._address = 0
 

@@ -144,7 +144,7 @@ def _straddled(venue: KrakenVenue, since: int) -> bool:
     """Tell whether some page ends within the fills of one order: else the test proves little."""
     tape = venue.listings[0].tape
     found = 0
-    while len(page := tape.after(since, SHORT)) == SHORT:
+    while len(page := tape.after(since, SHORT)) == SHORT and tape.after(page[-1].ns, 1):
         since = page[-1].ns
         found += tape.after(since, 1)[0].number > page[-1].number + 1
     return found > 0

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import ctypes
+import mmap
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pyarrow as pa
 import pytest
 
-from piker.data.history.frame import KEPT, RELEASED, to_pandas
+from piker.clock import monotonic_ns
+from piker.data.history.frame import KEPT, RELEASED, to_pandas, to_polars
 from piker.data.history.pages import release
 from piker.data.store.files import mapped
 from piker.data.store.segment import SCHEMA, arrow_of, numpy_of
@@ -18,6 +25,7 @@ from piker.ohlcv import KLINE_DTYPE
 
 MINUTES = Series("binance", "btcusdt.spot", "1m")
 T0 = 1_714_521_600
+SOON_NS = 20 * 10**9  # nothing here takes longer unless it is broken
 COUNT = RELEASED // 8 + 1000
 
 
@@ -115,3 +123,56 @@ def test_nothing_is_given_back_when_it_is_less_than_a_page(tmp_path: Path) -> No
     """Its neighbours on the page are others'."""
     table = on_disk(bars(100), tmp_path / "bars.arrow")
     assert not release(table.column("close").chunks[0], 8)
+
+
+@contextmanager
+def interpreter_kept() -> Iterator[ctypes.PyDLL]:
+    """Keep the interpreter from every other thread; yield the C library, called without it."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1000)
+    try:
+        yield ctypes.PyDLL(None)
+    finally:
+        sys.setswitchinterval(before)
+
+
+def summed_in_the_background(table: pa.Table) -> Any:
+    """Have polars' threads add a column up, and be the last to hold the frame."""
+    return to_polars(table).lazy().select(pl.col("open").sort().sum()).collect(background=True)
+
+
+def kept_until(libc: ctypes.PyDLL, is_gone: Callable[[], bool]) -> bool:
+    """Tell whether something comes to be while no other thread may run the interpreter."""
+    end = monotonic_ns() + SOON_NS
+    while not is_gone():
+        if monotonic_ns() > end:
+            return False
+        libc.usleep(1000)
+    return True
+
+
+def test_mapped_file_is_let_go_without_the_interpreter_when_polars_is_last(tmp_path: Path) -> None:
+    """Else a thread of polars that lets go while Python ends takes the process down with it."""
+    table = on_disk(bars(COUNT), tmp_path / "bars.arrow")
+    address = table.column("open").chunk(0).buffers()[1].address // mmap.PAGESIZE * mmap.PAGESIZE
+    pages = ctypes.create_string_buffer(1)
+
+    with interpreter_kept() as libc:
+        libc.mincore.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_char_p]
+        assert libc.mincore(address, mmap.PAGESIZE, pages) == 0
+        query = summed_in_the_background(table)
+        del table
+        assert kept_until(libc, lambda: libc.mincore(address, mmap.PAGESIZE, pages) != 0)
+    assert query.fetch_blocking().height == 1
+
+
+def test_columns_are_let_go_without_the_interpreter_when_polars_is_last() -> None:
+    """The same of a table that was made here."""
+    before = pa.total_allocated_bytes()
+    table = bars(COUNT)
+    assert pa.total_allocated_bytes() > before + COUNT * 8
+    with interpreter_kept() as libc:
+        query = summed_in_the_background(table)
+        del table
+        assert kept_until(libc, lambda: pa.total_allocated_bytes() <= before)
+    assert query.fetch_blocking().height == 1

@@ -8,52 +8,53 @@ from __future__ import annotations
 
 import ctypes
 import mmap
+import os
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
 __all__ = ["release"]
 
-_MREMAP_MAYMOVE = 1
-_FAILED = ctypes.c_void_p(-1).value
+_PAGEMAP = Path("/proc/self/pagemap")
+_ENTRY = 8  # bytes a page (proc_pid_pagemap(5))
+_IS_FILES = 1 << 61
 
 
 @cache
-def _libc() -> Any:  # Any: a library is what its functions are
-    """Return the C library, or None where it can not remap memory (only Linux can)."""
-    libc = ctypes.CDLL(None)
-    if not hasattr(libc, "mremap") or not hasattr(mmap, "MADV_DONTNEED"):
+def _madvise() -> Any:  # Any: what a C library's function is
+    """Return madvise(2), or None where there is none."""
+    if not hasattr(mmap, "MADV_DONTNEED"):
         return None
-    address, size = ctypes.c_void_p, ctypes.c_size_t
-    libc.mremap.restype, libc.mremap.argtypes = address, [address, size, size, ctypes.c_int]
-    libc.munmap.argtypes = [address, size]
-    libc.madvise.argtypes = [address, size, ctypes.c_int]
-    return libc
+    call = ctypes.CDLL(None).madvise
+    call.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+    return call
 
 
 def release(chunk: pa.Array, width: int) -> bool:
     """Give back the pages below an array of numbers of ``width`` bytes; tell whether it was done.
 
     They are read again, from the system's cache, by whoever looks at them next. Nothing is done
-    to memory that is no shared mapping: it has no other copy.
+    to memory that is no file's: it has no other copy.
     """
     buffer = chunk.buffers()[1]
-    libc = _libc()
-    if buffer.is_mutable or libc is None:  # files are mapped to be read
+    madvise = _madvise()
+    if buffer.is_mutable or madvise is None:  # files are mapped to be read
         return False
     page = mmap.PAGESIZE
     begin = -(-(buffer.address + chunk.offset * width) // page) * page
     end = (buffer.address + (chunk.offset + len(chunk)) * width) // page * page
-    if begin >= end or not _is_shared(libc, begin):
+    if begin >= end or not _is_of_file(begin):
         return False
-    return bool(libc.madvise(begin, end - begin, mmap.MADV_DONTNEED) == 0)
+    return bool(madvise(begin, end - begin, mmap.MADV_DONTNEED) == 0)
 
 
-def _is_shared(libc: Any, address: int) -> bool:
-    """Tell whether a page is of a shared mapping: of no other does mremap(2) make a second one."""
-    second = libc.mremap(address, 0, mmap.PAGESIZE, _MREMAP_MAYMOVE)
-    if second is None or second == _FAILED:
+def _is_of_file(address: int) -> bool:
+    """Tell whether a page in memory is a file's; False where the system does not say."""
+    try:
+        with _PAGEMAP.open("rb", buffering=0) as file:
+            entry = os.pread(file.fileno(), _ENTRY, address // mmap.PAGESIZE * _ENTRY)
+    except OSError:
         return False
-    libc.munmap(second, mmap.PAGESIZE)
-    return True
+    return bool(int.from_bytes(entry, "little") & _IS_FILES)

@@ -15,8 +15,7 @@ import numpy as np
 import pyarrow as pa
 import xxhash
 
-from piker.data._mirror import FileMap
-from piker.errors import DataQuality, ShmError, StoreError
+from piker.errors import DataQuality, StoreError
 
 __all__ = [
     "checksum",
@@ -72,7 +71,7 @@ def open_table(path: Path, words: Mapping[bytes, str], names: list[str], rows: i
         table = pa.ipc.open_file(mapped(path)).read_all()
     except FileNotFoundError as err:
         raise damaged(path, "the file is gone") from err
-    except (OSError, pa.ArrowException, ValueError, ShmError) as err:
+    except (OSError, pa.ArrowException, ValueError) as err:
         raise damaged(path, str(err)) from err
     said = table.schema.metadata or {}
     for word, wanted in words.items():
@@ -84,12 +83,15 @@ def open_table(path: Path, words: Mapping[bytes, str], names: list[str], rows: i
 
 
 def mapped(path: Path) -> pa.Buffer:
-    """Map a whole file for reading; no descriptor is kept."""
-    with path.open("rb") as file:
-        size = os.fstat(file.fileno()).st_size
-        if not size:
+    """Map a whole file for reading; no descriptor is kept: a process may map thousands.
+
+    The memory is arrow's. A buffer over an object of Python's needs the interpreter to be let go,
+    and ends the process where a thread of polars lets it go after the interpreter has.
+    """
+    with pa.memory_map(str(path)) as file:
+        if not file.size():
             raise ValueError("the file is empty")
-        return pa.py_buffer(FileMap(file.fileno(), size).buffer())
+        return file.read_buffer()
 
 
 def identity(place: str) -> tuple[int, ...]:

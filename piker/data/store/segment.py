@@ -110,14 +110,19 @@ def arrow_of(rows: Rows, series: Series, source: int | Rows) -> pa.Table:
 
 
 def array_of(values: Rows, kind: pa.DataType, *, absent: Rows | None = None) -> pa.Array:
-    """Return numbers or times as an array over their memory; null where ``absent`` says so.
+    """Return numbers or times as an array of arrow's memory; null where ``absent`` says so.
 
     Like ``numpy_of`` it goes by the buffers: arrow's own ways from and to numpy import pandas, a
-    second of a program's start and 60 MB of every daemon.
+    second of a program's start and 60 MB of every daemon. Why it copies: see ``files.mapped``.
     """
-    dense = np.ascontiguousarray(values)
-    valid = None if absent is None else pa.py_buffer(np.packbits(~absent, bitorder="little"))
-    return pa.Array.from_buffers(kind, len(dense), [valid, pa.py_buffer(dense.view("u1"))])
+    valid = None if absent is None else _owned(np.packbits(~absent, bitorder="little"))
+    return pa.Array.from_buffers(kind, len(values), [valid, _owned(values)])
+
+
+def _owned(values: Rows) -> pa.Buffer:
+    buffer = pa.allocate_buffer(values.nbytes)
+    np.frombuffer(buffer, values.dtype, len(values))[:] = values
+    return buffer
 
 
 def _next_opens(times: Rows, nexts: Rows, series: Series) -> Rows:

@@ -29,7 +29,6 @@ from piker.data.store.files import (
 from piker.data.store.segment import BLOCK_ROWS, array_of
 from piker.data.store.series import Series
 from piker.data.store.ticks_schema import WHOLE_DAY, TickFile
-from piker.errors import ShmError
 from piker.market import parse_fqme
 from piker.ticks import TICK_DTYPE
 
@@ -212,7 +211,7 @@ def file_of(path: Path, series: TickSeries) -> tuple[TickFile, bytes]:
         table = reader.read_all()
         (ring, first), (last_ring, last) = (_key(table, at) for at in (0, table.num_rows - 1))
         last_row, _ = tick_rows(table.slice(table.num_rows - 1))
-    except (OSError, pa.ArrowException, KeyError, ValueError, IndexError, ShmError) as err:
+    except (OSError, pa.ArrowException, KeyError, ValueError, IndexError) as err:
         raise damaged(path, str(err)) from err
     known = TickFile(
         day, path.name, ring, first, last_ring, last, table.num_rows, path.stat().st_size,
