@@ -18,7 +18,10 @@ from piker.errors import Refused
 
 __all__ = [
     "PROTOCOL",
+    "AccountStatus",
     "Action",
+    "BrokerdBalance",
+    "BrokerdBelief",
     "BrokerdCancel",
     "BrokerdError",
     "BrokerdEvent",
@@ -28,6 +31,7 @@ __all__ = [
     "BrokerdPosition",
     "BrokerdRequest",
     "BrokerdStatus",
+    "BrokerdSync",
     "Cancel",
     "ClientMessage",
     "EmsMessage",
@@ -35,6 +39,7 @@ __all__ = [
     "Order",
     "OrderKind",
     "Status",
+    "SyncState",
     "TimeInForce",
     "TriggerBy",
     "decode",
@@ -89,6 +94,14 @@ class ExecMode(StrEnum):
     LIVE = "live"  # at the venue
     DARK = "dark"  # in emsd, unseen, until ``trigger`` is met
     PAPER = "paper"  # in the paper engine
+
+
+class SyncState(StrEnum):
+    """How far what we know of an account is what its venue knows."""
+
+    LOST = "lost"  # there is no word from the venue
+    SYNCING = "syncing"  # connected; orders, fills and positions are being compared
+    SYNCED = "synced"  # all that the venue has told us of is with emsd
 
 
 class _Message(msgspec.Struct, frozen=True, kw_only=True, tag_field="name", omit_defaults=True):
@@ -161,6 +174,21 @@ class Status(_Message, frozen=True, tag="status"):
     brokerd_msg: BrokerdFill | BrokerdStatus | BrokerdError | None = None
 
 
+class AccountStatus(_Message, frozen=True, tag="account"):
+    """What an account may do (``state``), and whether its venue is heard.
+
+    ``sync`` is a :class:`SyncState`; ``src`` where its orders trade: the provider, or the paper
+    model's name. ``reason`` says why the state is what it is.
+    """
+
+    account: str
+    state: str  # active, reducing, halted, or unarmed: trades real money and was never armed
+    sync: SyncState = SyncState.LOST
+    src: str = ""
+    reason: str = ""
+    time_ns: int = 0
+
+
 # -- emsd -> backend --------------------------------------------------------------------------
 class BrokerdOrder(_Message, frozen=True, tag="order"):
     """An order that risk has let through. With ``reqid`` it is an edit of that order.
@@ -199,6 +227,17 @@ class BrokerdCancel(_Message, frozen=True, tag="cancel"):
     reqid: str = ""
 
 
+class BrokerdBelief(_Message, frozen=True, tag="belief"):
+    """An order that emsd thinks the venue has, or may have: told when a dialog begins.
+
+    ``order`` has its last confirmed terms, and the venue's id if one is known; ``filled`` is what
+    the journal has of it. The backend answers for every one of them before it is synced.
+    """
+
+    order: BrokerdOrder
+    filled: Decimal = ZERO
+
+
 # -- backend -> emsd --------------------------------------------------------------------------
 class BrokerdOrderAck(_Message, frozen=True, tag="ack"):
     """The venue has the order, or its edit, under ``reqid``: an edit may give it a new one."""
@@ -215,12 +254,12 @@ class BrokerdStatus(_Message, frozen=True, tag="status"):
     """What the venue says of an order: ``filled`` is its own running total.
 
     ``unknown`` is a request whose answer never came: it is neither rejected nor open until the
-    venue has proved which.
+    venue has proved which. ``absent`` is that proof: the venue was asked and never had the order.
     """
 
     reqid: str
     time_ns: int
-    status: str  # open, closed, canceled, expired, rejected, unknown
+    status: str  # open, closed, canceled, expired, rejected, unknown, absent
     account: str = ""
     oid: str = ""
     client_id: str = ""
@@ -279,16 +318,49 @@ class BrokerdPosition(_Message, frozen=True, tag="position"):
     time_ns: int = 0
 
 
+class BrokerdBalance(_Message, frozen=True, tag="balance"):
+    """What an account holds of an asset, as the venue has it; relayed to clients unchanged."""
+
+    broker: str
+    account: str
+    asset: str
+    total: Decimal
+    available: Decimal | None = None  # of it; None where the venue does not tell
+    time_ns: int = 0
+
+
+class BrokerdSync(_Message, frozen=True, tag="sync"):
+    """How an account stands with its venue. After SYNCED no order, fill or position is missing.
+
+    SYNCED is told only when every order that was believed, or sent since, has its status, every
+    fill that was missed has been told, and positions and balances were read from the venue. What
+    can not be read keeps it SYNCING: unknown is never flat.
+    """
+
+    account: str
+    state: SyncState
+    time_ns: int
+    reason: str = ""
+
+
 ClientMessage = Order | Cancel
-EmsMessage = Status | BrokerdPosition
+EmsMessage = Status | BrokerdPosition | BrokerdBalance | AccountStatus
 BrokerdRequest = BrokerdOrder | BrokerdCancel
-BrokerdEvent = BrokerdOrderAck | BrokerdStatus | BrokerdFill | BrokerdError | BrokerdPosition
+BrokerdEvent = (
+    BrokerdOrderAck
+    | BrokerdStatus
+    | BrokerdFill
+    | BrokerdError
+    | BrokerdPosition
+    | BrokerdBalance
+    | BrokerdSync
+)
 
 _T = TypeVar("_T")
 _encoder = msgspec.msgpack.Encoder()
 _decoders: dict[Any, msgspec.msgpack.Decoder[Any]] = {
     union: msgspec.msgpack.Decoder(union)
-    for union in (ClientMessage, EmsMessage, BrokerdRequest, BrokerdEvent)
+    for union in (ClientMessage, EmsMessage, BrokerdRequest, BrokerdEvent, BrokerdBelief)
 }
 
 
@@ -300,7 +372,8 @@ def encode(message: msgspec.Struct) -> bytes:
 def decode(data: bytes, union: type[_T]) -> _T:
     """Return the message; raise ``Refused`` for another version, or for what is none of them.
 
-    ``union`` is ``ClientMessage``, ``EmsMessage``, ``BrokerdRequest`` or ``BrokerdEvent``.
+    ``union`` is ``ClientMessage``, ``EmsMessage``, ``BrokerdRequest``, ``BrokerdEvent`` or
+    ``BrokerdBelief``.
     """
     if data[:1] != bytes((PROTOCOL,)):
         theirs = data[0] if data else "none"

@@ -59,7 +59,14 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     search: bool = False
     metadata: bool = False  # get_mkt_info gives ticks and lots
     archive: bool = False
+    #: Order features that the venue does itself, each for all its venues or, as
+    #: ``usdtm:reduce_only``, for one: the words of ``piker.orders.OrderKind`` and
+    #: ``TimeInForce``, and ``post_only``, ``reduce_only``, ``edit``, ``cancel_after``.
     orders: tuple[str, ...] = ()
+
+    def offers(self, venue: str, what: str) -> bool:
+        """Tell whether the venue of a market does an order feature itself."""
+        return what in self.orders or f"{venue}:{what}" in self.orders
 
 
 class Endpoint(msgspec.Struct, frozen=True):
@@ -122,6 +129,14 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         ("", ".archive"),
         default="history comes from the store and from open_history_client alone",
     ),
+    Endpoint(
+        "open_trade_dialog",
+        "acm",
+        False,
+        ("account", "credentials", "beliefs", "events"),
+        ("", ".broker"),
+        default="the provider has no live accounts; paper trades its markets all the same",
+    ),
     Endpoint("capabilities", "value", False, default="the defaults of Capabilities"),
 )
 
@@ -141,6 +156,7 @@ class Backend:
         self.get_server_time: Callable[..., Any] | None = found.get("get_server_time")
         self.fetch_first_open: Callable[..., Any] | None = found.get("fetch_first_open")
         self.open_archive_client: Callable[..., Any] | None = found.get("open_archive_client")
+        self.open_trade_dialog: Callable[..., Any] | None = found.get("open_trade_dialog")
         self.capabilities: Capabilities = found.get("capabilities") or Capabilities()
 
     def __repr__(self) -> str:
@@ -262,7 +278,7 @@ def _check_params(endpoint: Endpoint, value: Any) -> str:
     except (TypeError, ValueError):
         return f"{_where(endpoint, value)} has no readable signature"
     try:
-        if endpoint.name == "stream_quotes":
+        if endpoint.name in ("stream_quotes", "open_trade_dialog"):
             signature.bind(**dict.fromkeys(endpoint.params))
         elif endpoint.params:
             signature.bind(*endpoint.params[:1])

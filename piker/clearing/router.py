@@ -34,6 +34,7 @@ from piker.log import get_logger
 from piker.market import MktPair
 from piker.orders import (
     Action,
+    BrokerdBalance,
     BrokerdCancel,
     BrokerdError,
     BrokerdEvent,
@@ -43,6 +44,7 @@ from piker.orders import (
     BrokerdPosition,
     BrokerdRequest,
     BrokerdStatus,
+    BrokerdSync,
     Cancel,
     EmsMessage,
     Order,
@@ -56,6 +58,7 @@ log = get_logger("ems")
 ZERO = Decimal(0)
 
 AT_VENUE = frozenset({Phase.PENDING, Phase.OPEN, Phase.PARTIAL, Phase.UNKNOWN})
+_OfOrder = BrokerdOrderAck | BrokerdStatus | BrokerdFill | BrokerdError
 NEWS = 4096  # statuses that wait for a client; one that reads slower is let go and told
 _STATUS_EVENTS = {
     "open": EventKind.OPEN,
@@ -112,7 +115,7 @@ class Router:
         self._markets: dict[str, MktPair] = {}
         self.dark = DarkBook()
         self._nursery = nursery
-        self._heard: defaultdict[str, deque[BrokerdEvent]] = defaultdict(deque)
+        self._heard: defaultdict[str, deque[_OfOrder]] = defaultdict(deque)
         self._lanes: defaultdict[str, trio.Lock] = defaultdict(trio.Lock)
         self._tied: defaultdict[str, set[str]] = defaultdict(set)  # parent or group -> oids
         self._by_venue: dict[tuple[str, str], str] = {}  # (account, reqid or client id) -> oid
@@ -236,13 +239,15 @@ class Router:
             self._desks[account].position(event.symbol, event.size)
             self._tell(event)
             return
+        if isinstance(event, BrokerdBalance | BrokerdSync):
+            return
         oid = self._oid_of(account, event)
         heard = self._heard[oid]
         heard.append(event)
         if len(heard) == 1:
             self._nursery.start_soon(self._work, oid, heard)
 
-    async def _work(self, oid: str, heard: deque[BrokerdEvent]) -> None:
+    async def _work(self, oid: str, heard: deque[_OfOrder]) -> None:
         """Handle an order's events until there are no more."""
         while heard:
             async with self._lanes[oid]:
@@ -358,7 +363,7 @@ class Router:
                 self.orders[oid] = state
         return oid in self.orders
 
-    async def _hear(self, oid: str, event: BrokerdEvent) -> None:
+    async def _hear(self, oid: str, event: _OfOrder) -> None:
         state = self.orders[oid]
         match event:
             case BrokerdOrderAck():
@@ -464,10 +469,8 @@ class Router:
         mkt = self._markets.get(fqme)
         return mkt.mktid if mkt is not None else fqme.rpartition(".")[0]
 
-    def _oid_of(self, account: str, event: BrokerdEvent) -> str:
+    def _oid_of(self, account: str, event: _OfOrder) -> str:
         """Return whose event it is, by any of the ids that it carries; "" of a stranger's."""
-        if isinstance(event, BrokerdPosition):
-            return ""
         by = self._by_venue
         known = by.get((account, event.reqid)) or by.get((account, event.client_id))
         return event.oid or known or ""
