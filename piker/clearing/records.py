@@ -8,6 +8,7 @@ that a row can not be changed, removed, doubled or moved without every later one
 
 from __future__ import annotations
 
+from decimal import Decimal
 from hashlib import blake2b
 from typing import NamedTuple
 
@@ -56,9 +57,10 @@ class Happened(msgspec.Struct, frozen=True, tag="event", omit_defaults=True):
 
 
 class Position(msgspec.Struct, frozen=True, tag="position", omit_defaults=True):
-    """A position as the venue told it."""
+    """A position as the venue told it; ``net`` is what our own fills came to at that moment."""
 
     told: BrokerdPosition
+    net: Decimal = Decimal(0)
 
 
 class RiskChange(msgspec.Struct, frozen=True, tag="risk", omit_defaults=True):

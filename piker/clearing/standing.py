@@ -16,11 +16,10 @@ import msgspec
 
 from piker.clearing.lifecycle import OrderState, begin, step
 from piker.clearing.records import Entry, Happened, Intent, Position, Record, RiskChange
-from piker.orders import BrokerdPosition
 
 __all__ = ["ENDED_KEPT", "FOLD", "Snapshot", "Standing", "fold_orders"]
 
-FOLD = 1  # raised when the same rows come to something else: older snapshots are not used then
+FOLD = 2  # raised when the same rows come to something else: older snapshots are not used then
 ENDED_KEPT = 10_000  # ended orders: 10 MB; a busy day's, for clients that ask what became of them
 ZERO = Decimal(0)
 
@@ -34,7 +33,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     chain: bytes
     live: list[OrderState]
     ended: list[OrderState]  # the first that ended first
-    positions: list[BrokerdPosition]
+    positions: list[Position]
     nets: list[tuple[str, str, Decimal]]
     risk: dict[str, RiskChange]
 
@@ -58,7 +57,7 @@ class Standing:
         self.chain = chain
         self.live: dict[str, OrderState] = {}
         self.ended: OrderedDict[str, OrderState] = OrderedDict()
-        self.positions: dict[tuple[str, str], BrokerdPosition] = {}
+        self.positions: dict[tuple[str, str], Position] = {}
         self.nets: dict[tuple[str, str], Decimal] = {}
         self.risk: dict[str, RiskChange] = {}
 
@@ -69,7 +68,7 @@ class Standing:
         self.seq = snapshot.seq
         self.live = {state.order.oid: state for state in snapshot.live}
         self.ended = OrderedDict((state.order.oid, state) for state in snapshot.ended)
-        self.positions = {(told.account, told.symbol): told for told in snapshot.positions}
+        self.positions = {(one.told.account, one.told.symbol): one for one in snapshot.positions}
         self.nets = {(account, symbol): size for account, symbol, size in snapshot.nets}
         self.risk = dict(snapshot.risk)
         return self
@@ -110,7 +109,7 @@ class Standing:
         elif isinstance(entry, Intent):
             self._put(begin(entry.order))
         elif isinstance(entry, Position):
-            self.positions[entry.told.account, entry.told.symbol] = entry.told
+            self.positions[entry.told.account, entry.told.symbol] = entry
         elif isinstance(entry, RiskChange):
             self.risk[account] = entry
 
