@@ -31,9 +31,7 @@ ArchiveLate = Annotated[
 ]
 Owner = Annotated[
     list[str] | None,
-    typer.Option(
-        metavar="NAME:KEY:SECRET[:USDT=1000]", help="Who may trade; repeatable; binance's."
-    ),
+    typer.Option(metavar="NAME:KEY:SECRET[:USDT=1000]", help="Who may trade; repeatable."),
 ]
 Owners = Annotated[
     str | None, typer.Option(metavar="FILE", help="A TOML file of those who may trade.")

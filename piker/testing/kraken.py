@@ -19,14 +19,18 @@ from trio_typing import TaskStatus
 from piker.clock import wall_ns
 from piker.ohlcv import Timeframe
 from piker.testing import kraken_wire as wire
+from piker.testing.accounts import AccountSpec
+from piker.testing.engine import Top
 from piker.testing.faults import Fault
 from piker.testing.gate import Gate
 from piker.testing.injection import frame_of
+from piker.testing.kraken_account import AccountSide
 from piker.testing.kraken_limits import KrakenLimits, refusal
 from piker.testing.kraken_rest import MINUTES, answer
 from piker.testing.kraken_wire import Listing
 from piker.testing.requests import Reply, Request
 from piker.testing.server import Client, serve
+from piker.testing.synthetic import Trade
 
 __all__ = ["KrakenVenue"]
 
@@ -55,11 +59,15 @@ class KrakenVenue:
         seed: int,
         faults: Iterable[Fault] = (),
         limits: bool = True,
+        accounts: Iterable[AccountSpec] = (),
     ) -> None:
+        """Make its markets; ``accounts`` may trade in them."""
         self.rate = rate
+        kept = KrakenLimits() if limits else None
         self.gate = Gate(
-            seed=seed, faults=faults, limits=KrakenLimits() if limits else None, refusal=refusal
-        )
+            seed=seed, faults=faults, limits=kept, refusal=refusal,
+            more=lambda: self.accounts.stats(),
+        )  # fmt: skip
         self.listings = wire.make_listings(symbols, seed, wall_ns() // 10**9)
         self.port = 0  # once it serves
         self.clients: set[Client] = set()
@@ -67,6 +75,7 @@ class KrakenVenue:
         self.system = "online"
         self.connects = 0
         self._random = random.Random(seed)
+        self.accounts = AccountSide(accounts, self.listings, kept, self._announce, seed=seed)
 
     async def run(
         self, host: str, port: int, task_status: TaskStatus[int] = trio.TASK_STATUS_IGNORED
@@ -101,7 +110,15 @@ class KrakenVenue:
     def _step(self, listing: Listing) -> None:
         market = listing.market
         before = market.engine.top()
-        trades = market.step(wall_ns() // 1_000_000)
+        time_ms = wall_ns() // 1_000_000
+        trades = market.step(time_ms)
+        self._announce(listing, before, trades, time_ms)
+        if trades:
+            self.accounts.heed(listing, trades)
+
+    def _announce(self, listing: Listing, before: Top, trades: list[Trade], time_ms: int) -> None:
+        """Publish what happened to a book, and what traded; ``before`` was its top."""
+        market = listing.market
         if trades:
             fills = listing.tape.note(trades)
             self._publish("trade", "", listing, wire.trades(listing, fills, "update"))
@@ -122,6 +139,7 @@ class KrakenVenue:
         while True:
             await trio.sleep(0.1)
             count += 1
+            self.accounts.tick()
             for listing in self.listings:
                 if listing.traded:
                     listing.traded = False
@@ -169,12 +187,15 @@ class KrakenVenue:
 
     def gone(self, client: Client) -> None:
         """Forget a client."""
+        self.accounts.socket.gone(client)
         self.clients.discard(client)
         for name in client.streams:
             self.by_stream[name].discard(client)
 
     def text(self, client: Client, message: str) -> None:
         """Do what a request says, and answer it."""
+        if self.accounts.socket.text(client, message):
+            return
         try:
             ask = msgspec.json.decode(message, type=dict[str, Any])
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -283,8 +304,8 @@ class KrakenVenue:
         client.send(_encode({"channel": "instrument", "type": "snapshot", "data": data}))
 
     async def http(self, request: Request) -> Reply:
-        """Answer a request for market data."""
-        return answer(request, self.listings, self.system)
+        """Answer a request for market data, or one of an account."""
+        return self.accounts.http(request) or answer(request, self.listings, self.system)
 
 
 def _answer(client: Client, ask: dict[str, Any], **body: Any) -> None:

@@ -58,9 +58,9 @@ def make_venue(
         )  # fmt: skip
     if bars is not None or archive_late_s is not None:
         raise ConfigError(f"{name} has no archive, and takes no bars.", remedy="Use binance.")
-    if tuple(accounts):
-        raise ConfigError(f"the loopback {name} has no accounts.", remedy="Use binance.")
-    return LOOPBACKS[name](symbols=symbols, rate=rate, seed=seed, faults=faults, limits=limits)
+    return LOOPBACKS[name](
+        symbols=symbols, rate=rate, seed=seed, faults=faults, limits=limits, accounts=accounts
+    )
 
 
 @asynccontextmanager
@@ -96,6 +96,8 @@ def brokers_toml(name: str, port: int) -> str:
         lines += [f'{kind}_http = "{http}"', f'{kind}_ws = "{ws}{path}"']
     if name == "binance":
         lines.append(f'archive_http = "{http}"')
+    if name == "kraken":
+        lines.append(f'spot_ws_auth = "{ws}"')
     return "\n".join(lines) + "\n"
 
 
