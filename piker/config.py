@@ -22,6 +22,7 @@ import stat
 import tomllib
 import types
 import typing
+from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -32,8 +33,10 @@ from piker.log import LEVELS
 
 __all__ = [
     "DIRECTORY_VARS",
+    "AccountConf",
     "BrokersConf",
     "Conf",
+    "Limits",
     "NetworkConf",
     "ProviderTable",
     "config_dir",
@@ -143,6 +146,47 @@ class BrokersTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     modules: list[str] = []
 
 
+class PaperConf(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Table ``[paper]``: how far away the paper venue is."""
+
+    latency_ms: Annotated[float, msgspec.Meta(ge=0, le=60_000)] = 20.0
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Table ``[risk]``: the limits of an account. None of them can be off.
+
+    What is worth is in ``currency``. ``price_collar`` is a fraction of the market's price,
+    ``duplicate_s`` how long the same order (market, side, size, price, kind) under another oid is
+    taken for a stuck key.
+    """
+
+    currency: str = "usd"
+    order_notional: Decimal = Decimal(10_000)
+    order_size: dict[str, Decimal] = {}  # by fqme, in the market's units
+    price_collar: Decimal = Decimal("0.05")
+    messages: int = 50  # orders and edits
+    messages_s: float = 10.0  # in so many seconds
+    open_orders: int = 100
+    gross_exposure: Decimal = Decimal(50_000)
+    daily_loss: Decimal = Decimal(1_000)
+    duplicate_s: float = 1.0
+    max_price_age_s: float = 10.0
+    #: What one unit of a currency is worth in ``currency``.
+    rates: dict[str, Decimal] = msgspec.field(
+        default_factory=lambda: dict.fromkeys(("usd", "usdt", "usdc", "fdusd"), Decimal(1))
+    )
+
+
+class AccountConf(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A table ``[accounts.<provider>.<name>]``: what differs for one account.
+
+    ``risk`` replaces keys of ``[risk]``.
+    """
+
+    risk: dict[str, Any] = {}
+    protect_ticks: Annotated[int, msgspec.Meta(ge=0, le=100_000)] = 0
+
+
 class Conf(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """``conf.toml``."""
 
@@ -151,6 +195,9 @@ class Conf(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     feed: FeedConf = FeedConf()
     history: HistoryConf = HistoryConf()
     brokers: BrokersTable = BrokersTable()
+    paper: PaperConf = PaperConf()
+    risk: Limits = Limits()
+    accounts: dict[str, dict[str, AccountConf]] = {}
 
 
 class ProviderTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

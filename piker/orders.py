@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from decimal import Decimal
 from enum import StrEnum
-from typing import Any, TypeVar, cast
+from typing import Any
 
 import msgspec
 
@@ -356,7 +356,6 @@ BrokerdEvent = (
     | BrokerdSync
 )
 
-_T = TypeVar("_T")
 _encoder = msgspec.msgpack.Encoder()
 _decoders: dict[Any, msgspec.msgpack.Decoder[Any]] = {
     union: msgspec.msgpack.Decoder(union)
@@ -369,7 +368,7 @@ def encode(message: msgspec.Struct) -> bytes:
     return bytes((PROTOCOL,)) + _encoder.encode(message)
 
 
-def decode(data: bytes, union: type[_T]) -> _T:
+def decode(data: bytes, union: Any) -> Any:
     """Return the message; raise ``Refused`` for another version, or for what is none of them.
 
     ``union`` is ``ClientMessage``, ``EmsMessage``, ``BrokerdRequest``, ``BrokerdEvent`` or
@@ -382,6 +381,6 @@ def decode(data: bytes, union: type[_T]) -> _T:
             remedy="Restart both with the same piker.",
         )
     try:
-        return cast(_T, _decoders[union].decode(memoryview(data)[1:]))
+        return _decoders[union].decode(memoryview(data)[1:])
     except msgspec.DecodeError as err:
         raise Refused(f"this is no message of the order protocol: {err}") from err

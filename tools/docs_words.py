@@ -29,7 +29,8 @@ CAPABILITY_WORDS = {
     "search": ("search by name", "no"),
     "metadata": ("price ticks and lot sizes", "no"),
     "archive": ("bulk archive of history", "no"),
-    "orders": ("orders", "not yet"),
+    "orders": ("orders that the venue does itself", "none; paper only"),
+    "fees": ("what paper orders pay (maker / taker)", "0.001 / 0.001"),
 }
 
 #: Constants that are limits a backend keeps; the comment beside each is its source.

@@ -69,6 +69,8 @@ def word_of(name: str, value: object) -> str:
         return "yes"
     if not value:
         return empty
+    if isinstance(value, dict):
+        return ", ".join(f"`{key}` {' / '.join(rates)}" for key, rates in value.items())
     return " ".join(f"`{one}`" for one in value) if isinstance(value, tuple) else f"{value:,}"
 
 
@@ -213,6 +215,8 @@ def _keys_of(file: str) -> Iterator[tuple[str, Any, Any]]:
         conf = config.Conf()
         for section in conf.__struct_fields__:
             part = getattr(conf, section)
+            if section == "accounts":
+                part, section = config.AccountConf(), "accounts.<provider>.<name>"
             for key, kind in typing.get_type_hints(type(part)).items():
                 yield f"{section}.{key}", kind, getattr(part, key)
         return
@@ -232,6 +236,7 @@ def _template_comments(text: str) -> Iterator[tuple[str, str]]:
         key = re.match(r"# ([a-z_0-9]+) = ", line)
         if heading := re.fullmatch(r"\[([\w.]+)\]", bare):
             section, said = heading[1].replace("binance", "<provider>"), []
+            section = section.replace("<provider>.main", "<provider>.<name>")
         elif key and section.endswith(".urls"):
             if said:
                 yield f"{section}.<name>", " ".join(said)

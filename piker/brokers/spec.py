@@ -63,6 +63,9 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     #: ``usdtm:reduce_only``, for one: the words of ``piker.orders.OrderKind`` and
     #: ``TimeInForce``, and ``post_only``, ``reduce_only``, ``edit``, ``cancel_after``.
     orders: tuple[str, ...] = ()
+    #: What each venue asks of its smallest customers: (maker, taker), fractions of what is traded.
+    #: Paper orders pay it.
+    fees: dict[str, tuple[str, str]] = {}
 
     def offers(self, venue: str, what: str) -> bool:
         """Tell whether the venue of a market does an order feature itself."""

@@ -129,6 +129,10 @@ class DarkBook:
                 for trigger in waiting.values():
                     trigger.rearm()
 
+    def waits(self, fqme: str) -> bool:
+        """Tell whether anything waits in a market."""
+        return bool(self._by_market.get(fqme))
+
     def see(self, fqme: str, kind: TickType, side: int, price: Decimal) -> list[tuple[str, Met]]:
         """Take a price; return the oids that it meets, in the order they were armed. They are out.
 

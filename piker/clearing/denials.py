@@ -26,6 +26,7 @@ class DenialCode(StrEnum):
     MARKET_CLOSED = "market-closed"
     UNKNOWN_ACCOUNT = "unknown-account"
     NOT_ARMED = "not-armed"
+    NOT_SYNCED = "not-synced"
     DUPLICATE_ID = "duplicate-id"
     UNKNOWN_ORDER = "unknown-order"
     ORDER_OVER = "order-over"
@@ -56,6 +57,7 @@ MEANINGS: dict[DenialCode, str] = {
     DenialCode.MARKET_CLOSED: "the market does not trade now",
     DenialCode.UNKNOWN_ACCOUNT: "there is no such account",
     DenialCode.NOT_ARMED: "the account trades real money and is not armed",
+    DenialCode.NOT_SYNCED: "the venue is not heard, or what it has is being compared with ours",
     DenialCode.DUPLICATE_ID: "the oid has been used for another order",
     DenialCode.UNKNOWN_ORDER: "there is no order of that oid",
     DenialCode.ORDER_OVER: "the order has ended: there is nothing to change or cancel",

@@ -113,12 +113,14 @@ class OrderState(msgspec.Struct, frozen=True, kw_only=True):
     """All that is known of one order. ``value`` is the sum of size times price of its fills.
 
     ``asked`` is the size that its client wants; a child of a bracket is smaller while its parent is
-    not wholly filled.
+    not wholly filled. ``freed`` is an order that emsd itself set on its way: its trigger was met,
+    or its parent filled.
     """
 
     order: Order
     phase: Phase
     asked: Decimal = ZERO
+    freed: bool = False
     reqid: str = ""
     filled: Decimal = ZERO
     value: Decimal = ZERO
@@ -196,13 +198,14 @@ def _deny(state: OrderState, event: Event) -> Step:
 
 def _release(state: OrderState, event: Event) -> Step:
     order = event.order or state.order
-    return _to(state, "released", phase=_freed(order), order=order)
+    return _to(state, "released", phase=_freed(order), order=order, freed=True)
 
 
 def _trigger(state: OrderState, event: Event) -> Step:
     if state.order.action is Action.ALERT:
         return _to(state, "alerted", phase=Phase.TRIGGERED)
-    return _to(state, "triggered", phase=Phase.PENDING, order=event.order or state.order)
+    order = event.order or state.order
+    return _to(state, "triggered", phase=Phase.PENDING, order=order, freed=True)
 
 
 def _submit(state: OrderState, event: Event) -> Step:

@@ -7,6 +7,7 @@ lose; one that is whole, or triggered, ends the others.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable
 from enum import StrEnum
 from typing import NamedTuple
@@ -16,7 +17,7 @@ import msgspec
 from piker.clearing.lifecycle import OrderState, Phase
 from piker.orders import Order
 
-__all__ = ["Consequence", "What", "consequences"]
+__all__ = ["Consequence", "Ties", "What", "consequences"]
 
 
 class What(StrEnum):
@@ -34,6 +35,28 @@ class Consequence(NamedTuple):
     what: What
     order: Order | None
     reason: str
+
+
+class Ties:
+    """Which orders hang on which: by their parent's oid, and by their group."""
+
+    def __init__(self) -> None:
+        self._tied: defaultdict[str, set[str]] = defaultdict(set)
+
+    def add(self, order: Order) -> None:
+        """Take an order in."""
+        for tie in _ties(order):
+            self._tied[tie].add(order.oid)
+
+    def of(self, order: Order) -> list[str]:
+        """Return the oids of those that a change of the order may mean something for, in order."""
+        ties = (order.oid, *_ties(order))
+        return sorted(set().union(*(self._tied.get(tie, ()) for tie in ties)))
+
+
+def _ties(order: Order) -> list[str]:
+    group = f"{order.account} {order.oco}"  # no oid has a space: it would be no oid of ours
+    return [tie for tie in (order.parent, group if order.oco else "") if tie]
 
 
 def consequences(

@@ -10,10 +10,13 @@ from __future__ import annotations
 from decimal import Decimal
 from typing import NamedTuple
 
+import msgspec
+
 from piker.clearing.matching import PaperFill, PaperMarket
 from piker.errors import Bug
 from piker.market import MktPair
 from piker.orders import (
+    BrokerdBelief,
     BrokerdCancel,
     BrokerdError,
     BrokerdEvent,
@@ -25,10 +28,12 @@ from piker.orders import (
     OrderKind,
 )
 
-__all__ = ["KINDS", "Fees", "PaperBroker"]
+__all__ = ["KINDS", "OFFERED", "Fees", "PaperBroker"]
 
 #: What the model does itself; emsd's dark book does the rest.
 KINDS = frozenset({OrderKind.MARKET, OrderKind.LIMIT})
+#: The same in the words of ``Capabilities.orders``.
+OFFERED = frozenset({*KINDS, "gtc", "ioc", "fok", "post_only", "edit"})
 
 
 class Fees(NamedTuple):
@@ -44,25 +49,68 @@ class _Held(NamedTuple):
     order: BrokerdOrder
     reqid: str
     filled: Decimal
-    fills: int
 
 
 class PaperBroker:
     """One paper account at one provider. ``next_id`` is the first number of an order to use."""
 
-    def __init__(self, account: str, *, fees: Fees | None = None, next_id: int = 1) -> None:
+    def __init__(self, account: str, *, next_id: int = 1) -> None:
         self.account = account
         self.next_id = next_id
-        self._fees = fees or Fees()
+        self._fees: dict[str, Fees] = {}
         self._mkts: dict[str, MktPair] = {}
         self._books: dict[str, PaperMarket] = {}
         self._held: dict[str, _Held] = {}  # by oid, while it stands
         self._seen: dict[str, str] = {}  # client id -> reqid: the same order twice is one
 
-    def know(self, mkt: MktPair) -> None:
-        """Take a market in."""
+    def know(self, mkt: MktPair, fees: Fees | None = None) -> None:
+        """Take a market in, with what its venue asks."""
         self._mkts[mkt.mktid] = mkt
+        self._fees[mkt.mktid] = fees or Fees()
         self._books.setdefault(mkt.mktid, PaperMarket())
+
+    def is_quoted(self, symbol: str) -> bool:
+        """Tell whether both sides of a market have been seen."""
+        return symbol in self._books and self._books[symbol].is_known
+
+    def has_orders(self, symbol: str) -> bool:
+        """Tell whether anything stands in a market."""
+        return symbol in self._books and bool(self._books[symbol].resting)
+
+    def restore(self, belief: BrokerdBelief, now_ns: int) -> list[BrokerdEvent]:
+        """Let an order stand again as emsd knows it, at the end of its queue; or prove it absent.
+
+        One that never had an id from us never stood; nor does one whose market is not open.
+        """
+        order, reqid = belief.order, belief.order.reqid
+        book = self._books.get(order.symbol)
+        if not reqid:
+            return [self._of_belief(belief, "absent", now_ns)]
+        if book is None or not book.is_known:
+            return [self._of_belief(belief, "unknown", now_ns, f"{order.symbol} is not open")]
+        self._seen[order.client_id] = reqid
+        self._held[order.oid] = _Held(order, reqid, belief.filled)
+        left = msgspec.structs.replace(order, size=order.size - belief.filled, post_only=False)
+        fills, end = book.submit(left)
+        events: list[BrokerdEvent] = [self._status(order.oid, "open", now_ns)]
+        events += self._tell(fills, now_ns)
+        if end and end != "closed":
+            events.append(self._status(order.oid, "canceled", now_ns, end))
+            del self._held[order.oid]
+        return events
+
+    def forgotten(self, belief: BrokerdBelief, now_ns: int) -> BrokerdStatus:
+        """Return the end of an order that does not stand here, and is not to."""
+        return self._of_belief(belief, "canceled", now_ns)
+
+    def _of_belief(
+        self, belief: BrokerdBelief, status: str, now_ns: int, reason: str = ""
+    ) -> BrokerdStatus:
+        order = belief.order
+        return BrokerdStatus(
+            reqid=order.reqid, time_ns=now_ns, status=status, account=self.account, oid=order.oid,
+            client_id=order.client_id, symbol=order.symbol, filled=belief.filled, reason=reason,
+        )  # fmt: skip
 
     # -- requests ------------------------------------------------------------------------------
     def request(self, request: BrokerdRequest, now_ns: int) -> list[BrokerdEvent]:
@@ -100,7 +148,7 @@ class PaperBroker:
         reqid = f"p{self.next_id}"
         self.next_id += 1
         self._seen[order.client_id] = reqid
-        self._held[order.oid] = _Held(order, reqid, Decimal(0), 0)
+        self._held[order.oid] = _Held(order, reqid, Decimal(0))
         fills, end = book.submit(order)
         events: list[BrokerdEvent] = [self._ack(order, reqid, now_ns)]
         if not end:
@@ -149,7 +197,7 @@ class PaperBroker:
         events: list[BrokerdEvent] = []
         for fill in fills:
             held = self._held[fill.oid]
-            held = held._replace(filled=held.filled + fill.size, fills=held.fills + 1)
+            held = held._replace(filled=held.filled + fill.size)
             self._held[fill.oid] = held
             events.append(self._fill(held, fill, now_ns))
             if held.filled == held.order.size:
@@ -161,11 +209,13 @@ class PaperBroker:
 
     def _fill(self, held: _Held, fill: PaperFill, now_ns: int) -> BrokerdFill:
         mkt, order = self._mkts[held.order.symbol], held.order
-        rate = self._fees.maker if fill.maker else self._fees.taker
+        fees = self._fees[mkt.mktid]
+        rate = fees.maker if fill.maker else fees.taker
+        self.next_id += 1
         worth = fill.size * mkt.contract_size
         fee = worth / fill.price * rate if mkt.inverse else worth * fill.price * rate
         return BrokerdFill(
-            reqid=held.reqid, tid=f"{held.reqid}.{held.fills}", time_ns=now_ns, size=fill.size,
+            reqid=held.reqid, tid=f"{held.reqid}.{self.next_id}", time_ns=now_ns, size=fill.size,
             price=fill.price, action=order.action, account=self.account, oid=order.oid,
             client_id=order.client_id, symbol=order.symbol, broker_time_ns=now_ns, fee=fee,
             fee_asset=(mkt.dst if mkt.inverse else mkt.src).name, maker=fill.maker,

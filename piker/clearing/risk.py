@@ -17,9 +17,8 @@ from decimal import Decimal
 from enum import StrEnum
 from typing import NamedTuple
 
-import msgspec
-
 from piker.clearing.denials import Denial, DenialCode
+from piker.config import Limits
 from piker.errors import Bug
 from piker.market import MktPair
 from piker.orders import Order, OrderKind
@@ -37,30 +36,6 @@ class TradingState(StrEnum):
     ACTIVE = "active"
     REDUCING = "reducing"  # only what makes a position smaller
     HALTED = "halted"  # nothing but cancels, until somebody arms it again
-
-
-class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The limits of one account, in ``currency`` where they are worth. None of them can be off.
-
-    ``price_collar`` is a fraction of the market's price; ``duplicate_s`` how long the same order
-    (market, side, size, price, kind) under another oid is taken for a stuck key.
-    """
-
-    currency: str = "usd"
-    order_notional: Decimal = Decimal(10_000)
-    order_size: dict[str, Decimal] = {}  # by fqme, in the market's units
-    price_collar: Decimal = Decimal("0.05")
-    messages: int = 50  # orders and edits
-    messages_s: float = 10.0  # in so many seconds
-    open_orders: int = 100
-    gross_exposure: Decimal = Decimal(50_000)
-    daily_loss: Decimal = Decimal(1_000)
-    duplicate_s: float = 1.0
-    max_price_age_s: float = 10.0
-    #: What one unit of a currency is worth in ``currency``.
-    rates: dict[str, Decimal] = msgspec.field(
-        default_factory=lambda: dict.fromkeys(("usd", "usdt", "usdc", "fdusd"), Decimal(1))
-    )
 
 
 class RiskApproved:

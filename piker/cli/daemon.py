@@ -11,7 +11,12 @@ from piker import config, log, service
 __all__ = ["SERVICES", "run"]
 
 #: What pikerd can start, by name.
-SERVICES = {"datad.*": "piker.data.daemon:main"}
+SERVICES = {
+    "datad.*": "piker.data.daemon:main",
+    "brokerd.*": "piker.clearing.brokerd:main",
+    "paperboi.*": "piker.clearing._paper_engine:main",
+    "emsd": "piker.clearing._ems:main",
+}
 
 
 def run(*, registry: str | None, log_level: str | None) -> None:

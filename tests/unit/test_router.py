@@ -12,12 +12,14 @@ import msgspec
 import trio
 import trio.testing
 
+from piker.clearing.accounts import Account
 from piker.clearing.journal import open_journal
 from piker.clearing.lifecycle import Phase
 from piker.clearing.paper import PaperBroker
 from piker.clearing.records import Happened
+from piker.clearing.requests import client_id_of
 from piker.clearing.risk import Limits, RiskDesk, TradingState
-from piker.clearing.router import Router, client_id_of
+from piker.clearing.router import Router
 from piker.clock import wall_ns
 from piker.errors import Transient
 from piker.market import Asset, AssetType, MktPair
@@ -28,15 +30,18 @@ from piker.orders import (
     BrokerdOrder,
     BrokerdOrderAck,
     BrokerdRequest,
+    BrokerdSync,
     Cancel,
     ExecMode,
     Order,
     OrderKind,
     Status,
+    SyncState,
 )
 from piker.ticks import TickType
 
 D = Decimal
+PAPER = "binance.paper"
 BTC = MktPair(
     fqme="btcusdt.spot.binance", bs_mktid="BTCUSDT",
     dst=Asset("btc", AssetType.CRYPTO), src=Asset("usdt", AssetType.CRYPTO),
@@ -46,10 +51,11 @@ BTC = MktPair(
 
 def order(oid: str = "a", **changes: Any) -> Order:
     """Return an order to buy two at ninety-nine."""
-    one = Order(
-        oid=oid, symbol=BTC.fqme, account="paper", action=Action.BUY, size=D(2), price=D(99)
-    )
+    one = Order(oid=oid, symbol=BTC.fqme, account=PAPER, action=Action.BUY, size=D(2), price=D(99))
     return msgspec.structs.replace(one, **changes)
+
+
+OFFERED = {"market", "limit", "ioc", "fok", "post_only", "edit"}
 
 
 class PaperLink:
@@ -58,7 +64,7 @@ class PaperLink:
     name = "paper.queue"
 
     def __init__(self) -> None:
-        self.broker = PaperBroker("paper")
+        self.broker = PaperBroker(PAPER)
         self.broker.know(BTC)
         self.sent: list[BrokerdRequest] = []
         self.told: list[BrokerdEvent] = []
@@ -72,12 +78,15 @@ class PaperLink:
             raise Transient("the line is cut.")
         self.tell(self.broker.request(request, wall_ns()))
 
+    def ask_again(self) -> None:
+        """Have nothing to ask: it is in this process."""
+
     def tell(self, events: list[BrokerdEvent]) -> None:
         """Let the router hear, as its link's task would."""
         assert self.router is not None
         self.told += events
         for event in events:
-            self.router.hear("paper", event)
+            self.router.hear(PAPER, event)
 
     def quote(self, bid: int = 99, ask: int = 101) -> None:
         """Show ten on either side."""
@@ -91,11 +100,12 @@ async def routing(
     """Run a router on the journal in a folder."""
     link = link or PaperLink()
     async with open_journal(folder / "journal") as journal, trio.open_nursery() as nursery:
-        desk = RiskDesk("paper", Limits())
-        router = Router(journal, {"paper": link}, {"paper": desk}, nursery)
+        router = Router(journal, nursery)
+        router.add(Account(PAPER, RiskDesk(PAPER, Limits()), link, lambda _, what: what in OFFERED))
         router.know(BTC)
         link.router = router
         await router.recover()
+        router.hear(PAPER, BrokerdSync(account=PAPER, state=SyncState.SYNCED, time_ns=wall_ns()))
         router.price(BTC.fqme, D(100), wall_ns())
         link.quote()
         yield router, link
@@ -118,7 +128,11 @@ async def told(
 
 async def test_order_goes_through_its_life_when_it_is_filled(tmp_path: Path) -> None:
     """Pending, acknowledged, open, filled in two, closed: told to two clients the same."""
-    async with routing(tmp_path) as (router, link), router.listen() as one, router.listen() as two:
+    async with (
+        routing(tmp_path) as (router, link),
+        router.news.listen() as one,
+        router.news.listen() as two,
+    ):
         await router.order(order(), "me")
         link.tell(link.broker.trade(BTC.mktid, D(99), D(11), -1, wall_ns()))
         await trio.testing.wait_all_tasks_blocked(0.2)
@@ -135,7 +149,7 @@ async def test_order_goes_through_its_life_when_it_is_filled(tmp_path: Path) -> 
 
 async def test_denied_order_is_not_sent_when_it_passes_a_limit(tmp_path: Path) -> None:
     """It is in the journal with its code; nothing has left."""
-    async with routing(tmp_path) as (router, link), router.listen() as news:
+    async with routing(tmp_path) as (router, link), router.news.listen() as news:
         await router.order(order(price=D(120)))
         (status,) = [await news.receive()]
         assert isinstance(status, Status)
@@ -148,7 +162,7 @@ async def test_denied_order_is_not_sent_when_it_passes_a_limit(tmp_path: Path) -
 async def test_order_is_there_when_emsd_starts_again(tmp_path: Path) -> None:
     """Open orders are open, what was on its way is unknown until the venue has said."""
     link = PaperLink()
-    async with routing(tmp_path, link) as (router, _), router.listen() as news:
+    async with routing(tmp_path, link) as (router, _), router.news.listen() as news:
         await router.order(order())
         await told(news, upto="open")
         link.cut = True
@@ -158,7 +172,7 @@ async def test_order_is_there_when_emsd_starts_again(tmp_path: Path) -> None:
         assert router.orders["a"].phase is Phase.OPEN
         assert router.orders["b"].phase is Phase.UNKNOWN
         assert {one.oid for one in router.dialogs()} == {"a", "b"}
-        router.hear("paper", BrokerdOrderAck(oid="b", reqid="p9", account="paper"))
+        router.hear(PAPER, BrokerdOrderAck(oid="b", reqid="p9", account=PAPER))
         await trio.testing.wait_all_tasks_blocked(0.2)
         assert router.orders["b"].phase is Phase.PENDING
         await router.order(order())  # an edit to what it is: no second order
@@ -167,7 +181,7 @@ async def test_order_is_there_when_emsd_starts_again(tmp_path: Path) -> None:
 
 async def test_fill_counts_once_when_it_is_delivered_again_after_a_restart(tmp_path: Path) -> None:
     """By the key that the journal keeps."""
-    async with routing(tmp_path) as (router, link), router.listen() as news:
+    async with routing(tmp_path) as (router, link), router.news.listen() as news:
         await router.order(order(price=D(101)))
         await told(news, upto="closed")
         (fill,) = [one for one in link.told if isinstance(one, BrokerdFill)]
@@ -175,8 +189,8 @@ async def test_fill_counts_once_when_it_is_delivered_again_after_a_restart(tmp_p
         assert isinstance(ack, BrokerdOrderAck)
         assert ack.reqid == fill.reqid
     again = PaperLink()
-    async with routing(tmp_path, again) as (router, _), router.listen() as news:
-        router.hear("paper", fill)
+    async with routing(tmp_path, again) as (router, _), router.news.listen() as news:
+        router.hear(PAPER, fill)
         await router.cancel(Cancel(oid="nobody", symbol=BTC.fqme))
         await told(news, upto="error")
         assert router.orders["a"].filled == 2
@@ -184,7 +198,7 @@ async def test_fill_counts_once_when_it_is_delivered_again_after_a_restart(tmp_p
 
 async def test_cancel_works_in_every_phase_when_asked(tmp_path: Path) -> None:
     """At the venue, in the dark, of what is not there, of what has ended."""
-    async with routing(tmp_path) as (router, _), router.listen() as news:
+    async with routing(tmp_path) as (router, _), router.news.listen() as news:
         await router.order(order())
         await told(news, upto="open")
         await router.cancel(Cancel(oid="a", symbol=BTC.fqme))
@@ -202,7 +216,7 @@ async def test_cancel_works_in_every_phase_when_asked(tmp_path: Path) -> None:
 
 async def test_edit_reaches_the_venue_when_it_is_sent(tmp_path: Path) -> None:
     """The same oid with another price; limits are asked again."""
-    async with routing(tmp_path) as (router, _), router.listen() as news:
+    async with routing(tmp_path) as (router, _), router.news.listen() as news:
         await router.order(order())
         await told(news, upto="open")
         await router.order(order(price=D(98), size=D(1)))
@@ -223,12 +237,12 @@ async def test_edit_reaches_the_venue_when_it_is_sent(tmp_path: Path) -> None:
 async def test_dark_order_is_sent_once_when_its_price_comes(tmp_path: Path) -> None:
     """After a restart too: it says that nobody saw when the price passed it."""
     stop = order("s", kind=OrderKind.STOP, exec_mode=ExecMode.DARK, trigger=D(101), price=None)
-    async with routing(tmp_path) as (router, link), router.listen() as news:
+    async with routing(tmp_path) as (router, link), router.news.listen() as news:
         await router.order(stop)
         assert await told(news, upto="dark_open") == ["dark_open"]
         router.see(BTC.fqme, TickType.TRADE, 0, D(100))
         assert link.sent == []
-    async with routing(tmp_path) as (router, link), router.listen() as news:
+    async with routing(tmp_path) as (router, link), router.news.listen() as news:
         router.see(BTC.fqme, TickType.TRADE, 0, D(102))
         router.see(BTC.fqme, TickType.TRADE, 0, D(103))
         await told(news, upto="closed")
@@ -238,7 +252,7 @@ async def test_dark_order_is_sent_once_when_its_price_comes(tmp_path: Path) -> N
         assert router.orders["s"].avg_price == 101
         reasons = [
             record.entry.event.reason
-            async for record in router._journal.read()
+            async for record in router.register.journal.read()
             if isinstance(record.entry, Happened) and record.entry.event.kind == "trigger"
         ]
         assert reasons == ["102 met 101, across a gap"]
@@ -246,7 +260,7 @@ async def test_dark_order_is_sent_once_when_its_price_comes(tmp_path: Path) -> N
 
 async def test_alert_tells_and_sends_nothing_when_its_price_comes(tmp_path: Path) -> None:
     """From below, then at it."""
-    async with routing(tmp_path) as (router, link), router.listen() as news:
+    async with routing(tmp_path) as (router, link), router.news.listen() as news:
         await router.order(order("n", action=Action.ALERT, size=D(0), price=None, trigger=D(105)))
         for price in (104, 105):
             router.see(BTC.fqme, TickType.TRADE, 0, D(price))
@@ -258,7 +272,7 @@ async def test_bracket_protects_what_was_filled_and_ends_as_one(tmp_path: Path) 
     """Entry, then its take-profit at the venue and its stop in the dark; one fills, one goes."""
     out = {"action": Action.SELL, "parent": "in", "oco": "g"}
     stop = {"kind": OrderKind.STOP, "trigger": D(95), "price": None, "exec_mode": ExecMode.DARK}
-    async with routing(tmp_path) as (router, link), router.listen() as news:
+    async with routing(tmp_path) as (router, link), router.news.listen() as news:
         await router.order(order("in", price=D(101)))
         await told(news, upto="closed")
         await router.order(order("in2", price=D(98)))
@@ -281,11 +295,11 @@ async def test_bracket_protects_what_was_filled_and_ends_as_one(tmp_path: Path) 
 
 async def test_halt_cancels_everything_and_lets_nothing_through(tmp_path: Path) -> None:
     """Until it is armed again."""
-    async with routing(tmp_path) as (router, _), router.listen() as news:
+    async with routing(tmp_path) as (router, _), router.news.listen() as news:
         await router.order(order())
         await router.order(order("d", exec_mode=ExecMode.DARK, trigger=D(95), price=D(95)))
         await told(news, upto="open")
-        await router.halt("paper", TradingState.HALTED, "a test")
+        await router.set_state(PAPER, TradingState.HALTED, "a test")
         with trio.fail_after(5):
             while router.dialogs():
                 await news.receive()
@@ -294,14 +308,14 @@ async def test_halt_cancels_everything_and_lets_nothing_through(tmp_path: Path) 
     async with routing(tmp_path) as (router, _):  # halted it stays
         await router.order(order("e", price=D(98)))
         assert router.orders["e"].code == "halted"
-        await router.halt("paper", TradingState.ACTIVE, "again")
+        await router.set_state(PAPER, TradingState.ACTIVE, "again")
         await router.order(order("c", price=D(98)))
         assert router.orders["c"].phase is not Phase.DENIED
 
 
 async def test_slow_client_is_let_go_and_delays_nobody(tmp_path: Path) -> None:
     """Its channel ends; the others go on."""
-    async with routing(tmp_path) as (router, _), router.listen() as slow:
+    async with routing(tmp_path) as (router, _), router.news.listen() as slow:
         for _number in range(5000):
             await router.cancel(Cancel(oid="nobody", symbol=BTC.fqme))
         count = 0

@@ -1,0 +1,126 @@
+"""brokerd: one provider's order session, alone with its keys. pikerd starts ``brokerd.<provider>``.
+
+It does what emsd says and tells what the venue says; it decides nothing and remembers nothing that
+the venue does not. emsd opens one dialog for each account (:func:`open_broker_dialog`); a second
+one for the same account ends the first: its emsd is gone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+
+import trio
+from trio_typing import TaskStatus
+
+from piker import config, service
+from piker.brokers.credentials import fetch_credentials
+from piker.brokers.spec import load_backend
+from piker.brokers.trading import TradeDialog
+from piker.clearing.accounts import split_account
+from piker.clearing.lanes import Lanes
+from piker.errors import Bug, ProviderError
+from piker.log import get_logger
+from piker.orders import BrokerdBelief, BrokerdEvent, BrokerdRequest, decode, encode
+
+__all__ = ["Broker", "main", "open_broker_dialog", "serve"]
+
+#: What opens one account's dialog with its venue, as piker.brokers.trading says.
+OpenDialog = Callable[
+    [str, Sequence[BrokerdBelief], trio.MemorySendChannel[BrokerdEvent]],
+    Awaitable[AbstractAsyncContextManager[TradeDialog]],
+]
+EVENTS = 10_000  # that wait for emsd at most; then the venue's stream is read no further
+log = get_logger("brokerd")
+
+
+class Broker:
+    """The dialogs of one process, by account."""
+
+    def __init__(self, open_dialog: OpenDialog) -> None:
+        self._open = open_dialog
+        self._scopes: dict[str, trio.CancelScope] = {}
+        self._ended: dict[str, trio.Event] = {}
+
+    async def talk(self, talk: service.ServerDialog, account: str, beliefs: list[bytes]) -> None:
+        """Serve emsd's dialog for an account until either end goes."""
+        if account in self._scopes:
+            self._scopes[account].cancel()
+            await self._ended[account].wait()
+        scope = self._scopes[account] = trio.CancelScope()
+        ended = self._ended[account] = trio.Event()
+        try:
+            with scope:
+                await self._serve(talk, account, [decode(one, BrokerdBelief) for one in beliefs])
+        finally:
+            if self._scopes.get(account) is scope:
+                del self._scopes[account]
+            ended.set()
+
+    async def _serve(
+        self, talk: service.ServerDialog, account: str, beliefs: list[BrokerdBelief]
+    ) -> None:
+        send, receive = trio.open_memory_channel[BrokerdEvent](EVENTS)
+        with send, receive:
+            async with await self._open(account, beliefs, send) as venue:
+                log.info("brokerd.dialog", account=account, beliefs=len(beliefs))
+                async with talk.start(None) as stream, trio.open_nursery() as nursery:
+
+                    async def relay() -> None:
+                        async for event in receive:
+                            await stream.send(encode(event))
+
+                    nursery.start_soon(relay)
+                    lanes: Lanes[BrokerdRequest] = Lanes(venue.send, nursery)
+                    async for data in stream:
+                        lanes.put(decode(data, BrokerdRequest))
+                    nursery.cancel_scope.cancel()
+
+
+_broker: Broker | None = None
+
+
+async def serve(open_dialog: OpenDialog, task_status: TaskStatus[None]) -> None:
+    """Be the broker of this process until cancelled."""
+    global _broker
+    _broker = Broker(open_dialog)
+    try:
+        task_status.started()
+        await trio.sleep_forever()
+    finally:
+        _broker = None
+
+
+async def main(name: str, task_status: TaskStatus[None]) -> None:
+    """Serve a provider's live accounts; raise its ``ProviderError`` at start-up."""
+    provider = name.partition(".")[2]
+    backend = load_backend(provider, config.load_conf().brokers.modules)
+    if backend.open_trade_dialog is None:
+        raise ProviderError(
+            f"the backend {provider!r} has no orders.",
+            remedy=f"Trade its markets on paper: {provider}.paper",
+        )
+    opener = backend.open_trade_dialog
+
+    async def open_dialog(
+        account: str,
+        beliefs: Sequence[BrokerdBelief],
+        events: trio.MemorySendChannel[BrokerdEvent],
+    ) -> AbstractAsyncContextManager[TradeDialog]:
+        credentials = await fetch_credentials(provider, split_account(account)[1])
+        found: AbstractAsyncContextManager[TradeDialog] = opener(
+            account, credentials, beliefs, events
+        )
+        return found
+
+    await serve(open_dialog, task_status)
+
+
+@service.dialog
+async def open_broker_dialog(
+    talk: service.ServerDialog, account: str, beliefs: list[bytes]
+) -> None:
+    """Open an account: the caller sends ``BrokerdRequest``, and is sent ``BrokerdEvent``."""
+    if _broker is None:
+        raise Bug("the broker was called before it was ready.")
+    await _broker.talk(talk, account, beliefs)

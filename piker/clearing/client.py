@@ -1,0 +1,406 @@
+"""Orders for clients: strategies, the CLI, charts and notebooks.
+
+    async with open_ems("binance.paper", ["btcusdt.spot.binance"]) as ems:
+        status = await ems.submit(ems.order("btcusdt.spot.binance", "buy", "0.01", price="60000"))
+        async for told in ems: ...
+
+An order is acknowledged by its first ``Status``: it is then in emsd's journal. What was sent and
+not acknowledged when emsd was lost is sent again when it is back, under the same oid, which emsd
+knows if it had it. After every loss the client is given the whole picture anew, and told so with a
+``Resync``.
+"""
+
+from __future__ import annotations
+
+import random
+import secrets
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager, suppress
+from decimal import Decimal, InvalidOperation
+from typing import Any
+
+import msgspec
+import trio
+from trio_typing import TaskStatus
+
+from piker import clock, service
+from piker.clearing._ems import (
+    cancel_orders,
+    get_accounts,
+    get_order,
+    open_order_dialog,
+    set_account_state,
+)
+from piker.clearing.lifecycle import TERMINAL
+from piker.errors import PeerLost, PikerError, RangeError
+from piker.orders import (
+    AccountStatus,
+    Action,
+    BrokerdBalance,
+    BrokerdError,
+    BrokerdPosition,
+    Cancel,
+    EmsMessage,
+    Order,
+    OrderKind,
+    Status,
+    decode,
+    encode,
+)
+from piker.ticks import Resync
+
+__all__ = [
+    "OrderClient",
+    "Told",
+    "arm",
+    "cancel_all",
+    "halt",
+    "list_accounts",
+    "new_session",
+    "open_ems",
+]
+
+FLOOR_S, CAP_S = 0.05, 2.0  # waits between attempts to reach emsd again
+EVENTS = 10_000  # kept for a client that does not iterate; then the oldest go, and are counted
+ENDED_KEPT = 10_000  # ended orders that ``dialogs`` remembers
+Told = Status | BrokerdPosition | BrokerdBalance | AccountStatus | Resync
+Amount = Decimal | str | int
+_ENDED = frozenset(str(phase) for phase in TERMINAL)
+
+
+def new_session() -> str:
+    """Return the beginning of oids that no other client, now or ever, gives out."""
+    return f"{clock.wall_ns() // 1_000_000:x}{secrets.token_hex(3)}"
+
+
+def _exact(value: Amount | None, what: str) -> Decimal | None:
+    if value is None or isinstance(value, Decimal):
+        return value
+    if isinstance(value, float):
+        raise RangeError(f"the {what} {value!r} is a float.", remedy="Give it as text: '0.01'.")
+    try:
+        return Decimal(value)
+    except (InvalidOperation, TypeError, ValueError):
+        raise RangeError(f"the {what} {value!r} is no number.", remedy="As in '0.01'.") from None
+
+
+class OrderClient:
+    """An open account. ``dialogs`` has the newest status of each order, of all accounts.
+
+    ``account`` is the one that orders go to when none is named; ``accounts``, ``positions`` (by
+    account and market id) and ``balances`` (by account and asset) are the newest of each.
+    """
+
+    def __init__(
+        self, account: str, send: Callable[[Order | Cancel], Awaitable[None]], session: str
+    ) -> None:
+        self.account = account
+        self.dialogs: dict[str, Status] = {}
+        self.accounts: dict[str, AccountStatus] = {}
+        self.positions: dict[tuple[str, str], BrokerdPosition] = {}
+        self.balances: dict[tuple[str, str], BrokerdBalance] = {}
+        self.unheard = 0  # events that went by because nobody iterated
+        self._send = send
+        self._session = session
+        self._made = 0
+        self._asked: dict[str, list[_Asked]] = {}  # by oid: sent, and not acknowledged
+        self._events: deque[Told] = deque()
+        self._changed = trio.Event()
+        self._ended: deque[str] = deque()
+
+    # -- orders --------------------------------------------------------------------------------
+    def new_oid(self) -> str:
+        """Return an oid that was never used."""
+        self._made += 1
+        return f"{self._session}-{self._made}"
+
+    def order(
+        self, fqme: str, action: Action | str, size: Amount = 0, *, price: Amount | None = None,
+        trigger: Amount | None = None, trail: Amount | None = None, kind: str = "", **more: Any,
+    ) -> Order:  # fmt: skip
+        """Return an order, its numbers exact and its oid new; nothing is sent.
+
+        ``kind`` follows from what is given: a limit where there is a price, a market order where
+        there is none, a stop where there is a trigger. Raises ``RangeError`` for what is no number.
+        """
+        if not kind:
+            kind = _kind(price, trigger, trail)
+        exact = {"size": _exact(size, "size"), "price": _exact(price, "price")}
+        exact |= {"trigger": _exact(trigger, "trigger"), "trail": _exact(trail, "trail")}
+        fields = {"oid": self.new_oid(), "account": self.account, **more, **exact}
+        try:
+            return msgspec.convert(
+                {"symbol": fqme, "action": str(action), "kind": kind, **fields}, Order
+            )
+        except msgspec.ValidationError as err:
+            raise RangeError(f"this is no order: {err}.") from err
+
+    async def submit(self, order: Order) -> Status:
+        """Send an order, or the edit of one; return its status once emsd has journaled it.
+
+        A denial is a status, too (``resp`` "denied", or "error" of an edit). Waits for as long
+        as emsd is away. Cancelled, the order may have been sent: look in ``dialogs``.
+        """
+        return await self._ask(order)
+
+    async def cancel(self, oid: str) -> Status:
+        """Ask for an order to be taken back; return once emsd has journaled that."""
+        known = self.dialogs.get(oid)
+        symbol = known.req.symbol if known is not None and known.req is not None else ""
+        return await self._ask(Cancel(oid=oid, symbol=symbol))
+
+    async def edit(self, oid: str, **changes: Amount) -> Status:
+        """Give an order other terms: ``size``, ``price``, ``trigger``, ``trail``."""
+        known = self.dialogs.get(oid)
+        if known is None or known.req is None:
+            raise RangeError(f"no order {oid!r} is known here.")
+        exact = {name: _exact(value, name) for name, value in changes.items()}
+        return await self.submit(msgspec.structs.replace(known.req, **exact))
+
+    async def ended(self, oid: str) -> Status:
+        """Wait until an order has ended; return its last status."""
+        return await self.until(oid, _ENDED)
+
+    async def until(self, oid: str, phases: Iterable[str]) -> Status:
+        """Wait until an order is in one of some phases; return that status."""
+        wanted = frozenset(str(phase) for phase in phases)
+        while True:
+            status = self.dialogs.get(oid)
+            if status is not None and status.resp in wanted:
+                return status
+            await self._changed.wait()
+
+    def open_orders(self, account: str = "") -> list[Status]:
+        """Return the orders that have not ended, of an account where named."""
+        return [
+            status for status in self.dialogs.values()
+            if status.resp not in _ENDED and status.req is not None
+            and account in ("", status.req.account)
+        ]  # fmt: skip
+
+    # -- what is told --------------------------------------------------------------------------
+    def __aiter__(self) -> OrderClient:
+        """Iterate for ever over what emsd tells, from the opening on."""
+        return self
+
+    async def __anext__(self) -> Told:
+        """Return the next thing told."""
+        while not self._events:
+            await self._changed.wait()
+        await trio.lowlevel.checkpoint()
+        return self._events.popleft()
+
+    def take(self, message: EmsMessage) -> None:
+        """Take what emsd tells: the transport's to call."""
+        match message:
+            case Status():
+                self._take_status(message)
+            case AccountStatus():
+                self.accounts[message.account] = message
+            case BrokerdPosition():
+                self.positions[message.account, message.symbol] = message
+            case BrokerdBalance():
+                self.balances[message.account, message.asset] = message
+        self._tell(message)
+
+    def begin(self, picture: Sequence[EmsMessage]) -> list[str]:
+        """Take the picture of a dialog that begins; return the oids that it leaves in doubt.
+
+        They are those that were open here, or asked for, and are not in it.
+        """
+        told = {one.oid for one in picture if isinstance(one, Status)}
+        for one in picture:
+            self.take(one)
+        doubtful = [status.oid for status in self.open_orders()] + list(self._asked)
+        return [oid for oid in dict.fromkeys(doubtful) if oid not in told]
+
+    def unanswered(self) -> list[Order | Cancel]:
+        """Return what must be sent again: what emsd has not acknowledged."""
+        return [one.message for asked in self._asked.values() for one in asked]
+
+    def resynced(self) -> None:
+        """Say to whoever iterates that emsd was lost, and is back."""
+        self._tell(Resync("daemon-restart", detail="emsd"))
+
+    # -- inside --------------------------------------------------------------------------------
+    async def _ask(self, message: Order | Cancel) -> Status:
+        asked = _Asked(message)
+        self._asked.setdefault(message.oid, []).append(asked)
+        try:
+            with suppress(PeerLost):  # it is sent again when emsd is back
+                await self._send(message)
+            while asked.answer is None:
+                await self._changed.wait()
+            return asked.answer
+        finally:
+            self._asked[message.oid].remove(asked)
+            if not self._asked[message.oid]:
+                del self._asked[message.oid]
+
+    def _take_status(self, status: Status) -> None:
+        for asked in self._asked.get(status.oid, ()):
+            if asked.answer is None and _answers(status, asked.message):
+                asked.answer = status
+        if status.resp == "error":  # of a request; the order is as it was
+            return
+        known = self.dialogs.get(status.oid)
+        if known is not None and known.resp in _ENDED and status.resp == "fill":
+            status = msgspec.structs.replace(status, resp=known.resp)
+        self.dialogs[status.oid] = status
+        if status.resp in _ENDED and (known is None or known.resp not in _ENDED):
+            self._ended.append(status.oid)
+            if len(self._ended) > ENDED_KEPT:
+                self.dialogs.pop(self._ended.popleft(), None)
+
+    def _tell(self, message: Told) -> None:
+        if len(self._events) >= EVENTS:
+            self._events.popleft()
+            self.unheard += 1
+        self._events.append(message)
+        self._changed.set()
+        self._changed = trio.Event()
+
+
+class _Asked:
+    """A request that waits for its acknowledgement."""
+
+    __slots__ = ("answer", "message")
+
+    def __init__(self, message: Order | Cancel) -> None:
+        self.message = message
+        self.answer: Status | None = None
+
+
+def _answers(status: Status, message: Order | Cancel) -> bool:
+    """Tell whether a status of the same oid acknowledges a request, or refuses it."""
+    if status.resp == "error" or status.resp in _ENDED:
+        return True
+    if isinstance(message, Cancel):
+        return status.cancel_called
+    refused = isinstance(status.brokerd_msg, BrokerdError) and status.brokerd_msg.request == "edit"
+    req = status.req
+    return refused or (req is not None and _terms(req) == _terms(message))
+
+
+def _terms(order: Order) -> tuple[Decimal | None, ...]:
+    return order.size, order.price, order.trigger, order.trail
+
+
+def _kind(price: Amount | None, trigger: Amount | None, trail: Amount | None) -> OrderKind:
+    if trail is not None:
+        return OrderKind.TRAILING_STOP
+    if trigger is not None:
+        return OrderKind.STOP if price is None else OrderKind.STOP_LIMIT
+    return OrderKind.MARKET if price is None else OrderKind.LIMIT
+
+
+class _Line:
+    """The dialog with emsd, kept open for ever."""
+
+    def __init__(self, account: str, fqmes: Sequence[str], name: str) -> None:
+        self.client = OrderClient(account, self._send, new_session())
+        self._fqmes = list(fqmes)
+        self._name = name
+        self._dialog: service.Dialog | None = None
+        self.peer: service.Peer | None = None
+
+    async def _send(self, message: Order | Cancel) -> None:
+        if self._dialog is None:
+            raise PeerLost("emsd is not connected.")
+        await self._dialog.send(encode(message))
+
+    async def follow(self, start_pikerd: bool, task_status: TaskStatus[None]) -> None:
+        """Open the dialog, again and again; the first failure is the opener's to see."""
+        first, wait_s = True, FLOOR_S
+        while True:
+            try:
+                async with service.open_service(
+                    "emsd", start_pikerd=start_pikerd and first
+                ) as peer:
+                    async with peer.open_dialog(
+                        open_order_dialog, type=list[bytes], stream_type=bytes, client=self._name,
+                        account=self.client.account, symbols=self._fqmes,
+                    ) as (picture, dialog):  # fmt: skip
+                        self.peer, self._dialog = peer, dialog
+                        await self._begin([decode(one, EmsMessage) for one in picture])
+                        if not first:
+                            self.client.resynced()
+                        task_status.started()
+                        first, wait_s = False, FLOOR_S
+                        async for data in dialog:
+                            self.client.take(decode(data, EmsMessage))
+                        raise PeerLost("emsd ended the dialog.")
+            except PikerError:
+                if first:
+                    raise
+            finally:
+                self._dialog = self.peer = None
+            await trio.sleep(random.uniform(wait_s / 2, wait_s))
+            wait_s = min(CAP_S, wait_s * 2)
+
+    async def _begin(self, picture: list[EmsMessage]) -> None:
+        """Take the picture, look for what is not in it, and send again what emsd never had."""
+        assert self.peer is not None
+        for oid in self.client.begin(picture):
+            found = await self.peer.run(get_order, oid=oid)
+            if found is not None:
+                self.client.take(decode(found, EmsMessage))
+        for message in self.client.unanswered():
+            await self._send(message)
+
+
+@asynccontextmanager
+async def open_ems(
+    account: str, fqmes: Sequence[str] = (), *, name: str = "client", start_pikerd: bool = True
+) -> AsyncIterator[OrderClient]:
+    """Open an account for orders; yield an :class:`OrderClient` once emsd has it.
+
+    ``fqmes`` are opened at emsd, so that an order in one of them need not wait for its market;
+    others are opened by their first order. ``name`` is whom the journal says did it. Raises
+    ``ConfigError`` for an account that there is not, what a market's feed raises, and
+    ``JournalDamaged`` when emsd will not trade. Orders live on when the block is left.
+    """
+    line = _Line(account, fqmes, name)
+    async with service.open_client_runtime(), trio.open_nursery() as nursery:
+        await nursery.start(line.follow, start_pikerd)
+        try:
+            yield line.client
+        finally:
+            nursery.cancel_scope.cancel()
+
+
+# -- for all accounts --------------------------------------------------------------------------
+async def list_accounts(*, start_pikerd: bool = True) -> list[AccountStatus]:
+    """Return the accounts that emsd has open; an ``account`` of "" is the halt of all of them."""
+    async with service.open_service("emsd", start_pikerd=start_pikerd) as emsd:
+        found: list[AccountStatus] = await emsd.run(get_accounts, type=list[AccountStatus])
+        return found
+
+
+async def halt(account: str = "", reason: str = "by hand", *, name: str = "client") -> None:
+    """Halt an account, or all (""): everything is canceled, nothing new passes until it is armed.
+
+    Returns when it is journaled and every cancel is on its way.
+    """
+    async with service.open_service("emsd", start_pikerd=True) as emsd:
+        await emsd.run(
+            set_account_state, account=account, state="halted", reason=reason, client=name
+        )
+
+
+async def arm(account: str = "", reason: str = "by hand", *, name: str = "client") -> None:
+    """Let an account trade, or lift the halt of all (""). Raises ``Refused`` with a halt file."""
+    async with service.open_service("emsd", start_pikerd=True) as emsd:
+        await emsd.run(
+            set_account_state, account=account, state="active", reason=reason, client=name
+        )
+
+
+async def cancel_all(account: str = "", fqme: str = "", *, name: str = "client") -> list[str]:
+    """Ask for every order to be canceled, of an account and market where named; return oids."""
+    async with service.open_service("emsd", start_pikerd=True) as emsd:
+        found: list[str] = await emsd.run(
+            cancel_orders, account=account, symbol=fqme, client=name, type=list[str]
+        )
+        return found

@@ -1,0 +1,104 @@
+"""Keeps the accounts: halts and arms them, hears how they stand with their venues, compares.
+
+Whenever an account is synced, each position that its venue tells is held against the last one with
+our own fills since. Where they differ, the account may only reduce until the venue's word agrees
+again, or a person has looked and armed it, which takes the venue's word for the truth.
+"""
+
+from __future__ import annotations
+
+import trio
+
+from piker import clock
+from piker.clearing.accounts import Account, Accounts
+from piker.clearing.journal import Journal
+from piker.clearing.news import News
+from piker.clearing.records import Entry, Note, Record, RiskChange
+from piker.clearing.risk import TradingState
+from piker.log import get_logger
+from piker.orders import BrokerdBalance, BrokerdPosition, BrokerdSync, SyncState
+
+__all__ = ["Keeper"]
+
+DIFFER = "positions differ: "  # how the reason of such a state begins
+SECOND_LOOK_S = 3.0  # a fill and the position that it made are told by two streams
+log = get_logger("ems")
+
+
+class Keeper:
+    """What happens to accounts as a whole."""
+
+    def __init__(self, journal: Journal, accounts: Accounts, news: News) -> None:
+        self._journal = journal
+        self._accounts = accounts
+        self._news = news
+
+    async def set_state(
+        self, name: str, state: TradingState, reason: str, actor: str = "emsd"
+    ) -> None:
+        """Set what an account, or all ("") may do: at once; returns when it is journaled, and told.
+
+        Arming an account takes the positions that its venue tells for the truth.
+        """
+        change = RiskChange(state, reason)
+        self._accounts.apply(name, change)
+        log.warning("ems.state", account=name or "all", state=state, reason=reason, by=actor)
+        records = [_record(name, change, actor)]
+        if name and state is TradingState.ACTIVE:
+            records += self._rebase(self._accounts[name])
+        await self._journal.append(records)
+        for account in [self._accounts[name]] if name else self._accounts.values():
+            self._news.tell(account.status())
+
+    def hear(self, name: str, event: BrokerdPosition | BrokerdBalance | BrokerdSync) -> None:
+        """Take what an account's backend says of the account."""
+        account = self._accounts[name]
+        match event:
+            case BrokerdPosition():
+                account.positions[account.fqme(event.symbol)] = event
+                self._news.tell(event)
+            case BrokerdBalance():
+                account.balances[event.asset] = event
+                self._news.tell(event)
+            case BrokerdSync():
+                self._sync(account, event.state, event.reason)
+
+    def lost(self, name: str, why: str) -> None:
+        """Say that there is no word from an account's backend."""
+        self._sync(self._accounts[name], SyncState.LOST, why)
+
+    def _sync(self, account: Account, state: SyncState, why: str) -> None:
+        if account.sync is not state:
+            log.info("ems.sync", account=account.name, state=state, why=why)
+        account.sync, account.sync_why = state, why
+        self._news.tell(account.status())
+
+    async def compare(self, name: str) -> None:
+        """Hold the positions of a synced account against ours, journal them, and act on it."""
+        account = self._accounts[name]
+        found = account.mismatches(self._journal.standing)
+        if found:
+            await trio.sleep(SECOND_LOOK_S)
+            found = account.mismatches(self._journal.standing)
+        differs = account.desk.state is TradingState.REDUCING and account.why.startswith(DIFFER)
+        if found:
+            what = "; ".join(str(one) for one in found)
+            log.error("ems.positions", account=name, differ=what)
+            note = Note("positions", what)
+            await self._journal.append([_record(name, note, "emsd")])
+            if account.desk.state is TradingState.ACTIVE:
+                await self.set_state(name, TradingState.REDUCING, DIFFER + what)
+            return
+        if differs:
+            await self.set_state(name, TradingState.ACTIVE, "positions agree again")
+        await self._journal.append(self._rebase(account))
+
+    def _rebase(self, account: Account) -> list[Record]:
+        for symbol, told in account.positions.items():
+            account.desk.position(symbol, told.size)
+        entries = account.rebased(self._journal.standing)
+        return [_record(account.name, entry, "emsd") for entry in entries]
+
+
+def _record(name: str, entry: Entry, actor: str) -> Record:
+    return Record(entry=entry, time_ns=clock.wall_ns(), account=name, actor=actor)

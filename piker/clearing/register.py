@@ -1,0 +1,233 @@
+"""The register: every order as the journal has it, and what follows when something happens to one.
+
+Whatever happens is journaled, folded and told, in that order. Limits and triggers are told how an
+order stands now; what that means for others is handed to ``follow``. Callers hold the order's lane.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from decimal import Decimal
+from heapq import heappop, heappush
+
+from piker import clock
+from piker.clearing.accounts import Accounts
+from piker.clearing.dark import DarkBook
+from piker.clearing.denials import Denial
+from piker.clearing.journal import Journal
+from piker.clearing.lifecycle import Event, EventKind, OrderState, Phase, Problem, begin, step
+from piker.clearing.linked import Consequence, Ties, consequences
+from piker.clearing.news import News
+from piker.clearing.records import Duplicate, Happened, Intent, Note, Record
+from piker.clearing.requests import Box, client_id_of, status_of
+from piker.log import get_logger
+from piker.market import MktPair
+from piker.orders import (
+    BrokerdError,
+    BrokerdFill,
+    BrokerdOrderAck,
+    BrokerdStatus,
+    Order,
+    Status,
+)
+
+__all__ = ["AT_VENUE", "OfOrder", "Register"]
+
+log = get_logger("ems")
+ZERO = Decimal(0)
+AT_VENUE = frozenset({Phase.PENDING, Phase.OPEN, Phase.PARTIAL, Phase.UNKNOWN})
+OfOrder = BrokerdOrderAck | BrokerdStatus | BrokerdFill | BrokerdError
+
+
+class Register:
+    """All orders of one emsd, by oid, in ``orders``; what waits is in ``dark``."""
+
+    def __init__(self, journal: Journal, follow: Callable[[Consequence], None]) -> None:
+        """Take the journal, and what is to be done about orders that hang on others."""
+        self.orders: dict[str, OrderState] = {}
+        self.markets: dict[str, MktPair] = {}
+        self.accounts = Accounts(journal.standing)
+        self.dark = DarkBook()
+        self.news = News()
+        self.journal = journal
+        self._follow = follow
+        self._ties = Ties()
+        self._by_venue: dict[tuple[str, str], str] = {}  # (account, reqid or client id) -> oid
+        self._expiring: list[tuple[int, str]] = []  # a heap of (time, oid)
+
+    # -- looking -------------------------------------------------------------------------------
+    def take_up(self) -> None:
+        """Have the orders that the journal comes to at hand; what waits is armed."""
+        standing = self.journal.standing
+        self.orders = {**standing.ended, **standing.live}
+        for state in self.orders.values():
+            self._remember(state)
+            if state.phase is Phase.DARK:
+                self.dark.arm(state.order)
+        self.dark.missed()  # whatever the market did meanwhile, nobody saw when
+
+    async def recall(self, oid: str) -> OrderState | None:
+        """Return an order, one that ended long ago too; None where there never was one."""
+        if oid not in self.orders:
+            state = await self.journal.order(oid)
+            if state is not None:
+                self.orders[oid] = state
+        return self.orders.get(oid)
+
+    def live(self, account: str = "", symbol: str = "") -> list[OrderState]:
+        """Return the orders that have not ended, of an account and in a market where named."""
+        return [
+            state for state in self.orders.values()
+            if not state.is_over and account in ("", state.order.account)
+            and symbol in ("", state.order.symbol)
+        ]  # fmt: skip
+
+    def at_venue(self, account: str) -> list[OrderState]:
+        """Return the orders that an account's venue has, or may have."""
+        return [state for state in self.live(account) if state.phase in AT_VENUE]
+
+    def oid_of(self, account: str, event: OfOrder) -> str:
+        """Return whose event it is, by any of the ids that it carries; "" of a stranger's."""
+        by = self._by_venue
+        known = by.get((account, event.reqid)) or by.get((account, event.client_id))
+        return event.oid or known or ""
+
+    def expired(self, now_ns: int) -> list[str]:
+        """Return the oids whose time may be over, each once."""
+        found = []
+        while self._expiring and self._expiring[0][0] <= now_ns:
+            found.append(heappop(self._expiring)[1])
+        return found
+
+    def mktid(self, fqme: str) -> str:
+        """Return what a backend calls a market, one that is not open too."""
+        mkt = self.markets.get(fqme)
+        return mkt.mktid if mkt is not None else fqme.rpartition(".")[0]
+
+    def status(self, state: OrderState, *, resp: str = "", seq: int = 0, box: Box = None) -> Status:
+        """Return what clients are told of an order."""
+        account = self.accounts.get(state.order.account)
+        src = account.link.name if account is not None else ""
+        return status_of(state, src, resp=resp, seq=seq, box=box)
+
+    # -- what happens --------------------------------------------------------------------------
+    async def begin(self, order: Order, denial: Denial | None, actor: str) -> OrderState | None:
+        """Journal an intent, denied or on its way; return it, None if its oid was used before."""
+        now = clock.wall_ns()
+        records = [_record(Intent(order), order, now, actor)]
+        if denial is not None:
+            event = Event(kind=EventKind.DENY, time_ns=now, code=denial.code, reason=denial.reason)
+            records.append(_record(Happened(event, order.symbol), order, now))
+        elif begin(order).phase is Phase.PENDING:
+            event = Event(kind=EventKind.SUBMIT, time_ns=now)
+            records.append(_record(Happened(event, order.symbol), order, now))
+        answers = await self.journal.append(records)
+        if isinstance(answers[0], Duplicate):
+            return None
+        state = begin(order)
+        for record in records[1:]:
+            assert isinstance(record.entry, Happened)
+            state = step(state, record.entry.event).state
+        self.orders[order.oid] = state
+        self._remember(state)
+        self._settle(state, state)
+        seq = answers[-1]
+        self.news.tell(self.status(state, seq=seq if isinstance(seq, int) else 0))
+        return state
+
+    async def happen(
+        self, oid: str, kind: EventKind, *, actor: str = "", reqid: str = "",
+        size: Decimal = ZERO, price: Decimal = ZERO, order: Order | None = None, code: str = "",
+        reason: str = "", box: Box = None,
+    ) -> None:  # fmt: skip
+        """Journal an event of an order, fold it, and tell it if it changed anything."""
+        state = self.orders[oid]
+        event = Event(
+            kind=kind, time_ns=clock.wall_ns(), reqid=reqid, size=size, price=price, order=order,
+            code=code, reason=reason,
+        )  # fmt: skip
+        after = step(state, event)
+        if after.problem in (Problem.DUPLICATE, Problem.ILLEGAL):
+            return  # nothing that a restart would need
+        if after.state == state and kind is not EventKind.SUBMIT:
+            return
+        record = _record(Happened(event, state.order.symbol), state.order, event.time_ns, actor)
+        (answer,) = await self.journal.append([record])
+        assert not isinstance(answer, Duplicate)
+        self.orders[oid] = after.state
+        self._remember(after.state)
+        self._settle(state, after.state)
+        if after.state != state:
+            self.news.tell(self.status(after.state, seq=answer, box=box))
+        if after.problem is Problem.MISSING_FILLS:
+            await self.note(state.order, "missing-fills", f"{after.state.filled} were seen")
+
+    async def fill(self, oid: str, fill: BrokerdFill) -> None:
+        """Journal a fill once, count it, and do what follows from it for others."""
+        state = self.orders[oid]
+        order = state.order
+        event = Event(
+            kind=EventKind.FILL, time_ns=fill.broker_time_ns or fill.time_ns, tid=fill.tid,
+            size=fill.size, price=fill.price, fee=fill.fee, fee_asset=fill.fee_asset,
+            reqid=fill.reqid,
+        )  # fmt: skip
+        record = _record(Happened(event, order.symbol), order, clock.wall_ns(), "broker")
+        (answer,) = await self.journal.append([record])
+        if isinstance(answer, Duplicate):
+            return
+        after = step(state, event)
+        self.orders[oid] = after.state
+        self._count(order, fill)
+        self._settle(state, after.state)
+        self.news.tell(self.status(after.state, resp="fill", seq=answer, box=fill))
+        if after.problem is Problem.OVERFILL:
+            text = f"{after.state.filled} of {order.size} were filled"
+            await self.note(order, "overfill", text)
+        if after.state.is_over:
+            self.news.tell(self.status(after.state, seq=answer))
+
+    async def note(self, order: Order, about: str, text: str) -> None:
+        """Keep something about an order that changes nothing of it."""
+        log.error("ems." + about, oid=order.oid, symbol=order.symbol, text=text)
+        note = _record(Note(about, text), order, clock.wall_ns())
+        await self.journal.append([note])
+
+    # -- inside --------------------------------------------------------------------------------
+    def _remember(self, state: OrderState) -> None:
+        order = state.order
+        self._by_venue[order.account, client_id_of(order.oid)] = order.oid
+        self._ties.add(order)
+        if state.reqid:
+            self._by_venue[order.account, state.reqid] = order.oid
+        if order.expire_ns is not None and not state.is_over:
+            heappush(self._expiring, (order.expire_ns, order.oid))
+
+    def _settle(self, before: OrderState, after: OrderState) -> None:
+        """Tell the limits and the dark book how an order stands, and others what it means."""
+        order, account = after.order, self.accounts.get(after.order.account)
+        if account is not None:
+            account.stands(after, at_venue=after.phase in AT_VENUE)
+        if after.phase is Phase.DARK:
+            if before.phase is not Phase.DARK or before.order != order or before is after:
+                self.dark.arm(order)
+        else:
+            self.dark.disarm(order)
+        others = [self.orders[oid] for oid in self._ties.of(order) if oid in self.orders]
+        for one in consequences(before, after, others):
+            self._follow(one)
+
+    def _count(self, order: Order, fill: BrokerdFill) -> None:
+        """Let the limits count a fill."""
+        desk, mkt = self.accounts[order.account].desk, self.markets.get(order.symbol)
+        if mkt is None:  # a market that is not open now, and may not be any more
+            net = self.journal.standing.nets.get((order.account, order.symbol), ZERO)
+            desk.position(order.symbol, net)
+            return
+        fee = fill.fee if fill.fee_asset == mkt.src.name else ZERO
+        desk.filled(order, fill.size, fill.price, fee)
+
+
+def _record(entry: Intent | Happened | Note, order: Order, now: int, actor: str = "") -> Record:
+    return Record(
+        entry=entry, time_ns=now, account=order.account, oid=order.oid, actor=actor or "emsd"
+    )

@@ -1,0 +1,66 @@
+"""What emsd says: to a backend of an order, and to clients of what became of it. Pure."""
+
+from __future__ import annotations
+
+from base64 import b32encode
+from hashlib import blake2b
+
+from piker import clock
+from piker.clearing.lifecycle import OrderState, Phase
+from piker.orders import (
+    BrokerdCancel,
+    BrokerdError,
+    BrokerdFill,
+    BrokerdOrder,
+    BrokerdStatus,
+    Order,
+    Status,
+    TimeInForce,
+)
+
+__all__ = ["Box", "cancel_of", "client_id_of", "request_of", "status_of"]
+
+Box = BrokerdFill | BrokerdStatus | BrokerdError | None
+
+
+def client_id_of(oid: str) -> str:
+    """Return the id that a venue is given for an order: the same at every retry and restart.
+
+    ``pk`` and 26 letters and digits of the oid's BLAKE2b: it fits the rules of Binance (36 of
+    ``[a-zA-Z0-9-_]``) and Kraken (18 free characters or a UUID: its backend maps it).
+    """
+    return "pk" + b32encode(blake2b(oid.encode(), digest_size=16).digest()).decode()[:26].lower()
+
+
+def request_of(order: Order, mktid: str, tif: TimeInForce, reqid: str) -> BrokerdOrder:
+    """Return an order as its backend gets it; ``tif`` is what the venue itself is to do."""
+    return BrokerdOrder(
+        oid=order.oid, client_id=client_id_of(order.oid), account=order.account,
+        time_ns=clock.wall_ns(), symbol=mktid, action=order.action, size=order.size,
+        kind=order.kind, price=order.price, trigger=order.trigger, trail=order.trail,
+        trigger_by=order.trigger_by, tif=tif,
+        expire_ns=order.expire_ns if tif is order.tif else None,
+        post_only=order.post_only, reduce_only=order.reduce_only, reqid=reqid,
+    )  # fmt: skip
+
+
+def cancel_of(state: OrderState, mktid: str) -> BrokerdCancel:
+    """Return the request to cancel an order, by all ids that are known of it."""
+    order = state.order
+    return BrokerdCancel(
+        oid=order.oid, client_id=client_id_of(order.oid), account=order.account, symbol=mktid,
+        time_ns=clock.wall_ns(), reqid=state.reqid,
+    )  # fmt: skip
+
+
+def status_of(
+    state: OrderState, src: str, *, resp: str = "", seq: int = 0, box: Box = None
+) -> Status:
+    """Return what clients are told of an order; ``src`` is where it trades once it does."""
+    waits = state.phase in (Phase.DARK, Phase.HELD)
+    return Status(
+        oid=state.order.oid, resp=resp or state.phase, time_ns=clock.wall_ns(), seq=seq,
+        reqid=state.reqid, req=state.order, cancel_called=state.cancel_called,
+        src="dark" if waits else src, filled=state.filled, avg_price=state.avg_price,
+        fees=state.fees, code=state.code, reason=state.reason, brokerd_msg=box,
+    )  # fmt: skip
