@@ -141,13 +141,14 @@ class Ems:
         if isinstance(message, Cancel):
             await self.router.cancel(message, client)
             return
+        unopened = ""
         try:
             parse_fqme(message.symbol)
             await self.open_account(message.account)
             await self.prices.open(message.symbol)
         except PikerError as err:
-            log.info("ems.order", oid=message.oid, why=err.message)
-        await self.router.order(message, client)
+            unopened = str(err)
+        await self.router.order(message, client, unopened)
 
     def picture(self) -> list[bytes]:
         """Return all that a client which comes now has missed."""

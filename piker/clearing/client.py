@@ -171,6 +171,10 @@ class OrderClient:
                 return status
             await self._changed.wait()
 
+    async def changed(self) -> None:
+        """Wait until emsd tells anything, whatever it is."""
+        await self._changed.wait()
+
     def open_orders(self, account: str = "") -> list[Status]:
         """Return the orders that have not ended, of an account where named."""
         return [
@@ -324,9 +328,10 @@ class _Line:
                     ) as (picture, dialog):  # fmt: skip
                         self.peer, self._dialog = peer, dialog
                         await self._begin([decode(one, EmsMessage) for one in picture])
-                        if not first:
+                        if first:
+                            task_status.started()
+                        else:
                             self.client.resynced()
-                        task_status.started()
                         first, wait_s = False, FLOOR_S
                         async for data in dialog:
                             self.client.take(decode(data, EmsMessage))

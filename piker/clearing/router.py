@@ -174,8 +174,10 @@ class Router:
                     await self._cancel(state, "emsd", "its time is over")
 
     # -- clients -------------------------------------------------------------------------------
-    async def order(self, order: Order, actor: str = "") -> None:
+    async def order(self, order: Order, actor: str = "", unopened: str = "") -> None:
         """Take an intent, or an edit of one: journal it, then send it. Its statuses are told.
+
+        ``unopened`` says why its account or market could not be opened, where they could not.
 
         Returns when it is on its way, or denied. A link that is gone leaves it UNKNOWN: whether
         the venue has it is asked when the link is back.
@@ -187,7 +189,7 @@ class Router:
         async with self._lanes[order.oid]:
             state = self.orders.get(order.oid)
             if state is None:  # the journal knows whether it ended long ago
-                await self._begin(order, actor)
+                await self._begin(order, actor, unopened)
             elif state.is_over:
                 what = f"order {order.oid} has ended: {state.phase}."
                 self._refuse(order, Denial(DenialCode.DUPLICATE_ID, what))
@@ -299,8 +301,8 @@ class Router:
                     await self.register.happen(oid, EventKind.LOSE, reason=why)
 
     # -- orders --------------------------------------------------------------------------------
-    async def _begin(self, order: Order, actor: str) -> None:
-        judged = self._judge(order)
+    async def _begin(self, order: Order, actor: str, unopened: str) -> None:
+        judged = self._judge(order, unopened=unopened)
         denial = judged if isinstance(judged, Denial) else None
         state = await self.register.begin(order, denial, actor)
         if state is None:
@@ -418,20 +420,23 @@ class Router:
             await self._send(state, self._request(state.order, ""))
 
     # -- inside --------------------------------------------------------------------------------
-    def _judge(self, order: Order, *, by_client: bool = True) -> RiskApproved | Denial | None:
+    def _judge(
+        self, order: Order, *, by_client: bool = True, unopened: str = ""
+    ) -> RiskApproved | Denial | None:
         """Return what limits and sense say; None for an alert, which trades nothing.
 
         What emsd sets free is sent even while the venue is not heard: it goes when it is back.
         """
+        account = self.accounts.get(order.account)
+        if account is None:
+            what = unopened or f"there is no account {order.account!r}."
+            return Denial(DenialCode.UNKNOWN_ACCOUNT, what)
         mkt = self.register.markets.get(order.symbol)
         if mkt is None:
-            return Denial(DenialCode.WRONG_SYMBOL, f"{order.symbol} is not open here.")
+            return Denial(DenialCode.WRONG_SYMBOL, unopened or f"{order.symbol} is not open here.")
         denial = senseless(order, mkt, clock.wall_ns())
         if denial is not None:
             return denial
-        account = self.accounts.get(order.account)
-        if account is None:
-            return Denial(DenialCode.UNKNOWN_ACCOUNT, f"there is no account {order.account!r}.")
         if order.action is Action.ALERT:
             return None
         denial = account.refuses(order, mkt) if by_client else None

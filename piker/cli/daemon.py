@@ -37,5 +37,7 @@ async def _serve(address: tuple[str, int]) -> None:
                         nursery.cancel_scope.cancel()
 
                 nursery.start_soon(until_signal)
+                if (config.data_dir() / "journal").exists():  # orders may wait in it
+                    nursery.start_soon(service.start_here, "emsd")
                 await service.wait_stopped()
                 nursery.cancel_scope.cancel()

@@ -24,6 +24,7 @@ from piker.service.daemon import (
     open_pikerd,
     open_pikerd_peer,
     open_service,
+    start_here,
     stop_pikerd,
     wait_stopped,
 )
@@ -54,6 +55,7 @@ __all__ = [
     "read_pikerd",
     "registry_address",
     "request",
+    "start_here",
     "stop_pikerd",
     "wait_exit",
     "wait_stopped",

@@ -16,7 +16,7 @@ import trio
 
 from piker import handover
 from piker.config import data_dir
-from piker.errors import ConfigError, PeerLost, Transient
+from piker.errors import ConfigError, PeerLost, PikerError, Transient
 from piker.log import get_logger
 from piker.service import notify
 from piker.service.endpoints import request
@@ -39,6 +39,7 @@ __all__ = [
     "open_pikerd",
     "open_pikerd_peer",
     "open_service",
+    "start_here",
     "stop_pikerd",
     "wait_stopped",
 ]
@@ -73,6 +74,15 @@ async def open_pikerd(registry: Address, table: Mapping[str, str]) -> AsyncItera
                 finally:
                     nursery.cancel_scope.cancel()
                     _supervisor = None
+
+
+async def start_here(name: str) -> None:
+    """Have a service running without anybody asking for it; log why it does not start."""
+    assert _supervisor is not None
+    try:
+        await _supervisor.ensure(name)
+    except PikerError as err:
+        _log.error("service.not_started", service=name, why=str(err))
 
 
 async def wait_stopped() -> None:
