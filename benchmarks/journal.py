@@ -2,10 +2,11 @@
 
 ``per_s`` are the records a second of eight clients, each waiting for its own before the next.
 Beside it, in turns, SQLite alone with the same rows, keys and syncs: ``of_sqlite`` where the same
-eight clients wait for the same group commit in a thread; ``of_loop`` where a plain loop of one
-thread commits eight at a time, rows made ready before, and nobody waits; ``commit_of_loop`` is
-the journal's own commit in such a loop. ``p50_us`` and ``p99_us`` are one append of one record with
-nobody else about, ``bare_*`` a write and fdatasync of as many bytes to a file's end, in turns.
+eight clients wait for the same group commit in a thread that is handed it in the same way;
+``of_loop`` where a plain loop of one thread commits eight at a time, rows made ready before, and
+nobody waits; ``commit_of_loop`` is the journal's own commit in such a loop. ``p50_us`` and
+``p99_us`` are one append of one record with nobody else about, ``bare_*`` a write and fdatasync of
+as many bytes to a file's end, in turns.
 
 ``ready_s`` is a start in a fresh process, after a kill, until orders, positions and risk are
 known: a million rows, four of each order, the last snapshot as old as it ever gets;
@@ -34,13 +35,14 @@ from piker.clearing.journal import SNAPSHOT_ROWS, Journal, open_journal, verify
 from piker.clearing.journal_file import CHECKPOINT_BYTES, MIGRATIONS, JournalFile, create
 from piker.clearing.journal_seal import DATABASE, PAGE, STANDING
 from piker.clearing.journal_snapshot import keep, take_up
+from piker.clearing.journal_thread import CommitThread
 from piker.clearing.lifecycle import Event, EventKind
 from piker.clearing.records import Happened, Intent, Prepared, Record, prepare
 from piker.orders import Action, Order
 
 FQME = "btcusdt.spot.binance"
 CLIENTS = 8
-TURNS = 4  # of us and of SQLite in turns: what else the machine does then hits both
+TURNS = 16  # of us and of SQLite in turns: what else the machine does then hits both
 
 
 def intent(oid: str) -> Record:
@@ -100,25 +102,26 @@ class Alone:
             migration(self.db)
         self.seq = 0
 
-    def commit(self, batch: list[Prepared]) -> None:
+    def commit(self, batch: list[Prepared]) -> int:
         """Commit rows as they are, in one transaction."""
         self.db.execute("BEGIN IMMEDIATE")
-        keys = [(key, self.seq + at) for at, (_, key) in enumerate(batch, 1)]
+        keys = [(row.key, self.seq + at) for at, row in enumerate(batch, 1)]
         self.db.executemany("INSERT INTO once VALUES (?, ?)", keys)
-        rows = [(self.seq + at, *row[1:-1], bytes(16)) for at, (row, _) in enumerate(batch, 1)]
+        rows = [(self.seq + at, *row.columns, bytes(16)) for at, row in enumerate(batch, 1)]
         self.db.executemany("INSERT INTO rows VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
         self.db.execute("COMMIT")
         self.seq += len(batch)
+        return self.seq
 
 
 class Shared:
-    """SQLite alone behind the plainest group commit: what waits, in one thread, then the next."""
+    """SQLite alone behind the plainest group commit, handed over to a thread as ours is."""
 
     def __init__(self, alone: Alone) -> None:
         self.alone = alone
         self.waiting: list[tuple[Prepared, trio.Event]] = []
         self.wake = trio.Event()
-        self.thread = trio.CapacityLimiter(1)
+        self.thread = CommitThread(alone.commit)
 
     async def append(self, records: Sequence[Record]) -> None:
         """Wait until the record is committed."""
@@ -133,7 +136,7 @@ class Shared:
             await self.wake.wait()
             self.wake, batch, self.waiting = trio.Event(), self.waiting, []
             rows = [row for row, _ in batch]
-            await trio.to_thread.run_sync(self.alone.commit, rows, limiter=self.thread)
+            await self.thread.run(rows)
             for _, done in batch:
                 done.set()
 
@@ -157,6 +160,13 @@ async def beside_sqlite(folder: Path, commits: int) -> dict[str, float]:
     create(folder / "plain")
     plain = JournalFile(folder / "plain")
     plain.lay()
+
+    def commit(batch: list[Prepared]) -> None:
+        plain.append(batch)
+        if plain.wants_checkpoint:
+            plain.checkpoint()
+            plain.lay()
+
     ours, same, bare, file = list[float](), list[float](), list[float](), list[float]()
     async with open_journal(folder / "journal") as journal, trio.open_nursery() as nursery:
         nursery.start_soon(shared.run)
@@ -164,8 +174,9 @@ async def beside_sqlite(folder: Path, commits: int) -> dict[str, float]:
             ours.append(await clients(journal, str(turn), commits))
             same.append(await clients(shared, str(turn), commits))
             bare.append(loop(alone.commit, str(turn), commits))
-            file.append(loop(plain.append, str(turn), commits))
+            file.append(loop(commit, str(turn), commits))
         nursery.cancel_scope.cancel()
+    shared.thread.end()
     plain.close()
     ratio = float.__truediv__
     return {
@@ -254,7 +265,7 @@ def started(path: Path, whole: str = "") -> list[float]:
 def main() -> None:
     """Run it."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--commits", type=int, default=1000, help="of a turn")
+    parser.add_argument("--commits", type=int, default=300, help="of a turn")
     parser.add_argument("--appends", type=int, default=2000)
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--folder", type=Path, help="on the disk to be measured")

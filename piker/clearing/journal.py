@@ -24,6 +24,7 @@ from piker.clearing import journal_seal as seal
 from piker.clearing.journal_copy import copy_of
 from piker.clearing.journal_file import JournalFile, create
 from piker.clearing.journal_snapshot import TakenUp, keep, recall, take_up
+from piker.clearing.journal_thread import CommitThread
 from piker.clearing.journal_verify import Findings, verify
 from piker.clearing.lifecycle import OrderState
 from piker.clearing.records import Duplicate, Prepared, Record, prepare, read_row
@@ -45,14 +46,30 @@ _T = TypeVar("_T")
 class _Waiter:
     """One append: its records, and what became of them."""
 
-    __slots__ = ("answers", "done", "failed", "ready", "records")
+    __slots__ = ("answers", "failed", "ready", "records", "task")
 
     def __init__(self, records: list[Record], ready: list[Prepared]) -> None:
         self.records = records
         self.ready = ready
-        self.done = trio.Event()
         self.answers: list[int | Duplicate] = []
         self.failed: PikerError | None = None
+        self.task: trio.lowlevel.Task | None = None
+
+    async def wait(self) -> None:
+        """Wait until it is told; cancelled, it goes, and its records are written all the same."""
+        self.task = trio.lowlevel.current_task()
+        await trio.lowlevel.wait_task_rescheduled(self._go)
+
+    def _go(self, _: object) -> trio.lowlevel.Abort:
+        self.task = None
+        return trio.lowlevel.Abort.SUCCEEDED
+
+    def tell(self, failed: PikerError | None = None) -> None:
+        """Let whoever waits go on; the first telling counts. A third of what an event costs."""
+        if self.task is not None:
+            self.failed = failed
+            trio.lowlevel.reschedule(self.task)
+            self.task = None
 
 
 class Journal:
@@ -63,7 +80,8 @@ class Journal:
         self._standing = taken.standing
         self._since_snapshot = taken.folded
         self._read_only = read_only
-        self._thread = trio.CapacityLimiter(1)
+        self._thread = trio.CapacityLimiter(1)  # whoever uses the file, in whichever thread
+        self._committer = CommitThread(file.append)
         self._waiting: deque[_Waiter] = deque()
         self._waiting_records = 0
         self._wake = trio.Event()
@@ -115,7 +133,7 @@ class Journal:
         self._waiting.append(waiter)
         self._waiting_records += len(waiter.records)
         self._wake.set()
-        await waiter.done.wait()
+        await waiter.wait()
         if waiter.failed is not None:
             raise _again(waiter.failed)
         return waiter.answers
@@ -203,23 +221,37 @@ class Journal:
 
     async def _commit(self, batch: list[_Waiter]) -> None:
         ready = [prepared for waiter in batch for prepared in waiter.ready]
-        answers = iter(await self._run(self._file.append, ready))
+        answers = await self._append(ready)
+        standing, at = self._standing, 0
         for waiter in batch:
-            for record in waiter.records:
-                answer = next(answers)
-                waiter.answers.append(answer)
+            waiter.answers = answers[at : at + len(waiter.records)]
+            at += len(waiter.records)
+            for record, answer in zip(waiter.records, waiter.answers, strict=True):
                 if isinstance(answer, Duplicate):
                     continue
-                if self._standing.lacks(record.oid, record.entry):
+                if standing.lacks(record.oid, record.entry):
                     await self._recall(record.oid, answer)
-                self._standing.apply(answer, record.account, record.oid, record.entry)
-                self._since_snapshot += 1
-        self._standing.chain = self._file.head.chain
+                standing.apply(answer, record.account, record.oid, record.entry)
+        standing.chain = self._file.head.chain
+        self._since_snapshot += len(ready)
         for waiter in batch:
-            waiter.done.set()
+            waiter.tell()
         if self._file.wants_checkpoint:
             await self._run(self._file.checkpoint)
             await self._lay()
+
+    async def _append(self, ready: list[Prepared]) -> list[int | Duplicate]:
+        """Commit in the thread that is there for it; errors become ours."""
+        try:
+            self._thread.acquire_nowait()
+        except trio.WouldBlock:
+            await self._thread.acquire()
+        try:
+            return await self._committer.run(ready)
+        except (sqlite3.Error, OSError) as err:
+            raise _meaning(err, self._file.path) from err
+        finally:
+            self._thread.release()
 
     async def _recall(self, oid: str, before: int) -> None:
         state = await self._run(recall, self._file.db, oid, before)
@@ -243,9 +275,7 @@ class Journal:
         log.error("journal.failed", journal=str(self._file.path), error=err.message)
         self._failed = err
         for waiter in (*batch, *self._waiting):
-            if not waiter.done.is_set():
-                waiter.failed = err
-                waiter.done.set()
+            waiter.tell(err)
         self._waiting.clear()
         self._room.set()
 
@@ -254,6 +284,7 @@ class Journal:
         try:
             await self._run(end)
         finally:
+            self._committer.end()
             await self._run(self._file.abandon)
 
 

@@ -22,7 +22,8 @@ import xxhash
 
 import piker
 from piker.clearing import journal_seal as seal
-from piker.clearing.journal_seal import Head, Sums
+from piker.clearing.journal_log import Log
+from piker.clearing.journal_seal import Frames, Head, Sums
 from piker.clearing.records import CHAIN_BYTES, Duplicate, Prepared, Row, chain_of, link
 from piker.errors import StoreError
 
@@ -37,8 +38,6 @@ __all__ = [
 ]
 
 CHECKPOINT_BYTES = 16 * 1024 * 1024  # of log: about 30,000 rows, read at an open in 10 ms
-LAID_BEYOND = 1024 * 1024  # of log laid in one write, and beyond that length: a long commit's worth
-READ_BYTES = 64 * 1024  # of log at a time: the frames of most commits
 _COLUMNS = "seq, time_ns, kind, account, oid, payload, actor, chain"
 
 Migration = Callable[[sqlite3.Connection], None]
@@ -163,7 +162,8 @@ class JournalFile:
                 remedy="One emsd writes a journal; others may open it to read meanwhile.",
             ) from err
         self._db: sqlite3.Connection | None = None
-        self._head_fd = self._log_fd = -1
+        self._log = Log(path, b"", Frames({}, 0, 0))
+        self._head_fd = -1
         try:
             self._open(migrations)
         except BaseException:
@@ -177,13 +177,15 @@ class JournalFile:
             (self.path / stray).unlink(missing_ok=True)
         if self.sums.generation != self.head.generation:  # only the end of a checkpoint is missing
             self._end_checkpoint(self.sums)
-        end = seal.last_frames(log, self.head.log_bytes).end
+        frames = seal.last_frames(log, self.head.log_bytes)
+        end = frames.end
         if len(log) > end:  # of a commit that did not come to its end
             os.truncate(self.path / seal.WAL, end)
         self._db = connect(self.path)
         self._refuse_newer(len(migrations))
         self.genesis = _genesis(self._db)
-        self._take_up(log[:end])
+        self._log = Log(self.path, log[:end], frames)
+        self._take_up()
         if self._version() < len(migrations):
             self._migrate(migrations)
 
@@ -212,7 +214,7 @@ class JournalFile:
                 remedy="Start that version of piker, or a later one.",
             )
 
-    def _take_up(self, log: bytes) -> None:
+    def _take_up(self) -> None:
         """Begin where the rows end: at the head, or beyond it by commits that nobody was told."""
         seq, chain = 0, self.genesis
         if self.head.seq:
@@ -225,9 +227,9 @@ class JournalFile:
                 if row.seq != seq + 1 or row.chain != chain_of(row, chain):
                     raise seal.damaged(self.path, f"row {seq + 1} does not follow row {seq}")
                 seq, chain = row.seq, row.chain
-        self._log = xxhash.xxh3_128(log)
-        if log:
-            self._put_head(Head(self.head.generation, len(log), self._log.digest(), seq, chain))
+        if self._log.size:
+            size, digest = self._log.size, self._log.digest
+            self._put_head(Head(self.head.generation, size, digest, seq, chain))
             self.checkpoint()
 
     def _put_head(self, head: Head, *, sync: bool = False) -> None:
@@ -256,65 +258,55 @@ class JournalFile:
         Raises ``sqlite3.Error`` or ``OSError``, after which only :meth:`abandon` is left: whether
         the commit reached the disk is known when the journal is opened again.
         """
-        db, answers = self.db, list[int | Duplicate]()
-        seq, chain, rows = self.head.seq, self.head.chain, list[Row]()
-        db.execute("BEGIN IMMEDIATE")
-        for row, key in records:
-            if key is not None:
-                new = db.execute("INSERT OR IGNORE INTO once VALUES (?, ?)", (key, seq + 1))
-                if not new.rowcount:
-                    found = db.execute("SELECT seq FROM once WHERE key = ?", (key,)).fetchone()
-                    answers.append(Duplicate(found[0]))
-                    continue
-            placed = link(row, seq + 1, chain)
-            seq, chain = placed.seq, placed.chain
-            rows.append(placed)
-            answers.append(seq)
-        db.executemany(f"INSERT INTO rows ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
+        first = self.head.seq + 1
+        keys = [(ready.key, at) for at, ready in enumerate(records, first) if ready.key is not None]
+        self.db.execute("BEGIN IMMEDIATE")
+        try:
+            self.db.executemany("INSERT INTO once VALUES (?, ?)", keys)
+        except sqlite3.IntegrityError:  # of one of them we have a row already: which, is asked
+            self.db.execute("ROLLBACK")
+            self.db.execute("BEGIN IMMEDIATE")
+            answers, fresh = self._list_keys(records)
+        else:
+            answers, fresh = list(range(first, first + len(records))), [*records]
+        seq, chain, rows = self.head.seq, self.head.chain, list[tuple[object, ...]]()
+        for columns, tail, _ in fresh:
+            seq += 1
+            chain = link(tail, seq, chain)
+            rows.append((seq, *columns, chain))
+        self.db.executemany(f"INSERT INTO rows ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
         seal.reached("commit")
-        db.execute("COMMIT")
+        self.db.execute("COMMIT")
         if rows:
             seal.reached("committed")
             self._seal_commit(seq, chain)
         return answers
 
+    def _list_keys(
+        self, records: Sequence[Prepared]
+    ) -> tuple[list[int | Duplicate], list[Prepared]]:
+        """List the keys one by one; return the answers, and the records that are not there yet."""
+        answers, fresh = list[int | Duplicate](), list[Prepared]()
+        for ready in records:
+            due = self.head.seq + len(fresh) + 1
+            if ready.key is not None:
+                entry = (ready.key, due)
+                if not self.db.execute("INSERT OR IGNORE INTO once VALUES (?, ?)", entry).rowcount:
+                    found = self.db.execute("SELECT seq FROM once WHERE key = ?", entry[:1])
+                    answers.append(Duplicate(found.fetchone()[0]))
+                    continue
+            fresh.append(ready)
+            answers.append(due)
+        return answers, fresh
+
     def _seal_commit(self, seq: int, chain: bytes) -> None:
         """Put into the head what the last commit added to the log."""
-        added = self._added()
-        self._log.update(added)
-        size = self.head.log_bytes + len(added)
-        self._put_head(Head(self.head.generation, size, self._log.digest(), seq, chain))
-
-    def _added(self) -> bytearray:
-        """Return what one commit has put behind what the head knows of: up to its commit mark."""
-        if self._log_fd < 0:
-            self._log_fd = os.open(self.path / seal.WAL, os.O_RDWR | os.O_CLOEXEC)
-        begin, added = self.head.log_bytes, bytearray()
-        at, ended = 0 if begin else seal.WAL_HEAD, 0
-        while not ended:
-            if len(added) < at + seal.FRAME:
-                more = os.pread(self._log_fd, READ_BYTES, begin + len(added))
-                if not more:
-                    raise sqlite3.OperationalError("the log is shorter than what was written")
-                added += more
-                continue
-            ended = int.from_bytes(added[at + 4 : at + 8], "big")
-            at += seal.FRAME
-        del added[at:]
-        return added
+        self._log.follow()
+        self._put_head(Head(self.head.generation, self._log.size, self._log.digest, seq, chain))
 
     def lay(self) -> None:
-        """Put zeros where the log will be: to sync what lengthens no file costs a third less.
-
-        SQLite takes zeros for the end of the log, as it takes whatever has not its sums.
-        """
-        fd = os.open(self.path / seal.WAL, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            for at in range(self.head.log_bytes, CHECKPOINT_BYTES + LAID_BEYOND, LAID_BEYOND):
-                os.pwrite(fd, bytes(LAID_BEYOND), at)
-            os.fsync(fd)
-        finally:
-            os.close(fd)
+        """Lay the log out up to the length at which it is brought in, where it is not yet."""
+        self._log.lay(CHECKPOINT_BYTES)
 
     @property
     def wants_checkpoint(self) -> bool:
@@ -326,25 +318,22 @@ class JournalFile:
         if not self.head.log_bytes:
             return
         self._put_head(self.head, sync=True)
-        log = (self.path / seal.WAL).read_bytes()
-        frames = seal.last_frames(log, self.head.log_bytes)
-        pages = bytearray(self.sums.pages[: 8 * frames.size])
-        pages.extend(bytes(8 * frames.size - len(pages)))
-        for number, page in frames.pages.items():
-            pages[8 * number : 8 * number + 8] = xxhash.xxh3_64_digest(page)
-        coming = Sums(self.head.generation + 1, self.head.log_digest, bytes(pages))
+        coming = Sums(
+            self.head.generation + 1, self.head.log_digest,
+            self._log.page_sums(self.sums.pages), self._log.head(),
+        )  # fmt: skip
         seal.write_sums(self.path, coming, seal.NEXT)
         seal.reached("announced")
-        busy, *_ = self.db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        busy, *_ = self.db.execute("PRAGMA wal_checkpoint(RESTART)").fetchone()
         if busy:
             raise sqlite3.OperationalError("the log could not be brought in: another user")
         seal.reached("copied")
         self._end_checkpoint(coming)
-        self._log = xxhash.xxh3_128()
+        self._log.begin_anew()
 
     def _end_checkpoint(self, coming: Sums) -> None:
-        with suppress(FileNotFoundError):  # SQLite syncs no cut: a log that came back would be odd
-            seal.sync_file(self.path / seal.WAL)
+        seal.cut_log(self.path)
+        seal.reached("cut")
         with suppress(FileNotFoundError):
             os.replace(self.path / seal.NEXT, self.path / seal.SUMS)
         seal.sync_folder(self.path)
@@ -377,8 +366,8 @@ class JournalFile:
         db, self._db = self._db, None
         if db is not None:
             leave(db)
-        for fd in (self._head_fd, self._log_fd):
-            if fd >= 0:
-                os.close(fd)
-        self._head_fd = self._log_fd = -1
+        self._log.close()
+        if self._head_fd >= 0:
+            os.close(self._head_fd)
+        self._head_fd = -1
         self._lock.__exit__(None, None, None)

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Set
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,6 +28,7 @@ from piker.errors import JournalDamaged
 __all__ = [
     "DATABASE",
     "FRAME",
+    "FRAME_HEAD",
     "HEAD",
     "NEXT",
     "PAGE",
@@ -35,9 +36,11 @@ __all__ = [
     "SUMS",
     "WAL",
     "WAL_HEAD",
+    "Frames",
     "Head",
     "Sums",
     "check_files",
+    "cut_log",
     "damaged",
     "get",
     "last_frames",
@@ -79,12 +82,14 @@ class Head(msgspec.Struct, frozen=True):
 class Sums(msgspec.Struct, frozen=True):
     """What each page of the database file is after checkpoint ``generation``.
 
-    ``of_log`` is the digest of the log that the checkpoint was made of.
+    ``of_log`` is the digest of the log that the checkpoint was made of, ``log_head`` that log's
+    first bytes: what the checkpoint puts zeros over when it is done.
     """
 
     generation: int
     of_log: bytes
     pages: bytes  # 8 bytes a page
+    log_head: bytes = b""
 
     def page(self, number: int) -> bytes:
         """Return the sum of a page; numbers count from 0 here."""
@@ -92,9 +97,9 @@ class Sums(msgspec.Struct, frozen=True):
 
 
 class Frames(NamedTuple):
-    """The last committed content of each page in a log, by its number from 0."""
+    """Where a log has the last committed content of each page, by the page's number from 0."""
 
-    pages: Mapping[int, bytes]
+    pages: dict[int, int]  # first byte of its frame
     size: int  # pages of the database after the last commit
     end: int  # bytes of the log that count
 
@@ -204,8 +209,8 @@ def last_frames(log: bytes, known: int) -> Frames:
     if len(log) < WAL_HEAD + FRAME or not any(log[:WAL_HEAD]):
         return Frames({}, 0, 0)  # too short, or laid and not yet written to
     order = ">" if int.from_bytes(log[:4], "big") & 1 else "<"
-    pages: dict[int, bytes] = {}
-    pending: dict[int, bytes] = {}
+    pages: dict[int, int] = {}
+    pending: dict[int, int] = {}
     size, at, good, sums = 0, WAL_HEAD, 0, (-1, -1)
     while at + FRAME <= len(log):
         number, commit = struct.unpack_from(">II", log, at)
@@ -220,12 +225,12 @@ def last_frames(log: bytes, known: int) -> Frames:
             told = struct.unpack_from(">II", log, at + 16)
             if sums != told:
                 break
-        pending[number - 1] = log[at + FRAME_HEAD : end]
+        pending[number - 1] = at
         if commit:
             pages.update(pending)
             pending, size, good = {}, commit, end
         at = end
-    return Frames({number: page for number, page in pages.items() if number < size}, size, good)
+    return Frames({number: at for number, at in pages.items() if number < size}, size, good)
 
 
 def _sums_before(log: bytes, at: int, order: str) -> tuple[int, int]:
@@ -248,6 +253,24 @@ def _log_sum(part: bytes, order: str, sums: tuple[int, int]) -> tuple[int, int]:
     return one, two
 
 
+def cut_log(folder: Path) -> None:
+    """Make the log empty, and that durable: without a head its frames are of no log.
+
+    The file stays as long as it is, so that the next commits lengthen none. A log begun anew has
+    other salts than the one before it (fileformat2, section 4.1): nothing left of that counts.
+    """
+    try:
+        fd = os.open(folder / WAL, os.O_WRONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return
+    try:
+        if os.fstat(fd).st_size:
+            os.pwrite(fd, bytes(WAL_HEAD), 0)
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
 # -- checking -----------------------------------------------------------------------------------
 def check_files(folder: Path) -> tuple[Head, Sums, bytes]:
     """Check every byte that head and sums vouch for; return head, sums and the log.
@@ -265,15 +288,24 @@ def check_files(folder: Path) -> tuple[Head, Sums, bytes]:
     if sums.generation == head.generation and sound and len(log) >= head.log_bytes:
         if coming is not None:
             _check_coming(folder, head, coming)
-        copied = last_frames(log, head.log_bytes).pages if coming else {}
+        copied = last_frames(log, head.log_bytes).pages.keys() if coming else set[int]()
         _check_pages(folder, sums, copied)
         return head, sums, log
     done = coming if sums.generation == head.generation else sums
-    if log or done is None or done.generation != head.generation + 1:
+    if done is None or done.generation != head.generation + 1 or not _is_cut(log, head, done):
         raise damaged(folder, _of_log(head, sums, log))
     _check_coming(folder, head, done)
-    _check_pages(folder, done, {})
+    _check_pages(folder, done, set())
     return head, done, log
+
+
+def _is_cut(log: bytes, head: Head, done: Sums) -> bool:
+    """Tell whether a log is the head's with zeros for its first bytes, or gone as SQLite cuts."""
+    if not done.log_head or any(log[:WAL_HEAD]):
+        return not log
+    was = xxhash.xxh3_128(done.log_head)
+    was.update(memoryview(log)[WAL_HEAD : head.log_bytes])
+    return was.digest() == head.log_digest
 
 
 def _check_coming(folder: Path, head: Head, coming: Sums) -> None:
@@ -289,7 +321,7 @@ def _of_log(head: Head, sums: Sums, log: bytes) -> str:
     return f"the first {head.log_bytes} bytes of {WAL!r} are not those that were written"
 
 
-def _check_pages(folder: Path, sums: Sums, copied: Mapping[int, bytes]) -> None:
+def _check_pages(folder: Path, sums: Sums, copied: Set[int]) -> None:
     """Hold the database file against its sums; pages in ``copied`` lie whole in the log."""
     try:
         file = open(folder / DATABASE, "rb")  # noqa: SIM115 - closed below, whatever happens

@@ -34,6 +34,7 @@ __all__ = [
     "chain_of",
     "intent_key",
     "link",
+    "make_ready",
     "once_key",
     "prepare",
     "read_row",
@@ -130,48 +131,52 @@ class Duplicate(NamedTuple):
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(Entry)
+_SEVEN = b"\x97"  # msgpack's head of a list of seven, which all columns but the chain are
+_AROUND = 4  # bytes of a row's encoding besides its tail: its head, its number, no chain
 
 
 class Prepared(NamedTuple):
     """A record made ready for its row: everything of it but its place."""
 
-    row: Row  # seq 0, no chain
+    columns: tuple[int, str, str, str, bytes, str]  # a row's, without seq and chain
+    tail: bytes  # the columns as the chain takes them
     key: bytes | None
 
 
 def prepare(record: Record) -> Prepared:
     """Return a record ready to be written; raise ``RangeError`` for what no row can hold."""
-    payload = _encoder.encode(record.entry)
-    row = Row(
-        0, record.time_ns, record.kind, record.account, record.oid, payload, record.actor, b""
-    )
     try:
-        size = len(_encoder.encode(row))
+        payload = _encoder.encode(record.entry)
+        return make_ready(
+            (record.time_ns, record.kind, record.account, record.oid, payload, record.actor),
+            once_key(record),
+        )
     except UnicodeEncodeError as err:
         raise RangeError(f"a record of {record.oid!r} has text that is no Unicode: {err}.") from err
-    if size > MAX_ROW_BYTES:
+
+
+def make_ready(columns: tuple[int, str, str, str, bytes, str], key: bytes | None) -> Prepared:
+    """Return columns and key ready to be written, encoded once; raises as :func:`prepare`."""
+    time_ns, oid = columns[0], columns[3]
+    if not 0 <= time_ns < 2**63:
+        raise RangeError(f"a record of {oid!r} has the impossible time {time_ns}.")
+    tail = _encoder.encode(columns)[1:]
+    if len(tail) > MAX_ROW_BYTES - _AROUND:
         raise RangeError(
-            f"a record of {record.oid!r} has {size} bytes; a row of the journal has at most "
-            f"{MAX_ROW_BYTES}."
+            f"a record of {oid!r} has {len(tail) + _AROUND} bytes; a row of the journal has at "
+            f"most {MAX_ROW_BYTES}."
         )
-    if not 0 <= record.time_ns < 2**63:
-        raise RangeError(f"a record of {record.oid!r} has the impossible time {record.time_ns}.")
-    return Prepared(row, once_key(record))
+    return Prepared(columns, tail, key)
 
 
-def link(row: Row, seq: int, before: bytes) -> Row:
-    """Return ``row`` at its place: at ``seq``, chained to the one ``before`` it."""
-    columns = (seq, *row[1:-1])
-    return Row(*columns, _chain(columns, before))
+def link(tail: bytes, seq: int, before: bytes) -> bytes:
+    """Return the chain of the row at ``seq`` with that ``tail``, after one of chain ``before``."""
+    return blake2b(before + _SEVEN + _encoder.encode(seq) + tail, digest_size=CHAIN_BYTES).digest()
 
 
 def chain_of(row: Row, before: bytes) -> bytes:
     """Return what the row's chain must be, after a row whose chain is ``before``."""
-    return _chain(row[:-1], before)
-
-
-def _chain(columns: tuple[object, ...], before: bytes) -> bytes:
-    return blake2b(before + _encoder.encode(columns), digest_size=CHAIN_BYTES).digest()
+    return blake2b(before + _encoder.encode(row[:-1]), digest_size=CHAIN_BYTES).digest()
 
 
 def read_row(row: Row, *, written_by: str = "a later piker") -> Record:

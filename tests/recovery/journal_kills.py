@@ -32,7 +32,7 @@ from piker.orders import Action, Order
 
 TASKS = 8
 POINTS = (
-    "commit", "committed", "sums written", "announced", "copied", "sealed",
+    "commit", "committed", "sums written", "announced", "copied", "cut", "sealed",
     "snapshot written", "snapshot kept",
 )  # fmt: skip
 

@@ -22,7 +22,7 @@ from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
 
-from piker.clearing import journal_file
+from piker.clearing import journal_file, journal_log
 from piker.clearing import journal_seal as seal
 from piker.clearing.journal import verify
 from piker.clearing.journal_file import JournalFile, create
@@ -35,7 +35,7 @@ from piker.orders import Action, Order
 
 ORDERS = 150
 VERIFIED = 20  # every so many mutations, verify is asked too: it reads every row
-STATES = ("closed", "log", "laid", "announced", "copied", "sealed", "snapshot kept")
+STATES = ("closed", "log", "laid", "announced", "copied", "cut", "sealed", "snapshot kept")
 
 
 def pair(number: int) -> list[Prepared]:
@@ -72,7 +72,7 @@ def make(path: Path, state: str) -> None:
         if state == "snapshot kept":
             keep(path, take_up(file).standing.snapshot())
         if state == "laid":
-            journal_file.CHECKPOINT_BYTES, journal_file.LAID_BEYOND = file.head.log_bytes, 65_536
+            journal_file.CHECKPOINT_BYTES, journal_log.LAID_BEYOND = file.head.log_bytes, 65_536
             file.lay()
         if state in ("log", "laid"):
             os.kill(os.getpid(), signal.SIGKILL)

@@ -27,6 +27,7 @@ from piker.clearing.records import (
     Position,
     Record,
     RiskChange,
+    make_ready,
     prepare,
 )
 from piker.errors import JournalDamaged, RangeError, StoreError
@@ -160,6 +161,8 @@ async def test_append_is_refused_when_no_row_can_hold_it(tmp_path: Path) -> None
         for wrong in (
             Record(entry=Note("x", "y" * 70_000), time_ns=1),
             Record(entry=Note("x"), time_ns=-1),
+            Record(entry=Note("x", "\ud800"), time_ns=1),
+            Record(entry=Note("x"), time_ns=1, actor="\ud800"),
         ):
             with pytest.raises(RangeError):
                 await journal.append([intent("a"), wrong])
@@ -298,6 +301,25 @@ def test_log_is_read_as_sqlite_reads_it_when_cut_anywhere(tmp_path: Path) -> Non
         shutil.rmtree(other)
 
 
+def test_log_of_before_is_forgotten_when_a_crash_follows_a_checkpoint(filled: Path) -> None:
+    """The file is used again: it keeps its length, and frames left of the last log never count."""
+    file = JournalFile(filled)
+    file.append([prepare(intent(f"a{number}")) for number in range(200)])
+    log = filled / "rows.db-wal"
+    size = log.stat().st_size
+    file.checkpoint()
+    for seq in (281, 282):
+        assert file.append([prepare(intent(f"b{seq}"))]) == [seq]
+    assert file.head.log_bytes < size == log.stat().st_size
+    file.abandon()
+    found = verify(filled)
+    assert (found.rows, found.sound) == (282, True)
+    again = JournalFile(filled)
+    assert again.head.seq == 282
+    again.close()
+    assert verify(filled).sound
+
+
 # -- schema ------------------------------------------------------------------------------------
 def _add_column(db: sqlite3.Connection) -> None:
     db.execute("ALTER TABLE rows ADD COLUMN venue TEXT")
@@ -334,8 +356,8 @@ def test_journal_is_as_before_when_a_migration_fails(filled: Path) -> None:
 async def test_kind_of_a_later_piker_is_refused_in_words_when_opened(filled: Path) -> None:
     """It is named and not skipped: nobody trades on half of what was written."""
     file = JournalFile(filled)
-    row, key = prepare(Record(entry=Note("x"), time_ns=1))
-    file.append([type(prepare(intent("z")))(row._replace(kind="swap"), key)])
+    time_ns, _, *rest = prepare(Record(entry=Note("x"), time_ns=1)).columns
+    file.append([make_ready((time_ns, "swap", *rest), None)])
     file.close()
     with pytest.raises(StoreError, match=r"kind 'swap', which this piker does not know"):
         async with open_journal(filled):
@@ -360,7 +382,7 @@ file = JournalFile(Path(sys.argv[2]), migrations=MIGRATIONS + (_add_column,) * n
 file.append([prepare(intent("last"))])
 file.checkpoint()
 """
-POINTS = ["made", "commit", "committed", "announced", "copied", "sealed", "sums written"]
+POINTS = ["made", "commit", "committed", "announced", "copied", "cut", "sealed", "sums written"]
 
 
 @pytest.mark.slow
@@ -385,7 +407,9 @@ async def test_nothing_is_lost_or_called_damage_when_killed_at(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("point", ["backed up", "sums written", "announced", "copied", "sealed"])
+@pytest.mark.parametrize(
+    "point", ["backed up", "sums written", "announced", "copied", "cut", "sealed"]
+)
 def test_schema_is_brought_up_once_when_killed_at(filled: Path, point: str) -> None:
     """Killed at each point of a migration; the next start does what is left of it."""
     command = [sys.executable, "-c", CRASH, Path(__file__).parent, filled, point, "newer"]
