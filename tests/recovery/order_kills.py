@@ -1,0 +1,297 @@
+"""A busy trading session whose processes are killed at random moments; counts what was lost.
+
+    python order_kills.py --folder FOLDER --kills N --seed S [--torn 0.3]
+
+A script. A loopback venue, pikerd, emsd, paperboi and datad are real processes; clients place,
+edit and cancel orders of every kind and keep what they are told. The killer ends emsd or the broker
+by SIGKILL, and at times tears the end of the journal that was not acknowledged, as a power cut
+would. In the end the journal must have every acknowledged order and fill, once, and restarting
+twice must come to what restarting once did. Prints one JSON line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import signal
+import sys
+from collections import Counter
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import trio
+from trio_typing import TaskStatus
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "system"))
+
+from daemons import Pikerd
+
+from piker import config, service
+from piker.clearing import journal_seal as seal
+from piker.clearing.client import OrderClient, cancel_all, open_ems
+from piker.clearing.journal import open_journal, verify
+from piker.clearing.lifecycle import TERMINAL, EventKind
+from piker.clearing.records import Happened, Intent
+from piker.data.feed import open_feed
+from piker.errors import PikerError
+from piker.orders import BrokerdFill, Status, SyncState
+from piker.testing.loopback import open_loopback, point_backend_at
+
+FQME = "btcusdt.spot.binance"
+CLIENTS = 3
+BUSY = 15  # orders acknowledged between two kills, at least
+SOON_S = 90.0  # nothing here takes longer unless it is broken
+ENDED = frozenset(str(phase) for phase in TERMINAL)
+CONF = """
+[paper]
+latency_ms = 2
+[risk]
+order_notional = 1e9
+price_collar = 0.5
+messages = 1000000
+messages_s = 1
+open_orders = 100000
+gross_exposure = 1e12
+daily_loss = 1e12
+duplicate_s = 0
+[history]
+backfill_1s_days = 0
+backfill_1m_days = 0
+"""
+
+
+class Session:
+    """What the clients did and were told, and what the killer did."""
+
+    def __init__(self, account: str, seed: int) -> None:
+        self.account = account
+        self.rng = random.Random(seed)
+        self.acked: dict[str, str] = {}  # oid -> the first word of it
+        self.fills: dict[tuple[str, str], Decimal] = {}  # (oid, tid) -> size
+        self.ends: dict[str, tuple[str, Decimal]] = {}  # oid -> how it ended, filled
+        self.kills: Counter[str] = Counter()
+        self.torn = 0
+        self.wrong: list[str] = []
+        self.asked = 0
+        self.acked_before = 0
+        self.bid = Decimal(0)
+        self.watching = trio.CancelScope()
+
+    # -- clients -------------------------------------------------------------------------------
+    async def client(self, number: int, over: trio.Event) -> None:
+        """Trade until told to stop."""
+        async with open_ems(self.account, [FQME], name=f"c{number}") as ems:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self.listen, ems)
+                while not over.is_set():
+                    with trio.move_on_after(SOON_S) as scope:
+                        while ems.accounts[self.account].sync is not SyncState.SYNCED:
+                            await ems.changed()
+                        await self.act(ems)
+                    if scope.cancelled_caught:
+                        self.wrong.append(f"c{number} waited for {SOON_S} s")
+                    await trio.sleep(self.rng.uniform(0, 0.02))
+                nursery.cancel_scope.cancel()
+
+    async def act(self, ems: OrderClient) -> None:
+        """Do one thing of a trader's."""
+        rng = self.rng
+        mine = ems.open_orders(self.account)
+        what = rng.random()
+        self.asked += 1
+        side = rng.choice(("buy", "sell"))
+        size = Decimal(rng.randrange(1, 30)) / 1000
+        off = Decimal(rng.randrange(-40, 40))
+        bid = self.bid
+        if len(mine) > 60 or (mine and what < 0.25):
+            await ems.cancel(rng.choice(mine).oid)
+        elif mine and what < 0.35:
+            one = rng.choice(mine)
+            if one.req is not None and one.req.price is not None and one.req.trigger is None:
+                await ems.edit(one.oid, price=bid + off, size=one.filled + size)
+        else:
+            order = ems.order(FQME, side, size, price=bid + off)
+            if what < 0.5:
+                order = ems.order(FQME, side, size)
+            elif what < 0.65:
+                order = ems.order(FQME, side, size, trigger=bid + off)
+            status = await ems.submit(order)
+            if status.resp not in ("denied", "error"):
+                self.acked[order.oid] = status.resp
+            elif status.code not in ("not-synced", "no-reference", "wrong-symbol"):
+                self.wrong.append(f"{status.code}: {status.reason}")
+
+    async def listen(self, ems: OrderClient) -> None:
+        """Keep every fill and every end that is told."""
+        async for told in ems:
+            if not isinstance(told, Status):
+                continue
+            if isinstance(told.brokerd_msg, BrokerdFill) and told.resp == "fill":
+                self.fills[told.oid, told.brokerd_msg.tid] = told.brokerd_msg.size
+            if told.resp in ENDED:
+                self.ends[told.oid] = (told.resp, told.filled)
+            if told.resp == "rejected":
+                self.ends[told.oid] = (told.resp, told.filled)
+
+    async def watch(self, task_status: TaskStatus[None]) -> None:
+        """Know where the market is."""
+        with self.watching:
+            async with open_feed([FQME], tick_throttle=5) as feed:
+                async for item in feed:
+                    if isinstance(item, dict) and item[FQME].bid:
+                        if not self.bid:
+                            task_status.started()
+                        self.bid = Decimal(int(item[FQME].bid))
+
+    # -- the killer ----------------------------------------------------------------------------
+    async def kill(self, targets: list[str], pikerd: Pikerd, torn: float) -> None:
+        """End one process, at a moment of its own; now and then with a torn journal."""
+        with trio.fail_after(SOON_S):
+            while len(self.acked) < self.acked_before + BUSY:
+                await trio.sleep(0.01)
+            await trio.sleep(self.rng.uniform(0, 0.3))
+            self.acked_before = len(self.acked)
+            while True:
+                up = {one.name: one.pid for one in await service.list_services() if one.pid}
+                if all(name in up for name in targets):
+                    break
+                await trio.sleep(0.02)
+        name = self.rng.choice(targets)
+        tears = name == "emsd" and self.rng.random() < torn
+        if tears:
+            pikerd.process.send_signal(signal.SIGSTOP)
+        os.kill(up[name], signal.SIGKILL)
+        await service.wait_exit(up[name])
+        if tears:
+            self.tear(config.data_dir() / "journal")
+            pikerd.process.send_signal(signal.SIGCONT)
+        self.kills[name] += 1
+
+    def tear(self, folder: Path) -> None:
+        """Leave half of a commit behind what was acknowledged, as a power cut may."""
+        known = seal.read_head(folder).log_bytes
+        with (folder / "rows.db-wal").open("r+b") as log:
+            log.seek(known + self.rng.randrange(0, 4096))
+            log.write(self.rng.randbytes(self.rng.randrange(1, 9000)))
+        self.torn += 1
+
+
+async def picture(account: str) -> dict[str, Any]:
+    """Return the orders that stand, and what they have filled, as a client sees them."""
+    async with open_ems(account, name="judge") as ems:
+        with trio.fail_after(SOON_S):
+            while ems.accounts[account].sync is not SyncState.SYNCED:
+                await ems.changed()
+            return {oid: (one.resp, str(one.filled)) for oid, one in sorted(ems.dialogs.items())}
+
+
+async def settle(session: Session) -> None:
+    """Cancel everything and wait until it has ended, but for some waiting and standing orders."""
+    async with open_ems(session.account, [FQME], name="last") as ems:
+        with trio.fail_after(SOON_S):
+            while True:
+                await cancel_all(session.account)
+                with trio.move_on_after(2):
+                    while ems.open_orders():
+                        await ems.changed()
+                if not ems.open_orders():
+                    break
+            for number in range(5):  # restarts are to keep these
+                far = Decimal(30_000 + number)
+                await ems.submit(ems.order(FQME, "buy", "0.01", price=far, kind="limit"))
+                await ems.submit(ems.order(FQME, "sell", "0.01", trigger=far))
+
+
+async def judge(session: Session, counts: dict[str, Any]) -> None:
+    """Compare what was told with what the journal has."""
+    path = config.data_dir() / "journal"
+    findings = await trio.to_thread.run_sync(verify, path)
+    counts["verifies"] = findings.sound
+    fills: Counter[tuple[str, str]] = Counter()
+    intents: Counter[str] = Counter()
+    sizes: dict[str, Decimal] = {}
+    async with open_journal(path, read_only=True) as journal:
+        async for record in journal.read():
+            entry = record.entry
+            if isinstance(entry, Intent):
+                intents[record.oid] += 1
+            elif isinstance(entry, Happened) and entry.event.kind is EventKind.FILL:
+                fills[record.oid, entry.event.tid] += 1
+                sizes[record.oid] = sizes.get(record.oid, Decimal(0)) + entry.event.size
+        folded = await journal.fold()
+        net = sum(
+            (s.order.side * s.filled for s in folded.values() if s.order.symbol == FQME), Decimal(0)
+        )
+        counts["net_differs"] = net != journal.standing.nets.get((session.account, FQME), 0)
+        counts["rows"] = journal.seq
+    counts["orders"] = len(intents)
+    counts["orders_lost"] = sum(oid not in intents for oid in session.acked)
+    counts["orders_doubled"] = sum(count > 1 for count in intents.values())
+    counts["fills"] = len(fills)
+    counts["fills_told"] = len(session.fills)
+    counts["fills_lost"] = sum(key not in fills for key in session.fills)
+    counts["fills_doubled"] = sum(count > 1 for count in fills.values())
+    counts["overfilled"] = sum(
+        state.filled > state.order.size for state in folded.values() if state.filled
+    )
+    counts["ends_differ"] = [
+        (oid, end, str(folded[oid].phase)) for oid, (end, _) in session.ends.items()
+        if folded[oid].phase != end
+    ][:10]  # fmt: skip
+
+
+async def main(kills: int, seed: int, torn: float, folder: Path) -> dict[str, Any]:
+    """Run the session; return the counts."""
+    for variable, name in config.DIRECTORY_VARS.items():
+        (folder / name).mkdir(mode=0o700, parents=True, exist_ok=True)
+        os.environ[variable] = str(folder / name)
+    os.environ["PIKER_LOG"] = "CRITICAL"
+    (folder / "config" / "conf.toml").write_text(CONF)
+    session = Session("binance.paper", seed)
+    counts: dict[str, Any] = {"seed": seed}
+    async with open_loopback("binance", symbols=1, rate=20, limits=False) as (_, port):
+        point_backend_at("binance", port)
+        pikerd = Pikerd()
+        await pikerd.ready()
+        over = trio.Event()
+        async with trio.open_nursery() as nursery:
+            await nursery.start(session.watch)
+            for number in range(CLIENTS):
+                nursery.start_soon(session.client, number, over)
+            while sum(session.kills.values()) < kills:
+                await session.kill(["emsd", "paperboi.binance"], pikerd, torn)
+                if sum(session.kills.values()) % 50 == 0:
+                    print(dict(session.kills), len(session.fills), session.wrong[:3],
+                          file=sys.stderr, flush=True)  # fmt: skip
+            over.set()
+            session.watching.cancel()
+        await settle(session)
+        seen = []
+        for _ in range(3):
+            seen.append(await picture(session.account))
+            (pid,) = [one.pid for one in await service.list_services() if one.name == "emsd"]
+            os.kill(pid, signal.SIGKILL)
+            await service.wait_exit(pid)
+        counts["restarts_differ"] = sum(one != seen[0] for one in seen)
+        counts["standing"] = len(seen[0])
+        counts["ended_in_order"] = pikerd.end() == 0
+    await judge(session, counts)
+    counts |= {"kills": dict(session.kills), "torn": session.torn, "asked": session.asked,
+               "acked": len(session.acked), "wrong": session.wrong[:10]}  # fmt: skip
+    return counts
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--folder", type=Path, required=True)
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--torn", type=float, default=0.3)
+    given = parser.parse_args()
+    try:
+        print(json.dumps(trio.run(main, given.kills, given.seed, given.torn, given.folder)))
+    except PikerError as err:
+        sys.exit(str(err))
