@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import string
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 
@@ -32,7 +33,7 @@ class Place:
         self.rules = Rules(listing)
 
 
-class BinanceDesk:
+class BinanceDesk(ABC):
     """One kind of market's accounts; :mod:`piker.testing.account_matching` calls it back."""
 
     kind = ""
@@ -127,13 +128,13 @@ class BinanceDesk:
 
     window_days = 1  # that a query may span
 
+    @abstractmethod
     def filled(self, order: VenueOrder, fill: OwnFill) -> None:
         """Book a fill."""
-        raise NotImplementedError
 
+    @abstractmethod
     def triggered(self, order: VenueOrder, time_ms: int) -> None:
         """Do what an order says whose stop was met."""
-        raise NotImplementedError
 
-    def settled(self, time_ms: int) -> None:
-        """Follow up on fills; nothing is to be done at spot."""
+    def settled(self, time_ms: int) -> None:  # noqa: B027  # nothing is to be done at spot
+        """Follow up on fills."""

@@ -251,13 +251,18 @@ class SpotDesk(BinanceDesk):
     def cancel(self, account: Account, p: Params, now_ms: int) -> dict[str, Any]:
         """Take an order back."""
         order = self._to_cancel(account, p, p.order_name())
+        self._restrict(order, p)
+        return self._cancel(order, p.client_id("newClientOrderId"), now_ms)
+
+    @staticmethod
+    def _restrict(order: VenueOrder, p: Params) -> None:
+        """Refuse a cancel that is only for orders that are filled more or less."""
         limits = ("ONLY_NEW", "ONLY_PARTIALLY_FILLED")
         if "cancelRestrictions" in p:
             said = (-1145, "Invalid cancelRestrictions")
             if order.status != p.choice("cancelRestrictions", limits, said)[5:]:
                 text = "Order was not canceled due to cancel restrictions."
                 raise VenueRefusal(-2011, text)
-        return self._cancel(order, p.client_id("newClientOrderId"), now_ms)
 
     def _to_cancel(self, account: Account, p: Params, name: tuple[int, str]) -> VenueOrder:
         symbol = p.needed("symbol")
@@ -291,6 +296,7 @@ class SpotDesk(BinanceDesk):
         refused = 0
         try:
             order = self._to_cancel(account, p, name)
+            self._restrict(order, p)
             cancel_id = p.client_id("cancelNewClientOrderId")
             data |= {"cancelResult": "SUCCESS", "newOrderResult": "",
                      "cancelResponse": self._cancel(order, cancel_id, now_ms)}  # fmt: skip

@@ -23,7 +23,8 @@ __all__ = ["FEES", "MAX_LEVERAGE", "Margin", "Position", "UsdmDesk"]
 FEES = {"maker": Decimal("0.0002"), "taker": Decimal("0.0005")}  # the venue's first tier
 UNIT = Decimal("1e-8")
 LEVERAGE, MAX_LEVERAGE = 20, 125
-TIFS = ("GTC", "IOC", "FOK", "GTX")
+TIFS = ("GTC", "IOC", "FOK", "GTX", "GTD")
+GTD_MIN_MS = 600_000  # goodTillDate is later than that from now
 POSITION_SIDES = ("BOTH", "LONG", "SHORT")
 CONDITIONAL = ("STOP", "STOP_MARKET", "TAKE_PROFIT", "TAKE_PROFIT_MARKET", "TRAILING_STOP_MARKET")
 _NOT_RECORDED = "will be rejected. The order will not be recorded in the order history"
@@ -72,6 +73,7 @@ class UsdmDesk(BinanceDesk):
         }
         self._shrunk: list[tuple[Account, str, str]] = []  # positions that became smaller
         self._countdowns: dict[tuple[str, str], int] = {}  # -> when all is cancelled
+        self._dated: list[VenueOrder] = []  # that are good till a date
 
     def margin_of(self, account: Account) -> Margin:
         """Return an account's wallet and positions."""
@@ -107,6 +109,8 @@ class UsdmDesk(BinanceDesk):
         order.number = self.next_order()
         order.working_ms = now_ms
         account.add(order)
+        if order.tif == "GTD":
+            self._dated.append(order)
         self._tell(order, "NEW")
         said = wire.order_row(order)
         self._work(order, place, now_ms)
@@ -133,9 +137,18 @@ class UsdmDesk(BinanceDesk):
             price=p.decimal("price"), size=p.decimal("quantity"), made_ms=now_ms,
             changed_ms=now_ms, reduce_only=p.flag("reduceOnly"),
             position_side=self._position_side(account, p),
+            more={"gtd": self._good_till(p, now_ms)} if tif == "GTD" else {},
         )  # fmt: skip
         self._check_rules(order, place)
         return order
+
+    @staticmethod
+    def _good_till(p: Params, now_ms: int) -> int:
+        p.needed("goodTillDate")
+        until_ms = p.whole("goodTillDate") // 1000 * 1000  # the venue counts seconds
+        if until_ms <= now_ms + GTD_MIN_MS:
+            raise VenueRefusal(-1130, "Data sent for parameter 'goodTillDate' is not valid.")
+        return until_ms
 
     def _position_side(self, account: Account, p: Params) -> str:
         bad = (-1116, "Invalid positionSide.")
@@ -283,11 +296,15 @@ class UsdmDesk(BinanceDesk):
         return {"symbol": symbol, "countdownTime": str(wait_ms)}
 
     def tick(self, now_ms: int) -> None:
-        """Cancel what was counted down."""
+        """Cancel what was counted down, and end what was good till now."""
         due = [key for key, at_ms in self._countdowns.items() if now_ms >= at_ms]
         for name, symbol in due:
             del self._countdowns[name, symbol]
             self.cancel_market(self.accounts[name], symbol, now_ms)
+        for order in [one for one in self._dated if one.more["gtd"] <= now_ms]:
+            if order.is_open:
+                self._end(order, "EXPIRED", now_ms)
+            self._dated.remove(order)
 
     def modify(self, account: Account, p: Params, now_ms: int) -> dict[str, Any]:
         """Give an order another price and size: its number stays, its place in the queue goes."""

@@ -137,7 +137,9 @@ async def test_orders_are_refused_in_the_venues_codes_when_they_are_bad() -> Non
             (low, "5000", {}, -2019), (low, "0.01", {"type": "STOP_MARKET"}, -4120),
             (low, "0.01", {"positionSide": "LONG"}, -4061),
             (low, "0.01", {"reduceOnly": "true"}, -2022),
-            (low, "0.01", {"symbol": "NOPE"}, -1121), (low, "0.01", {"timeInForce": "GTD"}, -1115),
+            (low, "0.01", {"timeInForce": "GTD"}, -1102),
+            (low, "0.01", {"timeInForce": "GTD", "goodTillDate": 1_700_000_000_000}, -1130),
+            (low, "0.01", {"symbol": "NOPE"}, -1121), (low, "0.01", {"timeInForce": "GTE"}, -1115),
         )  # fmt: skip
         for price, size, more, code in wrong:
             body = await order(alice, "BUY", price, size, **more)

@@ -26,6 +26,12 @@ __all__ = [
     "stream_quotes",
 ]
 
+#: What spot and USD-M do themselves; orders of COIN-M are not part of this backend.
+_BOTH = (
+    *("market", "limit", "stop", "stop_limit", "take_profit", "take_profit_limit"),
+    *("gtc", "ioc", "fok", "post_only", "edit"),
+)
+
 capabilities = Capabilities(
     venues=("spot", "usdtm", "coinm"),
     history=INTERVALS,
@@ -37,4 +43,8 @@ capabilities = Capabilities(
     search=True,
     metadata=True,
     archive=True,
+    orders=(
+        *(f"{venue}:{what}" for venue in ("spot", "usdtm") for what in _BOTH),
+        *("usdtm:gtd", "usdtm:reduce_only", "usdtm:cancel_after"),
+    ),
 )

@@ -1,0 +1,387 @@
+"""Orders of an account at Binance: spot and USD-M by one key. docs/brokers/binance.md.
+
+A market is traded where its id says: ``btcusdt.spot``, ``btcusdt.usdtm.perp``. USD-M is connected
+where the key may trade it, and spot does not wait for it. What a dialog owes is said in
+:mod:`piker.brokers.trading`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
+
+import msgspec
+import trio
+
+from piker import clock
+from piker.brokers._backoff import Backoff
+from piker.brokers.binance.api import KINDS, PROVIDER, load_markets
+from piker.brokers.binance.broker_book import Book, Known, Market
+from piker.brokers.binance.broker_deadman import DeadMan
+from piker.brokers.binance.broker_facts import VenueName, leg_of
+from piker.brokers.binance.broker_rest import SLACK_MS, Signed, open_signed
+from piker.brokers.binance.broker_spot import SpotDesk
+from piker.brokers.binance.broker_stream import listen_spot, listen_usdm, spot_api_url
+from piker.brokers.binance.broker_sync import Venue
+from piker.brokers.binance.broker_usdm import UsdmDesk
+from piker.brokers.credentials import Credentials, check_shape
+from piker.brokers.signing import Signer, binance_signer
+from piker.config import load_brokers
+from piker.errors import BrokerError, ConfigError, DataQuality, Refused, Rejected
+from piker.log import Secret, get_logger
+from piker.orders import (
+    BrokerdBelief,
+    BrokerdCancel,
+    BrokerdError,
+    BrokerdEvent,
+    BrokerdOrder,
+    BrokerdRequest,
+    BrokerdSync,
+    SyncState,
+)
+
+__all__ = ["MAX_FLYING", "Dialog", "key_rights", "open_trade_dialog"]
+
+log = get_logger("binance.broker")
+
+MAX_FLYING = 256  # orders under way at a time, beyond which sending waits; cancels never do
+USDM_FIRST_S = 10.0  # USD-M is waited for so long at first, then spot is synced without it
+AGAIN = Backoff(floor_s=0.5, cap_s=30.0)
+_BAD_KEY = ("-2014", "-2015", "-1022", "-1002")
+_WORDS = {
+    "read": "enable_reading", "spot": "enable_spot_and_margin_trading",
+    "futures": "enable_futures", "withdraw": "enable_withdrawals",
+    "internal_transfer": "enable_internal_transfer",
+    "universal_transfer": "permits_universal_transfer", "margin": "enable_margin",
+    "options": "enable_vanilla_options",
+}  # fmt: skip
+
+
+class Options(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """``[binance] options`` of brokers.toml."""
+
+    recv_window_ms: int = 5000  # how long a request is valid; the venue's default
+    cancel_after_s: int = 120  # USD-M's orders are canceled when we are silent so long; 0: never
+
+    def __post_init__(self) -> None:
+        """Refuse what the venue would, or what makes no sense."""
+        if not 500 <= self.recv_window_ms <= 60_000:
+            raise ValueError("recv_window_ms is not within 500 and 60000")
+        if self.cancel_after_s and not 5 <= self.cancel_after_s <= 86_400:
+            raise ValueError("cancel_after_s is neither 0 nor within 5 and 86400")
+
+
+def _options() -> Options:
+    table = load_brokers().get(PROVIDER)
+    try:
+        return msgspec.convert(table.options if table else {}, Options)
+    except msgspec.ValidationError as error:
+        raise ConfigError(
+            f"brokers.toml: [binance] options: {error}.",
+            remedy="docs/brokers/binance.md lists them.",
+        ) from None
+
+
+# -- the key -----------------------------------------------------------------------------------
+class _Rights(msgspec.Struct, rename="camel"):
+    """Body of apiRestrictions."""
+
+    enable_reading: bool = False
+    enable_spot_and_margin_trading: bool = False
+    enable_futures: bool = False
+    enable_withdrawals: bool = False
+    enable_internal_transfer: bool = False
+    permits_universal_transfer: bool = False
+    enable_margin: bool = False
+    enable_vanilla_options: bool = False
+
+
+async def _ask_rights(signed: Signed) -> tuple[str, ...]:
+    """Return what a key may do; ``Refused`` where the venue does not take it."""
+    path = "/sapi/v1/account/apiRestrictions"
+    try:
+        rights = await signed.query(path, type=_Rights, weight=1)
+    except Rejected as error:
+        if error.code in _BAD_KEY:
+            raise Refused(
+                error.message, remedy="Look at the key's page at the venue, then: piker keys add"
+            ) from error
+        raise
+    return tuple(word for word, field in _WORDS.items() if getattr(rights, field))
+
+
+async def key_rights(credentials: Credentials) -> tuple[str, ...]:
+    """Return what a key may do: ``read``, ``spot``, ``futures``, ``withdraw`` and the like.
+
+    Asks the venue once; raises ``Refused`` where it does not take the key, ``ConfigError`` where
+    that can not sign, and ``BrokerError`` where no answer comes. The credentials are forgotten.
+    """
+    account = credentials.account
+    sign, key = _take_over(credentials)
+    window_ms = _options().recv_window_ms
+    async with open_signed("spot", account, sign, key, window_ms=window_ms) as signed:
+        return await _ask_rights(signed)
+
+
+def _take_over(credentials: Credentials) -> tuple[Signer, Secret]:
+    with credentials:
+        check_shape(credentials)
+        return binance_signer(credentials.secret), Secret(credentials.key.reveal())
+
+
+# -- the dialog --------------------------------------------------------------------------------
+class Dialog:
+    """The way to one account; made by :func:`open_trade_dialog`."""
+
+    def __init__(
+        self, account: str, events: trio.MemorySendChannel[BrokerdEvent], nursery: trio.Nursery
+    ) -> None:
+        self.account = account
+        self.venues: dict[VenueName, Venue] = {}
+        self.book = Book(account, self._want)
+        self._events = events
+        self._nursery = nursery
+        self._telling = trio.Lock()
+        self._turns = trio.Semaphore(MAX_FLYING)
+        self._markets: dict[str, Market] = {}
+        self._told: tuple[SyncState, str] | None = None
+        self._counting: set[VenueName] = {"spot"}  # whose state is the account's
+
+    # -- requests ------------------------------------------------------------------------------
+    async def send(self, request: BrokerdRequest) -> None:
+        """Take a request on its way; see :class:`piker.brokers.trading.TradeDialog`.
+
+        An order waits where ``MAX_FLYING`` are under way; a cancel never does.
+        """
+        await trio.lowlevel.checkpoint()
+        market = self._markets.get(request.symbol)
+        venue = self.venues.get(market.venue) if market else None
+        if market is None or venue is None:
+            await self._refuse(request)
+            return
+        self._count(market.venue)
+        if isinstance(request, BrokerdCancel):
+            self._nursery.start_soon(venue.requests.cancel, request, market)
+            return
+        await self._turns.acquire()
+        self._nursery.start_soon(self._order, venue, request, market)
+
+    async def _order(self, venue: Venue, order: BrokerdOrder, market: Market) -> None:
+        try:
+            if order.reqid:
+                await venue.edits.edit(order, market)
+            else:
+                await venue.requests.submit(order, market)
+        finally:
+            self._turns.release()
+
+    async def _refuse(self, request: BrokerdRequest) -> None:
+        is_cancel = isinstance(request, BrokerdCancel)
+        kind = "cancel" if is_cancel else "edit" if request.reqid else "order"
+        why = f"{request.symbol} is no market of spot or USD-M"
+        if ".usdtm" in request.symbol:
+            is_there = "usdm" in self.venues
+            why = "USD-M was not reached yet" if is_there else "the key may not trade USD-M"
+        self.book.out.append(
+            BrokerdError(
+                reason=f"{why}; nothing was sent", oid=request.oid, reqid=request.reqid,
+                client_id=request.client_id, symbol=request.symbol, account=self.account,
+                request=kind, time_ns=clock.wall_ns(),
+            )
+        )  # fmt: skip
+        await self.flush()
+
+    def _want(self, known: Known) -> None:
+        venue = self.venues.get(known.market.venue)
+        if venue is not None:
+            venue.prover.want(known)
+
+    # -- events --------------------------------------------------------------------------------
+    async def flush(self) -> None:
+        """Hand over what there is to tell, in its order."""
+        async with self._telling:
+            out = self.book.out
+            while out:
+                await self._events.send(out[0])
+                out.popleft()
+
+    def changed(self) -> None:
+        """Tell how the account stands, where that is another than was told."""
+        states = {name: self.venues[name].state for name in self._counting if name in self.venues}
+        found = SyncState.SYNCED
+        for state in (SyncState.LOST, SyncState.SYNCING):
+            if state in states.values():
+                found = state
+                break
+        reason = "; ".join(
+            f"{name}: {self.venues[name].reason}" for name, state in states.items()
+            if state is not SyncState.SYNCED
+        )  # fmt: skip
+        if self._told is None or self._told[0] is not found:
+            self._told = (found, reason)
+            self.book.out.append(
+                BrokerdSync(
+                    account=self.account, state=found, time_ns=clock.wall_ns(), reason=reason
+                )
+            )
+            self._nursery.start_soon(self.flush)
+
+    def _count(self, venue: VenueName) -> None:
+        """Have the account's state depend on a market kind from now on."""
+        if venue not in self._counting and venue in self.venues:
+            self._counting.add(venue)
+            self.changed()
+
+    # -- life ----------------------------------------------------------------------------------
+    def know(self, venue: VenueName, markets: Sequence[Any]) -> None:
+        """Take the markets of a kind in (``MktPair``)."""
+        for mkt in markets:
+            market = Market(venue, mkt.bs_mktid)
+            self._markets[mkt.mktid] = market
+            self.book.markets[market] = mkt.mktid
+
+    def believe(self, beliefs: Sequence[BrokerdBelief], venue: VenueName, expires_ms: int) -> None:
+        """Take in what emsd thinks the venue has."""
+        for belief in beliefs:
+            market = self._market_of(belief.order)
+            if market is not None and market.venue == venue:
+                self.book.believe(belief, market, expires_ms)
+
+    def _market_of(self, order: BrokerdOrder) -> Market | None:
+        """Return an order's market; by its id at the venue where that is listed no more."""
+        found = self._markets.get(order.symbol)
+        if found is None and (leg := leg_of(order.reqid)) is not None:
+            found = Market("spot" if leg[0] == "spot" else "usdm", leg[1])
+            self._markets[order.symbol] = found
+            self.book.markets.setdefault(found, order.symbol)
+        return found
+
+    def add(self, desk: SpotDesk | UsdmDesk) -> Venue:
+        """Make the dialog's side at a market kind."""
+        venue = Venue(desk, self.book, self._nursery, flush=self.flush, changed=self.changed)
+        self.venues[venue.name] = venue
+        return venue
+
+    async def join(self, venue: Venue) -> None:
+        """Have the account's state depend on USD-M once that was compared for the first time."""
+        with trio.move_on_after(USDM_FIRST_S) as waiting:
+            await venue.synced.wait()
+        if not waiting.cancelled_caught:
+            return
+        self._counting.discard(venue.name)
+        log.warning("binance.without_usdm", account=self.account, why=venue.reason)
+        self.changed()
+        await venue.synced.wait()
+        self._count(venue.name)
+
+
+@asynccontextmanager
+async def open_trade_dialog(
+    account: str,
+    credentials: Credentials,
+    beliefs: Sequence[BrokerdBelief],
+    events: trio.MemorySendChannel[BrokerdEvent],
+) -> AsyncIterator[Dialog]:
+    """Open the dialog of an account; see :mod:`piker.brokers.trading`.
+
+    Blocks until spot's REST answers and has taken the key. Raises ``Refused`` in the venue's words
+    where it does not take it, ``ConfigError`` where it can not sign or the configuration is wrong.
+    On leaving, and on cancellation, the dead man's switch is taken back (two seconds at most).
+    """
+    sign, key = _take_over(credentials)
+    options = _options()
+    spot_api_url()  # what is wrong with it is said at once
+    window_ms = options.recv_window_ms
+    async with AsyncExitStack() as stack:
+        spot, usdm = [
+            await stack.enter_async_context(
+                open_signed(name, account, sign, key, window_ms=window_ms)
+            )
+            for name in (_SPOT, _USDM)
+        ]
+        del key, sign
+        rights, markets = await _reach(spot)
+        deadman: DeadMan | None = None
+        try:
+            async with trio.open_nursery() as nursery:
+                dialog = Dialog(account, events, nursery)
+                dialog.know("spot", markets)
+                venue = dialog.add(SpotDesk(spot))
+                _begin(dialog, venue, beliefs, nursery)
+                nursery.start_soon(listen_spot, spot, venue)
+                if "futures" in rights or any(map(_is_usdm, beliefs)):
+                    deadman = _add_usdm(dialog, usdm, beliefs, nursery, options)
+                else:
+                    log.warning("binance.spot_only", account=account, rights=",".join(rights))
+                dialog.changed()
+                yield dialog
+                nursery.cancel_scope.cancel()
+        finally:
+            if deadman is not None:
+                await deadman.disarm()
+
+
+def _is_usdm(belief: BrokerdBelief) -> bool:
+    return ".usdtm" in belief.order.symbol
+
+
+_SPOT: VenueName = "spot"
+_USDM: VenueName = "usdm"
+
+
+async def _reach(spot: Signed) -> tuple[tuple[str, ...], list[Any]]:
+    """Return the key's rights and spot's markets; try for as long as it takes."""
+    attempt = 0
+    while True:
+        try:
+            rights = await _ask_rights(spot)
+            return rights, list((await load_markets(KINDS["spot"])).values())
+        except (BrokerError, DataQuality) as error:
+            attempt += 1
+            wait_s = max(AGAIN.wait_s(attempt), getattr(error, "retry_after", None) or 0)
+            log.warning("binance.not_reached", attempt=attempt, wait_s=wait_s, why=error)
+        await trio.sleep(wait_s)
+
+
+def _begin(
+    dialog: Dialog, venue: Venue, beliefs: Sequence[BrokerdBelief], nursery: trio.Nursery
+) -> None:
+    """Begin to compare; what a former process sent may still arrive for a while."""
+    signed = venue.desk.signed
+    dialog.believe(beliefs, venue.name, signed.clock.now_ms() + signed.window_ms + SLACK_MS)
+    nursery.start_soon(venue.compare_for_ever)
+
+
+def _add_usdm(
+    dialog: Dialog, signed: Signed, beliefs: Sequence[BrokerdBelief], nursery: trio.Nursery,
+    options: Options,
+) -> DeadMan | None:  # fmt: skip
+    """Begin with USD-M, as soon as it answers."""
+    desk = UsdmDesk(signed)
+    venue = dialog.add(desk)
+    dialog._counting.add("usdm")
+    after_s = options.cancel_after_s
+    deadman = DeadMan(venue, desk, after_s=after_s) if after_s else None
+
+    async def begin() -> None:
+        attempt = 0
+        while True:
+            try:
+                await signed.clock.measure()
+                markets = await load_markets(KINDS["usdtm"])
+                break
+            except (BrokerError, DataQuality) as error:
+                attempt += 1
+                log.warning("binance.not_reached", venue="usdm", attempt=attempt, why=error)
+                await trio.sleep(AGAIN.wait_s(attempt))
+        dialog.know("usdm", list(markets.values()))
+        _begin(dialog, venue, beliefs, nursery)
+        if deadman is not None:
+            nursery.start_soon(deadman.run)
+        await listen_usdm(signed, venue)
+
+    nursery.start_soon(begin)
+    if not any(map(_is_usdm, beliefs)):
+        nursery.start_soon(dialog.join, venue)
+    return deadman

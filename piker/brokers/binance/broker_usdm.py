@@ -1,0 +1,241 @@
+"""USD-M's orders: what is asked of the venue, and what its answers and user events say.
+
+Orders with a trigger are *algo* orders there (``/fapi/v1/algoOrder``): they have a number of their
+own, and once they are triggered become an order with another. Sources: docs/brokers/binance.md.
+"""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import Any
+
+import msgspec
+
+from piker.brokers.binance.broker_facts import OrderFact, PositionFact
+from piker.brokers.binance.broker_rest import OrderLimit, Sent, Signed
+from piker.brokers.binance.broker_usdm_facts import (
+    AlgoRow,
+    BalanceRow,
+    OrderRow,
+    PositionRow,
+    TradeRow,
+    algo_fact,
+    balance_fact,
+    order_fact,
+    position_fact,
+    trade_fact,
+    usdm_events,
+)
+from piker.brokers.signing import Param
+from piker.errors import Rejected
+from piker.orders import Action, BrokerdOrder, OrderKind, TimeInForce, TriggerBy
+
+__all__ = ["GTD_MIN_S", "UsdmDesk", "position_side", "unfit_for_usdm", "usdm_order"]
+
+GTD_MIN_S = 600  # goodTillDate is later than that from now, by the venue's rule
+MAX_TRADES = 1000  # rows of one answer
+_NS = 1_000_000_000
+_PLAIN = {OrderKind.MARKET: "MARKET", OrderKind.LIMIT: "LIMIT"}
+_ALGO = {
+    OrderKind.STOP: "STOP_MARKET", OrderKind.STOP_LIMIT: "STOP",
+    OrderKind.TAKE_PROFIT: "TAKE_PROFIT_MARKET", OrderKind.TAKE_PROFIT_LIMIT: "TAKE_PROFIT",
+}  # fmt: skip
+_LIMITED = frozenset({OrderKind.LIMIT, OrderKind.STOP_LIMIT, OrderKind.TAKE_PROFIT_LIMIT})
+_TIFS = {
+    TimeInForce.GTC: "GTC", TimeInForce.IOC: "IOC", TimeInForce.FOK: "FOK", TimeInForce.GTD: "GTD",
+}  # fmt: skip
+_WORKING = {TriggerBy.LAST: "CONTRACT_PRICE", TriggerBy.MARK: "MARK_PRICE"}
+_NO_ORDER = "-2013"
+
+
+class _Dual(msgspec.Struct, rename="camel"):
+    dual_side_position: bool
+
+
+# -- requests ----------------------------------------------------------------------------------
+def unfit_for_usdm(order: BrokerdOrder) -> str:
+    """Return why the venue can not do an order itself, or nothing."""
+    if order.kind not in _PLAIN and order.kind not in _ALGO:
+        return f"USD-M has no {order.kind} by a distance in price"
+    if order.tif not in _TIFS:
+        return f"USD-M has no time in force {order.tif}"
+    if order.tif is TimeInForce.GTD and (order.expire_ns is None or order.kind in _ALGO):
+        return "USD-M's gtd needs its time, and is for limit orders"
+    if order.post_only and order.tif is not TimeInForce.GTC:
+        return f"a post-only order can not be {order.tif}"
+    if order.kind not in _LIMITED and (order.tif is not TimeInForce.GTC or order.post_only):
+        return f"a {order.kind} has no time in force, and is not post-only"
+    if order.kind in _ALGO and order.trigger_by not in _WORKING:
+        return "USD-M's triggers go by the last trade or the mark price"
+    return ""
+
+
+def position_side(order: BrokerdOrder, *, is_dual: bool) -> str:
+    """Return which side of a hedging account an order is for; one that reduces closes."""
+    if not is_dual:
+        return "BOTH"
+    opens_long = order.action is Action.BUY
+    return "LONG" if opens_long != order.reduce_only else "SHORT"
+
+
+def usdm_order(
+    order: BrokerdOrder, symbol: str, client_id: str, size: Decimal, *, is_dual: bool
+) -> dict[str, Param]:
+    """Return the parameters of a new order of ``size``; of ``algoOrder`` where it has a trigger."""
+    waits = order.kind in _ALGO
+    said: dict[str, Param] = {"algoType": "CONDITIONAL"} if waits else {}
+    said |= {
+        "symbol": symbol, "side": order.action.upper(),
+        "type": (_ALGO if waits else _PLAIN)[order.kind],
+    }  # fmt: skip
+    if order.kind in _LIMITED:
+        said["timeInForce"] = "GTX" if order.post_only else _TIFS[order.tif]
+    said["quantity"] = size
+    if order.kind in _LIMITED and order.price is not None:
+        said["price"] = order.price
+    if order.tif is TimeInForce.GTD and order.expire_ns is not None:
+        said["goodTillDate"] = order.expire_ns // _NS * 1000  # whole seconds, in ms
+    side = position_side(order, is_dual=is_dual)
+    if side != "BOTH":
+        said["positionSide"] = side
+    elif order.reduce_only:
+        said["reduceOnly"] = True
+    if waits and order.trigger is not None:
+        said |= {"triggerPrice": order.trigger, "workingType": _WORKING[order.trigger_by],
+                 "clientAlgoId": client_id}  # fmt: skip
+        return said
+    return {**said, "newClientOrderId": client_id, "newOrderRespType": "RESULT"}
+
+
+# -- the desk ----------------------------------------------------------------------------------
+class UsdmDesk:
+    """Orders and queries of one account at USD-M; every method may raise a ``BrokerError``."""
+
+    venue = "usdm"
+    edits_price = True
+
+    def __init__(self, signed: Signed) -> None:
+        self.signed = signed
+        self.is_dual = False
+
+    async def prepare(self) -> None:
+        """Learn whether the account hedges, and how many orders it may send."""
+        dual = await self.signed.query("/fapi/v1/positionSide/dual", type=_Dual, weight=30)
+        self.is_dual = dual.dual_side_position
+        rows = await self.signed.query("/fapi/v1/rateLimit/order", type=list[OrderLimit], weight=1)
+        self.signed.set_order_limits(rows)
+
+    def unfit(self, order: BrokerdOrder) -> str:
+        """Return why the venue can not do an order itself, or nothing."""
+        return unfit_for_usdm(order)
+
+    def is_algo(self, order: BrokerdOrder) -> bool:
+        """Tell whether an order is a conditional one, apart from others."""
+        return order.kind in _ALGO
+
+    async def place(
+        self, order: BrokerdOrder, symbol: str, client_id: str, size: Decimal, sent: Sent
+    ) -> OrderFact:
+        """Send a new order."""
+        said = usdm_order(order, symbol, client_id, size, is_dual=self.is_dual)
+        if order.kind in _ALGO:
+            algo = await self.signed.ask(
+                "POST", "/fapi/v1/algoOrder", said, type=AlgoRow, role="orders", sent=sent
+            )
+            return algo_fact(algo)
+        row = await self.signed.ask(
+            "POST", "/fapi/v1/order", said, type=OrderRow, role="orders", sent=sent
+        )
+        return order_fact(row)
+
+    async def cancel(
+        self, symbol: str, number: int, client_id: str, *, is_algo: bool, sent: Sent
+    ) -> OrderFact | None:
+        """Cancel an order by its number, else by its client id; None where only that is told."""
+        if is_algo:
+            name: dict[str, Param] = {"algoId": number} if number else {"clientAlgoId": client_id}
+            await self.signed.ask(
+                "DELETE", "/fapi/v1/algoOrder", name, type=dict[str, Any], role="cancels",
+                sent=sent,
+            )  # fmt: skip
+            return None
+        name = {"orderId": number} if number else {"origClientOrderId": client_id}
+        row = await self.signed.ask(
+            "DELETE", "/fapi/v1/order", {"symbol": symbol, **name}, type=OrderRow, role="cancels",
+            sent=sent,
+        )  # fmt: skip
+        return order_fact(row)
+
+    async def amend(
+        self, order: BrokerdOrder, symbol: str, number: int, client_id: str, sent: Sent
+    ) -> OrderFact:
+        """Give a limit order another price and size where it stands; it keeps its ids."""
+        said: dict[str, Param] = {
+            "symbol": symbol, "orderId": number, "side": order.action.upper(),
+            "quantity": order.size, "price": order.price or Decimal(0),
+        }  # fmt: skip
+        row = await self.signed.ask(
+            "PUT", "/fapi/v1/order", said, type=OrderRow, role="orders", sent=sent
+        )
+        return order_fact(row)
+
+    async def count_down(self, symbol: str, wait_ms: int) -> None:
+        """Have all orders of a market canceled after so long, unless told again; 0: never."""
+        said: dict[str, Param] = {"symbol": symbol, "countdownTime": wait_ms}
+        await self.signed.ask(
+            "POST", "/fapi/v1/countdownCancelAll", said, type=dict[str, Any], weight=10,
+            role="cancels",
+        )  # fmt: skip
+
+    # -- queries -------------------------------------------------------------------------------
+    async def order(
+        self, symbol: str, *, number: int = 0, client_id: str = "", is_algo: bool = False
+    ) -> OrderFact | None:
+        """Return an order by its number or client id; None where the venue says there is none."""
+        try:
+            if is_algo:
+                name: dict[str, Param] = (
+                    {"algoId": number} if number else {"clientAlgoId": client_id}
+                )
+                return algo_fact(
+                    await self.signed.query("/fapi/v1/algoOrder", name, type=AlgoRow, weight=1)
+                )
+            name = {"orderId": number} if number else {"origClientOrderId": client_id}
+            row = await self.signed.query(
+                "/fapi/v1/order", {"symbol": symbol, **name}, type=OrderRow, weight=1
+            )
+        except Rejected as error:
+            if error.code == _NO_ORDER:
+                return None
+            raise
+        return order_fact(row)
+
+    async def open_orders(self) -> list[OrderFact]:
+        """Return every open order of the account, conditional ones too."""
+        rows = await self.signed.query("/fapi/v1/openOrders", type=list[OrderRow], weight=40)
+        algos = await self.signed.query("/fapi/v1/openAlgoOrders", type=list[AlgoRow], weight=40)
+        return [*map(order_fact, rows), *map(algo_fact, algos)]
+
+    async def trades(self, symbol: str, number: int) -> list[Any]:
+        """Return every fill of an order."""
+        said: dict[str, Param] = {"symbol": symbol, "orderId": number, "limit": MAX_TRADES}
+        found: list[Any] = []
+        while True:
+            rows = await self.signed.query(
+                "/fapi/v1/userTrades", said, type=list[TradeRow], weight=5
+            )
+            found += map(trade_fact, rows)
+            if len(rows) < MAX_TRADES:
+                return found
+            said["fromId"] = rows[-1].id + 1
+
+    async def standing(self) -> list[Any]:
+        """Return all balances and positions."""
+        balances = await self.signed.query("/fapi/v3/balance", type=list[BalanceRow], weight=5)
+        rows = await self.signed.query("/fapi/v3/positionRisk", type=list[PositionRow], weight=5)
+        positions: list[PositionFact] = [position_fact(row) for row in rows]
+        return [*map(balance_fact, balances), *positions]
+
+    def events(self, kind: str, raw: bytes) -> list[Any]:
+        """Return what a user event says."""
+        return usdm_events(kind, raw)

@@ -1,0 +1,338 @@
+"""USD-M's answers and user events about an account, decoded to facts.
+
+Shapes: the venue's own examples, and docs/brokers/binance.md. ``avgPrice`` and ``cumQuote`` are
+not used: the venue announced that they go.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from piker.brokers.binance.broker_facts import (
+    STATUSES,
+    BalanceFact,
+    Fact,
+    FillFact,
+    OrderFact,
+    OrderStatus,
+    PositionFact,
+    number_of,
+)
+from piker.errors import DataQuality
+from piker.orders import Action, OrderKind, TimeInForce, TriggerBy
+
+__all__ = [
+    "AlgoRow",
+    "BalanceRow",
+    "OrderRow",
+    "PositionRow",
+    "TradeRow",
+    "algo_fact",
+    "balance_fact",
+    "order_fact",
+    "position_fact",
+    "trade_fact",
+    "usdm_events",
+]
+
+_KINDS = {
+    "LIMIT": OrderKind.LIMIT, "MARKET": OrderKind.MARKET, "STOP": OrderKind.STOP_LIMIT,
+    "STOP_MARKET": OrderKind.STOP, "TAKE_PROFIT": OrderKind.TAKE_PROFIT_LIMIT,
+    "TAKE_PROFIT_MARKET": OrderKind.TAKE_PROFIT, "TRAILING_STOP_MARKET": OrderKind.TRAILING_STOP,
+}  # fmt: skip
+_TIFS = {"GTC": "gtc", "IOC": "ioc", "FOK": "fok", "GTD": "gtd", "GTX": "gtc", "GTE_GTC": "gtc"}
+#: A conditional order that was triggered is as its own order is: ``open`` until that is known.
+_ALGO_STATUSES: dict[str, OrderStatus] = {
+    "CANCELED": "canceled", "EXPIRED": "expired", "REJECTED": "rejected",
+}  # fmt: skip
+
+
+class OrderRow(msgspec.Struct, rename="camel"):
+    """An order in answers and queries."""
+
+    symbol: str
+    order_id: int
+    client_order_id: str
+    side: str
+    type: str
+    status: str
+    orig_qty: str
+    executed_qty: str
+    price: str = "0"
+    time_in_force: str = "GTC"
+    reduce_only: bool = False
+    position_side: str = "BOTH"
+    good_till_date: int = 0
+    update_time: int = 0
+
+
+class AlgoRow(msgspec.Struct, rename="camel"):
+    """A conditional order in answers and queries."""
+
+    algo_id: int
+    client_algo_id: str
+    order_type: str
+    symbol: str
+    side: str
+    algo_status: str
+    quantity: str
+    trigger_price: str
+    price: str = "0"
+    time_in_force: str = "GTC"
+    actual_order_id: str = ""
+    working_type: str = "CONTRACT_PRICE"
+    reduce_only: bool = False
+    position_side: str = "BOTH"
+    update_time: int = 0
+
+
+class TradeRow(msgspec.Struct, rename="camel"):
+    """A row of userTrades."""
+
+    symbol: str
+    id: int
+    order_id: int
+    side: str
+    price: str
+    qty: str
+    commission: str
+    commission_asset: str
+    time: int
+    maker: bool
+    realized_pnl: str = "0"
+
+
+class BalanceRow(msgspec.Struct, rename="camel"):
+    """A row of balance."""
+
+    asset: str
+    balance: str
+    available_balance: str
+
+
+class PositionRow(msgspec.Struct, rename="camel"):
+    """A row of positionRisk."""
+
+    symbol: str
+    position_amt: str
+    entry_price: str
+    position_side: str = "BOTH"
+    margin_asset: str = ""
+
+
+def _action(side: str, number: int) -> Action:
+    if number < 1 or side not in ("BUY", "SELL"):
+        raise DataQuality(f"binance: an order {number} to {side[:20]!r}")
+    return Action.BUY if side == "BUY" else Action.SELL
+
+
+def _reduces(action: Action, flagged: bool, side: str) -> bool:
+    return flagged or (side == "LONG" and action is Action.SELL) or (
+        side == "SHORT" and action is Action.BUY
+    )  # fmt: skip
+
+
+def order_fact(row: OrderRow) -> OrderFact:
+    """Return what a row says of an order."""
+    action = _action(row.side, row.order_id)
+    expires = row.good_till_date if row.time_in_force == "GTD" else 0
+    return OrderFact(
+        venue="usdm", symbol=row.symbol, number=row.order_id, client_id=row.client_order_id,
+        status=STATUSES.get(row.status, "open"), action=action,
+        size=number_of(row.orig_qty, "size"), executed=number_of(row.executed_qty, "filled size"),
+        kind=_KINDS.get(row.type, OrderKind.LIMIT), price=number_of(row.price, "price") or None,
+        tif=TimeInForce(_TIFS.get(row.time_in_force, "gtc")), post_only=row.time_in_force == "GTX",
+        expire_ns=expires * 1_000_000 or None,
+        reduce_only=_reduces(action, row.reduce_only, row.position_side), time_ms=row.update_time,
+    )  # fmt: skip
+
+
+def _algo_status(row: AlgoRow) -> OrderStatus:
+    if row.algo_status == "FINISHED" and not row.actual_order_id.strip("0"):
+        return "expired"  # it was triggered, and nothing came of it
+    return _ALGO_STATUSES.get(row.algo_status, "open")
+
+
+def algo_fact(row: AlgoRow) -> OrderFact:
+    """Return what a row says of a conditional order."""
+    action = _action(row.side, row.algo_id)
+    sent = row.actual_order_id
+    return OrderFact(
+        venue="usdm", symbol=row.symbol, number=row.algo_id, client_id=row.client_algo_id,
+        status=_algo_status(row), action=action,
+        size=number_of(row.quantity or "0", "size"),
+        kind=_KINDS.get(row.order_type, OrderKind.STOP),
+        price=number_of(row.price or "0", "price") or None,
+        trigger=number_of(row.trigger_price or "0", "trigger") or None,
+        trigger_by=TriggerBy.MARK if row.working_type == "MARK_PRICE" else TriggerBy.LAST,
+        tif=TimeInForce(_TIFS.get(row.time_in_force, "gtc")),
+        reduce_only=_reduces(action, row.reduce_only, row.position_side), is_algo=True,
+        post_only=row.time_in_force == "GTX",
+        sent=int(sent) if sent.isascii() and sent.isdecimal() else 0, time_ms=row.update_time,
+    )  # fmt: skip
+
+
+def trade_fact(row: TradeRow) -> FillFact:
+    """Return what a row says of a fill."""
+    return FillFact(
+        venue="usdm", symbol=row.symbol, number=row.order_id, trade=row.id,
+        size=number_of(row.qty, "size"), price=number_of(row.price, "price"),
+        action=_action(row.side, row.order_id), fee=number_of(row.commission, "fee", signed=True),
+        fee_asset=row.commission_asset.lower(), maker=row.maker, time_ms=row.time,
+        realised=number_of(row.realized_pnl, "realised gain", signed=True),
+    )  # fmt: skip
+
+
+def balance_fact(row: BalanceRow) -> BalanceFact:
+    """Return what a row says of a balance, which may be below zero there."""
+    return BalanceFact(
+        venue="usdm", asset=row.asset.lower(), total=number_of(row.balance, "balance", signed=True),
+        available=number_of(row.available_balance, "balance", signed=True),
+    )  # fmt: skip
+
+
+def position_fact(row: PositionRow) -> PositionFact:
+    """Return what a row says of a position."""
+    return PositionFact(
+        symbol=row.symbol, side=row.position_side,
+        size=number_of(row.position_amt, "position", signed=True),
+        entry=number_of(row.entry_price, "entry price"), currency=row.margin_asset.lower(),
+    )  # fmt: skip
+
+
+# -- user events -------------------------------------------------------------------------------
+class _Update(msgspec.Struct):
+    """``o`` of ORDER_TRADE_UPDATE."""
+
+    s: str
+    c: str
+    S: str
+    o: str
+    f: str
+    q: str
+    p: str
+    x: str
+    X: str
+    i: int
+    l: str  # noqa: E741  # the venue's own name
+    z: str
+    L: str
+    T: int
+    t: int
+    m: bool
+    R: bool = False
+    ps: str = "BOTH"
+    rp: str = "0"
+    n: str = "0"
+    N: str | None = None
+    gtd: int = 0
+
+
+class _OrderEvent(msgspec.Struct):
+    o: _Update
+
+
+class _Algo(msgspec.Struct):
+    """``o`` of ALGO_UPDATE."""
+
+    caid: str
+    aid: int
+    o: str
+    s: str
+    S: str
+    X: str
+    q: str = "0"
+    tp: str = "0"
+    p: str = "0"
+    f: str = "GTC"
+    ai: str = ""
+    wt: str = "CONTRACT_PRICE"
+    R: bool = False
+    ps: str = "BOTH"
+    rm: str = ""
+
+
+class _AlgoEvent(msgspec.Struct):
+    o: _Algo
+    T: int = 0
+
+
+class _Wallet(msgspec.Struct):
+    a: str
+    wb: str
+
+
+class _Held(msgspec.Struct):
+    s: str
+    pa: str
+    ep: str
+    ps: str = "BOTH"
+
+
+class _Changes(msgspec.Struct):
+    B: list[_Wallet] = []
+    P: list[_Held] = []
+
+
+class _AccountEvent(msgspec.Struct):
+    a: _Changes
+
+
+def usdm_events(kind: str, raw: bytes) -> list[Fact]:
+    """Return what a user event says; raise ``DataQuality`` for one that can not be read.
+
+    TRADE_LITE is left to the whole update that follows it: it has no fee.
+    """
+    try:
+        if kind == "ORDER_TRADE_UPDATE":
+            return _update(msgspec.json.decode(raw, type=_OrderEvent).o)
+        if kind == "ALGO_UPDATE":
+            event = msgspec.json.decode(raw, type=_AlgoEvent)
+            return [_algo(event.o, event.T)]
+        if kind == "ACCOUNT_UPDATE":
+            return _changes(msgspec.json.decode(raw, type=_AccountEvent).a)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise DataQuality(f"binance: a user event {kind}: {error}") from error
+    return []
+
+
+def _update(said: _Update) -> list[Fact]:
+    fills: tuple[FillFact, ...] = ()
+    if said.x == "TRADE":
+        if said.t < 1:
+            raise DataQuality(f"binance: a trade {said.t} of order {said.i}")
+        row = TradeRow(
+            said.s, said.t, said.i, said.S, said.L, said.l, said.n, said.N or "", said.T, said.m,
+            said.rp,
+        )  # fmt: skip
+        fills = (trade_fact(row),)
+    order = OrderRow(
+        said.s, said.i, said.c, said.S, said.o, said.X, said.q, said.z, said.p, said.f, said.R,
+        said.ps, said.gtd, said.T,
+    )  # fmt: skip
+    return [msgspec.structs.replace(order_fact(order), fills=fills)]
+
+
+def _algo(said: _Algo, time_ms: int) -> OrderFact:
+    row = AlgoRow(
+        said.aid, said.caid, said.o, said.s, said.S, said.X, said.q, said.tp, said.p, said.f,
+        said.ai, said.wt, said.R, said.ps, time_ms,
+    )  # fmt: skip
+    return msgspec.structs.replace(algo_fact(row), reason=said.rm)
+
+
+def _changes(said: _Changes) -> list[Fact]:
+    balances = [
+        BalanceFact(
+            venue="usdm", asset=row.a.lower(), total=number_of(row.wb, "balance", signed=True)
+        )
+        for row in said.B
+    ]  # fmt: skip
+    positions = [
+        PositionFact(
+            symbol=row.s, side=row.ps, size=number_of(row.pa, "position", signed=True),
+            entry=number_of(row.ep, "entry price"),
+        )
+        for row in said.P
+    ]  # fmt: skip
+    return [*balances, *positions]
