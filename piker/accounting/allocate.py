@@ -13,11 +13,11 @@ from enum import StrEnum
 
 import msgspec
 
-from piker.accounting.money import DIVIDE, EXACT, ZERO, exact, ratio
 from piker.accounting.position import Position
 from piker.accounting.transaction import Contract, contract_of
 from piker.errors import RangeError
 from piker.market import AssetType, MktPair, round_to
+from piker.money import DIVIDE, EXACT, ZERO, exact, ratio
 
 __all__ = ["Allocation", "Allocator", "SizeUnit", "allocator_for", "next_order"]
 

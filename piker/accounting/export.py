@@ -20,10 +20,10 @@ import msgspec
 
 from piker.accounting.ledger import Ledger
 from piker.accounting.lots import ClosedLot, LotReport
-from piker.accounting.money import ZERO, plain
 from piker.accounting.position import Position
 from piker.accounting.transaction import Contract, Kind, Transaction
 from piker.errors import ConfigError, DataQuality
+from piker.money import ZERO, plain
 
 __all__ = ["TAX_COLUMNS", "account_file", "iso_of", "read_account_file", "tax_csv", "time_of"]
 

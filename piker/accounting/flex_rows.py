@@ -10,10 +10,10 @@ from decimal import Decimal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from piker.accounting.flex_xml import Row
-from piker.accounting.money import DIVIDE, EXACT, ZERO, is_sane, plain, ratio
 from piker.accounting.transaction import Contract, Kind, Transaction
 from piker.errors import ConfigError, DataQuality
 from piker.market import parse_fqme
+from piker.money import DIVIDE, EXACT, ZERO, is_sane, plain, ratio
 
 __all__ = ["NEW_YORK", "Reader", "Skip", "symbol_of", "time_of"]
 

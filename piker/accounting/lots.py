@@ -19,9 +19,9 @@ from enum import StrEnum
 
 import msgspec
 
-from piker.accounting.money import ZERO, exact, scaled, share
 from piker.accounting.position import closing_part, in_order
 from piker.accounting.transaction import Contract, Kind, Transaction, flow_of, value_of
+from piker.money import ZERO, exact, scaled, share
 
 __all__ = ["ClosedLot", "Lot", "LotReport", "Method", "lots_of"]
 

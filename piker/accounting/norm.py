@@ -12,10 +12,10 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from piker.accounting.money import DIVIDE, is_sane
 from piker.accounting.transaction import Kind, Transaction
 from piker.errors import DataQuality
 from piker.market import MktPair
+from piker.money import DIVIDE, is_sane
 
 __all__ = [
     "binance_coinm",

@@ -1,6 +1,6 @@
 """A position: the fold of an account's transactions in one market, at average cost.
 
-What is counted, is counted exactly (:mod:`piker.accounting.money`), and this holds always::
+What is counted, is counted exactly (:mod:`piker.money`), and this holds always::
 
     realised == cash + basis - moved
 
@@ -22,7 +22,6 @@ from typing import NamedTuple
 
 import msgspec
 
-from piker.accounting.money import EXACT, ZERO, exact, plain, ratio, scaled, share
 from piker.accounting.transaction import (
     Contract,
     Kind,
@@ -32,6 +31,7 @@ from piker.accounting.transaction import (
     value_of,
 )
 from piker.errors import Bug
+from piker.money import EXACT, ZERO, exact, plain, ratio, scaled, share
 
 __all__ = [
     "Amounts",

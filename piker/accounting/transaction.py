@@ -13,9 +13,9 @@ from typing import NamedTuple
 
 import msgspec
 
-from piker.accounting.money import EXACT, ZERO, is_sane, plain, share
 from piker.errors import DataQuality
 from piker.market import MktPair
+from piker.money import EXACT, ZERO, is_sane, plain, share
 from piker.orders import Action, BrokerdFill
 
 __all__ = [

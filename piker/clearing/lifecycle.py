@@ -8,6 +8,8 @@ dropped and never raised.
 
 The venue is right: a fill counts in whatever phase it finds the order, once per trade id, and one
 that exceeds the order's size is counted and called an overfill.
+
+Sums are exact (:mod:`piker.money`): no digit of a fill or a fee is ever rounded away.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from piker.money import EXACT, ZERO, is_sane, ratio
 from piker.orders import Action, Order
 
 __all__ = [
@@ -33,8 +36,6 @@ __all__ = [
     "begin",
     "step",
 ]
-
-ZERO = Decimal(0)
 
 
 class Phase(StrEnum):
@@ -134,12 +135,12 @@ class OrderState(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def remaining(self) -> Decimal:
         """Return what is still to trade; never negative."""
-        return max(ZERO, self.order.size - self.filled)
+        return max(ZERO, EXACT.subtract(self.order.size, self.filled))
 
     @property
     def avg_price(self) -> Decimal | None:
-        """Return the mean price of its fills, or None before the first."""
-        return self.value / self.filled if self.filled else None
+        """Return the mean price of its fills to 28 digits, or None before the first."""
+        return ratio(self.value, self.filled) if self.filled else None
 
     @property
     def is_over(self) -> bool:
@@ -235,23 +236,13 @@ def _open(state: OrderState, event: Event) -> Step:
 
 
 def _fill(state: OrderState, event: Event) -> Step:
-    if not event.tid or not event.size > 0:
+    numbers = (event.size, event.price, event.fee)
+    if not event.tid or not all(map(is_sane, numbers)) or event.size <= 0:
         return _illegal(state, event)
     if event.tid in state.tids:
         return _again(state, event)
-    fees = dict(state.fees)
-    if event.fee:
-        fees[event.fee_asset] = fees.get(event.fee_asset, ZERO) + event.fee
-    filled = state.filled + event.size
-    counted = msgspec.structs.replace(
-        state,
-        filled=filled,
-        value=state.value + event.size * event.price,
-        fees=fees,
-        tids=state.tids | {event.tid},
-        reqid=state.reqid or event.reqid,
-    )
-    size = _most(state)
+    counted = _counted(state, event)
+    filled, size = counted.filled, _most(state)
     if filled > size:
         over = msgspec.structs.replace(counted, phase=Phase.FILLED)
         return Step(over, "overfilled", Problem.OVERFILL)
@@ -263,6 +254,21 @@ def _fill(state: OrderState, event: Event) -> Step:
     if state.phase in TERMINAL:
         return Step(counted, "late fill", Problem.LATE)
     return Step(msgspec.structs.replace(counted, phase=Phase.PARTIAL), "partially filled")
+
+
+def _counted(state: OrderState, event: Event) -> OrderState:
+    """Return the state with a fill added up."""
+    fees = dict(state.fees)
+    if event.fee:
+        fees[event.fee_asset] = EXACT.add(fees.get(event.fee_asset, ZERO), event.fee)
+    return msgspec.structs.replace(
+        state,
+        filled=EXACT.add(state.filled, event.size),
+        value=EXACT.add(state.value, EXACT.multiply(event.size, event.price)),
+        fees=fees,
+        tids=state.tids | {event.tid},
+        reqid=state.reqid or event.reqid,
+    )
 
 
 def _most(state: OrderState) -> Decimal:
@@ -321,8 +327,8 @@ def _end(phase: Phase, name: str) -> Handler:
             state, phase=phase, reason=event.reason, editing=None,
             reqid=state.reqid or event.reqid,
         )  # fmt: skip
-        problem = Problem.MISSING_FILLS if event.size > state.filled else None
-        return Step(ended, name, problem)
+        missing = event.size.is_finite() and event.size > state.filled
+        return Step(ended, name, Problem.MISSING_FILLS if missing else None)
 
     return end
 
@@ -335,7 +341,7 @@ def _reject(state: OrderState, event: Event) -> Step:
 
 def _close(state: OrderState, event: Event) -> Step:
     """The venue says that it is filled. Fills that we have not seen are to be asked for."""
-    told = max(event.size, _most(state))
+    told = max(event.size, _most(state)) if event.size.is_finite() else _most(state)
     closed = msgspec.structs.replace(state, phase=Phase.FILLED, editing=None)
     return Step(closed, "closed", Problem.MISSING_FILLS if told > state.filled else None)
 

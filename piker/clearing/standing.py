@@ -16,12 +16,12 @@ import msgspec
 
 from piker.clearing.lifecycle import OrderState, begin, step
 from piker.clearing.records import Entry, Happened, Intent, Position, Record, RiskChange
+from piker.money import EXACT, ZERO
 
 __all__ = ["ENDED_KEPT", "FOLD", "Snapshot", "Standing", "fold_orders"]
 
-FOLD = 2  # raised when the same rows come to something else: older snapshots are not used then
+FOLD = 3  # raised when the same rows come to something else: older snapshots are not used then
 ENDED_KEPT = 10_000  # ended orders: 10 MB; a busy day's, for clients that ask what became of them
-ZERO = Decimal(0)
 
 
 class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
@@ -103,8 +103,9 @@ class Standing:
                 after = step(state, entry.event).state
                 if after.filled != state.filled:
                     where = (state.order.account, state.order.symbol)
-                    traded = state.order.side * (after.filled - state.filled)
-                    self.nets[where] = self.nets.get(where, ZERO) + traded
+                    more, side = EXACT.subtract(after.filled, state.filled), state.order.side
+                    traded = EXACT.multiply(Decimal(side), more)
+                    self.nets[where] = EXACT.add(self.nets.get(where, ZERO), traded)
                 self._put(after)
         elif isinstance(entry, Intent):
             self._put(begin(entry.order))

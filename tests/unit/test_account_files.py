@@ -24,9 +24,9 @@ from piker.accounting.export import (
 )
 from piker.accounting.ledger import Ledger
 from piker.accounting.lots import Method, lots_of
-from piker.accounting.money import total
 from piker.accounting.transaction import Contract, Kind, Transaction
 from piker.errors import ConfigError
+from piker.money import total
 
 GUIDE = Path(__file__).resolve().parents[2] / "docs" / "guides" / "accounting.md"
 SYMBOL = "btcusdt.spot.binance"

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from ledgers import D, tx
 
 from piker.accounting.allocate import Allocator, SizeUnit, allocator_for, next_order
-from piker.accounting.money import EXACT, ZERO, exact
 from piker.accounting.position import Position, fold
 from piker.accounting.transaction import contract_of
 from piker.errors import RangeError
 from piker.market import Asset, AssetType, MktPair
+from piker.money import EXACT, ZERO, exact
 
 SPOT = MktPair(
     fqme="btcusdt.spot.binance", bs_mktid="BTCUSDT", dst=Asset("btc"), src=Asset("usdt"),

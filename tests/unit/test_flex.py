@@ -18,9 +18,9 @@ from piker.accounting.flex import Statement, read_flex
 from piker.accounting.flex_rows import symbol_of, time_of
 from piker.accounting.flex_xml import MAX_DEPTH, MAX_VALUE
 from piker.accounting.ledger import Ledger
-from piker.accounting.money import total
 from piker.accounting.transaction import Kind, flow_of
 from piker.errors import ConfigError, DataQuality
+from piker.money import total
 
 MUTATIONS = 3_000  # of each run; the whole is marked full
 MUTATIONS_FULL = 200_000

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from decimal import Decimal
+from fractions import Fraction
 from itertools import product
 
 import msgspec
@@ -239,3 +240,53 @@ def test_fills_are_the_sum_of_distinct_trades_when_anything_happens_in_any_order
         if over and state.filled > before.filled:
             assert problem is Problem.OVERFILL
         assert step(state, one).state.filled == state.filled  # the same again counts nothing
+
+
+# -- sums --------------------------------------------------------------------------------------
+def amounts() -> st.SearchStrategy[Decimal]:
+    """Return a strategy of amounts that no usual context holds the sum of."""
+    fine = st.integers(1, 10**36).map(lambda units: D(units).scaleb(-18))
+    return fine | st.integers(1, 10**18).map(D)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.tuples(amounts(), amounts(), amounts(), st.booleans()), min_size=1, max_size=12))
+def test_sums_of_fills_are_exact_when_numbers_are_long(
+    fills: list[tuple[Decimal, Decimal, Decimal, bool]],
+) -> None:
+    """Size, value and fees are those of fractions, to the last of any number of digits."""
+    state = begin(order(size=D(10) ** 23))
+    size = value = fees = Fraction(0)
+    for number, (amount, price, fee, rebate) in enumerate(fills):
+        fee = fee.copy_negate() if rebate else fee
+        told = Event(
+            kind=K.FILL, time_ns=1, tid=str(number), size=amount, price=price, fee=fee,
+            fee_asset="usdt",
+        )  # fmt: skip
+        state, _, problem = step(state, told)
+        assert problem is None
+        size += Fraction(amount)
+        value += Fraction(amount) * Fraction(price)
+        fees += Fraction(fee)
+    assert (Fraction(state.filled), Fraction(state.value)) == (size, value)
+    assert Fraction(state.fees["usdt"]) == fees
+    assert Fraction(state.remaining) == 10**23 - size
+
+
+@given(
+    st.sampled_from([K.FILL, K.CANCEL, K.CLOSE, K.EXPIRE]),
+    st.lists(st.decimals() | st.sampled_from([D("1E+999999"), D("1E-999999")]), min_size=3),
+)
+def test_nothing_is_counted_and_nothing_raised_when_a_number_is_none(
+    kind: EventKind, numbers: list[Decimal]
+) -> None:
+    """NaN, infinities and numbers of more digits than any venue's change no sum."""
+    size, price, fee = numbers[:3]
+    told = event(kind, tid="t", size=size, price=price, fee=fee, fee_asset="usdt")
+    first, _ = run(begin(order()), event(K.OPEN), fill("1", 1))
+    after, _, problem = step(first, told)
+    if kind is K.FILL and problem is not Problem.ILLEGAL:
+        assert all(number.is_finite() for number in numbers[:3])
+    else:
+        assert (after.filled, after.value, after.fees) == (first.filled, first.value, first.fees)
+    assert step(after, fill("2", 1)).state.filled == after.filled + 1

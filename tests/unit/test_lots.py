@@ -14,9 +14,9 @@ from ledgers import CONTRACTS, D, disturbed, fifo_in_fractions, ledgers, tx
 
 from piker.accounting.ledger import Added, Ledger
 from piker.accounting.lots import LotReport, Method, lots_of
-from piker.accounting.money import ZERO, exact, total
 from piker.accounting.position import Position, fold
 from piker.accounting.transaction import Contract, Kind, Transaction, agree, value_of
+from piker.money import ZERO, exact, total
 
 SPOT = CONTRACTS[0]
 SYMBOL = "btcusdt.spot.binance"

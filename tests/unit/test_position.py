@@ -10,17 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ledgers import CONTRACTS, D, tx
 
-from piker.accounting.money import (
-    EXACT,
-    ZERO,
-    exact,
-    is_sane,
-    plain,
-    ratio,
-    scaled,
-    share,
-    total,
-)
 from piker.accounting.position import (
     BreakEven,
     Position,
@@ -42,6 +31,17 @@ from piker.accounting.transaction import (
 )
 from piker.errors import Bug, DataQuality
 from piker.market import Asset, MktPair
+from piker.money import (
+    EXACT,
+    ZERO,
+    exact,
+    is_sane,
+    plain,
+    ratio,
+    scaled,
+    share,
+    total,
+)
 from piker.orders import Action, BrokerdFill
 
 SPOT = CONTRACTS[0]
