@@ -2,6 +2,8 @@
 
 Rows are dicts as decoded from JSON; numbers stay the digits that the venue sent where they come as
 strings. A row that lacks what it must have raises ``DataQuality`` that names the field.
+
+A trade's id is the one under which the backend tells it live: ``t`` before Binance's numbers.
 """
 
 from __future__ import annotations
@@ -135,7 +137,7 @@ def binance_spot(row: Row, *, market: MktPair, account: str) -> Transaction:
     trade = _read(row, BinanceSpotTrade, "row of Binance's myTrades")
     _same(trade.symbol, market)
     return Transaction(
-        account=account, symbol=market.fqme, tid=str(trade.id), time_ns=_ns(trade.time),
+        account=account, symbol=market.fqme, tid=f"t{trade.id}", time_ns=_ns(trade.time),
         size=_signed(trade.qty, 1 if trade.is_buyer else -1), price=trade.price,
         cost=trade.commission, cost_asset=trade.commission_asset.lower(), oid=str(trade.order_id),
     )  # fmt: skip
@@ -152,7 +154,7 @@ def binance_usdm(row: Row, *, market: MktPair, account: str) -> Transaction:
     if trade.position_side not in legs:
         raise DataQuality(f"a position's side is {trade.position_side!r}.")
     return Transaction(
-        account=account, symbol=market.fqme, tid=str(trade.id), time_ns=_ns(trade.time),
+        account=account, symbol=market.fqme, tid=f"t{trade.id}", time_ns=_ns(trade.time),
         size=_signed(trade.qty, _side(trade.side, "futures trade")), price=trade.price,
         cost=trade.commission, cost_asset=trade.commission_asset.lower(),
         leg=legs[trade.position_side], oid=str(trade.order_id),

@@ -179,9 +179,13 @@ _WRONG = {
 
 
 def order_key(time_ns: int, tid: str) -> tuple[int, int, int, str]:
-    """Return the key of the total order: by time, then by id, numbers before and as numbers."""
-    if tid.isascii() and tid.isdigit():
-        return time_ns, 0, int(tid), tid
+    """Return the key of the total order: by time, then by id, numbers before and as numbers.
+
+    ``t`` before a number is no text: Binance's trades are told so.
+    """
+    number = tid[1:] if tid[:1] == "t" else tid
+    if number.isascii() and number.isdigit():
+        return time_ns, 0, int(number), tid
     return time_ns, 1, 0, tid
 
 

@@ -18,7 +18,7 @@ from piker.accounting.norm import (
     kraken_spot,
 )
 from piker.accounting.position import fold
-from piker.accounting.transaction import Kind, contract_of
+from piker.accounting.transaction import Kind, contract_of, order_key
 from piker.errors import DataQuality
 from piker.market import Asset, MktPair
 
@@ -48,7 +48,7 @@ def test_spot_trade_is_read_when_as_recorded(shared: Path) -> None:
         shared / "venues/binance/binance.net/Endpoints/Spot/Trading/GetUserTrades.txt"
     )
     assert binance_spot(row, market=BNB, account="main") == tx(
-        "28457", "12", "4.000001", time_ns=1499865549590 * 10**6, cost=D("10.1"), cost_asset="bnb",
+        "t28457", "12", "4.000001", time_ns=1499865549590 * 10**6, cost=D("10.1"), cost_asset="bnb",
         oid="100234", symbol=BNB.fqme,
     )  # fmt: skip
 
@@ -141,3 +141,9 @@ def test_side_or_time_is_refused_when_it_is_none() -> None:
             "time": 1, "positionSide": "UP"}  # fmt: skip
     with pytest.raises(DataQuality, match="position's side"):
         binance_usdm(mine, market=PERP, account="main")
+
+
+def test_trades_of_one_millisecond_keep_their_order_when_numbers_have_a_letter() -> None:
+    """9 before 10, as Binance's backend names them."""
+    keys = [order_key(1, tid) for tid in ("t9", "t10", "t", "tx")]
+    assert keys == sorted(keys)
