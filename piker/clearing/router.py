@@ -271,9 +271,11 @@ class Router:
 
     async def _synced(self, name: str) -> None:
         """Do again what a venue that was away has not heard, and compare positions with it."""
-        for heard in list(self._heard.values()):
-            done = trio.Event()
-            heard.append(done)
+        marks = []
+        for heard in self._heard.values():  # all at once: a lane that is done is there no more
+            marks.append(trio.Event())
+            heard.append(marks[-1])
+        for done in marks:
             await done.wait()
         account = self.accounts[name]
         for state in self.register.at_venue(name):
@@ -409,8 +411,10 @@ class Router:
         client's is rejected: the market has moved, and the client is there to decide.
         """
         oid = state.order.oid
-        if state.phase not in AT_VENUE or state.filled:
-            log.error("ems.absent", oid=oid, phase=state.phase, filled=state.filled)
+        if state.phase not in AT_VENUE:
+            return  # it has ended meanwhile
+        if state.filled:
+            await self.register.note(state.order, "absent", f"{state.filled} were filled")
         elif state.cancel_called:
             await self.register.happen(oid, EventKind.CANCEL, reason="it never reached the venue")
         elif not state.freed:
