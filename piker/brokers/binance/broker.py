@@ -28,7 +28,7 @@ from piker.brokers.binance.broker_usdm import UsdmDesk
 from piker.brokers.credentials import Credentials, check_shape
 from piker.brokers.signing import Signer, binance_signer
 from piker.config import load_brokers
-from piker.errors import BrokerError, ConfigError, DataQuality, Refused, Rejected
+from piker.errors import BrokerError, ConfigError, Refused, Rejected
 from piker.log import Secret, get_logger
 from piker.orders import (
     BrokerdBelief,
@@ -337,7 +337,7 @@ async def _reach(spot: Signed) -> tuple[tuple[str, ...], list[Any]]:
         try:
             rights = await _ask_rights(spot)
             return rights, list((await load_markets(KINDS["spot"])).values())
-        except (BrokerError, DataQuality) as error:
+        except BrokerError as error:
             attempt += 1
             wait_s = max(AGAIN.wait_s(attempt), getattr(error, "retry_after", None) or 0)
             log.warning("binance.not_reached", attempt=attempt, wait_s=wait_s, why=error)
@@ -371,7 +371,7 @@ def _add_usdm(
                 await signed.clock.measure()
                 markets = await load_markets(KINDS["usdtm"])
                 break
-            except (BrokerError, DataQuality) as error:
+            except BrokerError as error:
                 attempt += 1
                 log.warning("binance.not_reached", venue="usdm", attempt=attempt, why=error)
                 await trio.sleep(AGAIN.wait_s(attempt))

@@ -11,7 +11,7 @@ import trio
 
 from piker.brokers.binance.broker_sync import Venue
 from piker.brokers.binance.broker_usdm import UsdmDesk
-from piker.errors import BrokerError, DataQuality
+from piker.errors import BrokerError
 from piker.log import get_logger
 
 __all__ = ["DISARM_S", "DeadMan"]
@@ -60,7 +60,7 @@ class DeadMan:
             self._armed.setdefault(symbol, -1e9)  # it may be set though no answer comes
         try:
             await self._desk.count_down(symbol, after_s * 1000)
-        except (BrokerError, DataQuality) as error:
+        except BrokerError as error:
             log.warning("binance.dead_man", symbol=symbol, after_s=after_s, why=error)
             return
         if after_s:

@@ -22,7 +22,7 @@ from piker.brokers.binance.broker_proof import AFTER_FAILURE, ASK_AGAIN, MISSES
 from piker.brokers.binance.broker_requests import RESEND_S, Requests, is_duplicate, said
 from piker.brokers.binance.broker_spot import SpotDesk
 from piker.brokers.binance.broker_usdm import UsdmDesk
-from piker.errors import BrokerError, DataQuality, PikerError, Rejected, Transient
+from piker.errors import BrokerError, PikerError, Rejected, Transient
 from piker.orders import BrokerdOrder, OrderKind
 
 __all__ = ["Edits"]
@@ -255,7 +255,7 @@ async def _until_answered(ask: Callable[[], Awaitable[T]]) -> T:
     while True:
         try:
             return await ask()
-        except (BrokerError, DataQuality):
+        except BrokerError:
             failures += 1
             await trio.sleep(AFTER_FAILURE.wait_s(failures))
 

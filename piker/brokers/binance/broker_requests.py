@@ -18,7 +18,7 @@ from piker.brokers.binance.broker_book import Book, Known, Market
 from piker.brokers.binance.broker_facts import OrderFact, derived_id, leg_of
 from piker.brokers.binance.broker_proof import Desk, Prover
 from piker.brokers.binance.broker_rest import SLACK_MS, Sent
-from piker.errors import BrokerError, DataQuality, PikerError, Rejected, Transient
+from piker.errors import BrokerError, PikerError, Rejected, Transient
 from piker.log import get_logger
 from piker.orders import Action, BrokerdCancel, BrokerdOrder
 
@@ -114,7 +114,7 @@ class Requests:
                     if trio.current_time() + wait_s > end:
                         return error
                     log.info("binance.again", oid=known.order.oid, wait_s=wait_s, why=error)
-                except (BrokerError, DataQuality) as error:
+                except BrokerError as error:
                     return error
                 await trio.sleep(wait_s)
         finally:
@@ -242,7 +242,7 @@ class Requests:
                 known.market.wire, number=leg[2] if leg else 0,
                 client_id=known.order.client_id, is_algo=bool(leg and leg[3]),
             )  # fmt: skip
-        except (BrokerError, DataQuality) as error:
+        except BrokerError as error:
             self.book.refuse(known, "cancel", f"nothing was sent: {said(error)}")
             self.book.forget(known)
             return None

@@ -137,7 +137,7 @@ class Venue:
                     if now is not None:
                         self.book.learn(now)
                 break
-            except (BrokerError, DataQuality):
+            except BrokerError:
                 failures += 1
                 await trio.sleep(AGAIN.wait_s(failures))
         self.book.learn(fact)
@@ -157,7 +157,7 @@ class Venue:
             this_round = self._round
             try:
                 await self._compare()
-            except (BrokerError, DataQuality) as error:
+            except BrokerError as error:
                 failures += 1
                 log.warning("binance.not_compared", venue=self.name, attempt=failures, why=error)
                 continue

@@ -1,0 +1,260 @@
+"""Orders, edits and cancels through every fault, and what must hold when all is quiet."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections import Counter
+from decimal import Decimal
+from typing import Any
+
+import trio
+from account_client import Trader, account_of, loopback
+from binance_broker_client import PERP, SPOT, Ems, dialog_of, order_of, point_at
+from msgspec.structs import replace
+
+from piker import clock
+from piker.testing.engine import BUY, SELL
+from piker.testing.faults import Fault
+
+__all__ = ["soak"]
+
+TICK = Decimal("0.01")
+RICH = account_of("alice:alicekey:alicesecret:USDT=10000000,BTC=10")
+MAKER = account_of("bob:bobkey:bobsecret:USDT=10000000,BTC=1000")
+AT_ONCE = 24
+WAIT_S = 90
+ENDS = ("closed", "canceled", "expired", "rejected", "absent")
+#: What befalls a request: (what it is, its arguments).
+BEFALLS: tuple[dict[str, Any] | None, ...] = (
+    None,
+    {"what": "half-open"},  # never answered, never done
+    {"what": "unanswered"},  # done, and the connection cut
+    {"what": "unanswered", "status": 504},
+    {"what": "unanswered", "status": 408},  # -1007
+    {"what": "close"},  # cut before it is done
+    {"what": "status", "status": 503},
+    {"what": "status", "status": 500},
+    {"what": "status", "status": 429, "retry_after_s": 1.0},
+    {"what": "garble"},
+    {"what": "garble", "part": "number"},
+    {"what": "cut-short"},
+    {"what": "delay", "delay_s": 0.9},  # done after a first look
+    {"what": "delay", "delay_s": 4.0},  # too late to be done
+    {"what": "twice"},
+)
+
+
+class SkewedClock(clock.WallClock):
+    """A wall clock that is off, as the venue's looks to ours."""
+
+    def __init__(self) -> None:
+        self.off_s = 0.0
+
+    def wall_ns(self) -> int:
+        """Return the time, as it is off."""
+        return super().wall_ns() + round(self.off_s * clock.NS)
+
+
+class Soak:
+    """One run: a venue, a dialog, and dice."""
+
+    def __init__(self, venue: Any, bob: Trader, ems: Ems, *, kind: str, seed: int) -> None:
+        self.venue, self.bob, self.ems, self.kind = venue, bob, ems, kind
+        self.dice = random.Random(seed)
+        self.share = 1.0  # of the requests that something may befall
+        self.seen: Counter[str] = Counter()
+        self.asked: dict[str, Decimal] = {}  # oid -> the most that was ever asked for
+        self.api = "/api/v3" if kind == "spot" else "/fapi/v1"
+
+    def top(self) -> tuple[Decimal, Decimal]:
+        """Return the best bid and ask."""
+        engine = self.venue.listings[self.kind, "BTCUSDT"].market.engine
+        return engine.depth(BUY, 1)[0][0] * TICK, engine.depth(SELL, 1)[0][0] * TICK
+
+    def befall(self, what: str, match: str, *, twice: bool = True) -> None:
+        """Let something befall one request."""
+        fault = self.dice.choice(BEFALLS) if self.dice.random() < self.share else None
+        if fault is None or (fault["what"] == "twice" and not twice):
+            return
+        self.seen[f"{what}: {' '.join(str(value) for value in fault.values())}"] += 1
+        self.venue.gate.add_faults([Fault(on="http", match=match, count=1, **fault)])
+        armed = self.venue.gate.injector.armed
+        if len(armed) > 700:
+            self.venue.gate.injector.armed = [one for one in armed if not one.hits]
+
+    # -- one order's life ----------------------------------------------------------------------
+    async def live(self, *, edits: bool) -> None:
+        """Send an order, edit it, have it filled or canceled, each through a fault."""
+        dice, view = self.dice, self.ems.view
+        bid, ask = self.top()
+        shape = dice.choice(("rest", "rest", "take", "market"))
+        size = Decimal(dice.randrange(2, 9)) / 1000
+        price = {"rest": bid - TICK * dice.randrange(100, 5000), "take": ask + 5}.get(shape)
+        more: dict[str, Any] = {"tif": "ioc"} if shape == "take" else {}
+        symbol = SPOT if self.kind == "spot" else PERP
+        order = order_of("buy", size, price, symbol=symbol, **more)
+        self.asked[order.oid] = size
+        # The venue takes a client id again once its order is over: two orders, by its rules.
+        self.befall("order", f"POST .*{order.client_id}(&|$)", twice=shape == "rest")
+        await self.ems.send(order)
+        await view.until(lambda: view.errors.get(order.oid) or self._settled(order.oid), WAIT_S)
+        for _ in range(dice.randrange(3) if edits else 0):
+            if not self._stands(order.oid):
+                break
+            order = await self._edit(order)
+        if self._stands(order.oid) and dice.random() < 0.4:
+            part = (order.size / 2).quantize(Decimal("0.001"))
+            await self.bob.order(
+                "SELL", order.price, part, timeInForce="IOC"
+            ) if self.kind == "spot" else await self.bob.ask(
+                "POST", f"{self.api}/order", symbol="BTCUSDT", side="SELL", type="LIMIT",
+                timeInForce="IOC", price=order.price, quantity=part,
+            )  # fmt: skip
+        await self._cancel(order)
+
+    def _settled(self, oid: str) -> bool:
+        last = self.ems.view.status.get(oid)
+        return last is not None and last.status != "unknown"
+
+    def _stands(self, oid: str) -> bool:
+        last = self.ems.view.status.get(oid)
+        return last is not None and last.status == "open"
+
+    def _outcomes(self, oid: str, request: str) -> int:
+        told = (e for e in self.ems.view.events if getattr(e, "oid", "") == oid)
+        return sum(getattr(e, "request", "") == request for e in told)
+
+    async def _edit(self, order: Any) -> Any:
+        view, dice = self.ems.view, self.dice
+        changes: dict[str, Any] = {"size": order.size - Decimal("0.001")}
+        if dice.random() < 0.7:
+            changes = {"price": order.price - TICK * dice.randrange(1, 500)}
+            if dice.random() < 0.3:
+                changes["size"] = order.size + Decimal("0.002")
+        edited = replace(order, **changes)
+        self.asked[order.oid] = max(self.asked[order.oid], edited.size)
+        number = view.reqid[order.oid].rpartition("-")[2]
+        name = f"({re.escape(order.client_id)}-[0-9]+|orderId={number})"
+        self.befall("edit", f"(PUT|POST) .*{name}(&|$)")
+        before = self._outcomes(order.oid, "edit")
+        await self.ems.edit(order, **changes)
+        await view.until(
+            lambda: self._outcomes(order.oid, "edit") > before and self._settled(order.oid), WAIT_S
+        )
+        last = [e for e in view.events if getattr(e, "oid", "") == order.oid
+                and getattr(e, "request", "") == "edit"][-1]  # fmt: skip
+        self.seen["edits refused" if hasattr(last, "reason") else "edits done"] += 1
+        return order if hasattr(last, "reason") else edited
+
+    async def _cancel(self, order: Any) -> None:
+        view, oid = self.ems.view, order.oid
+        for attempt in range(20):
+            if not self._stands(oid):
+                return
+            if not attempt:
+                number = view.reqid[oid].rpartition("-")[2]
+                self.befall("cancel", f"DELETE .*orderId={number}(&|$)")
+            before = self._outcomes(oid, "cancel")
+            await self.ems.cancel(order)
+            await view.until(
+                lambda before=before: (
+                    view.status[oid].status in ENDS
+                    or (self._outcomes(oid, "cancel") > before and self._settled(oid))
+                ),
+                WAIT_S,
+            )
+        raise AssertionError(f"it could not be canceled: {view.errors[oid]}")
+
+    # -- what must hold ------------------------------------------------------------------------
+    def check(self) -> None:
+        """Hold what was told against what the venue has: orders, fills, fees."""
+        view, desk = self.ems.view, self.venue.accounts.desks[self.kind]
+        account = desk.accounts["alice"]
+        legs: dict[str, list[Any]] = {}
+        for one in account.orders.values():
+            legs.setdefault(re.sub(r"-[0-9]+$", "", one.client_id), []).append(one)
+        names = [one.client_id for one in account.orders.values()]
+        assert len(set(names)) == len(names), "an order was doubled"
+        oids = {event.client_id: event.oid for event in view.events if getattr(event, "oid", "")}
+        for client_id, found in legs.items():
+            told = view.status[oids[client_id]]
+            assert told.filled == sum(one.filled for one in found) == view.filled(told.oid), told
+            assert told.filled <= self.asked[told.oid], "more was traded than was asked for"
+            assert told.status in ENDS
+            assert not any(one.is_open for one in found)
+            last = {"FILLED": "closed", "CANCELED": "canceled", "EXPIRED": "expired"}
+            assert told.status in (last[found[-1].status], "closed")
+            refused = [e for e in view.errors.get(told.oid, ()) if e.request == "order"]
+            assert not refused, "an order that stands was called rejected"
+        for oid, told in view.status.items():
+            if told.client_id not in legs:
+                assert told.status == "absent", (oid, told)
+        rows = {(f"t{r['id']}", Decimal(r["qty"]), Decimal(r["price"]), Decimal(r["commission"]))
+                for r in account.fills}  # fmt: skip
+        assert {(f.tid, f.size, f.price, f.fee) for f in view.fills.values()} == rows
+        assert len(account.fills) == len(view.fills)
+        self.seen["absent"] = sum(s.status == "absent" for s in view.status.values())
+        self.seen["unknown"] = sum(getattr(e, "status", "") == "unknown" for e in view.events)
+        self.seen["refused"] = sum(map(len, view.errors.values()))
+        self.seen["orders at the venue"] = len(account.orders)
+        self.seen["fills"] = len(account.fills)
+
+    async def quiet(self) -> None:
+        """Wait until the account is synced, and its balances are the venue's."""
+        view, desk = self.ems.view, self.venue.accounts.desks[self.kind]
+        account = desk.accounts["alice"]
+        await view.until(lambda: view.sync == "synced", WAIT_S)
+        if self.kind == "spot":
+            held = {
+                asset.lower(): (one.free + one.locked, one.free)
+                for asset, one in account.purse.assets.items()
+            }
+            await view.until(
+                lambda: all(
+                    (view.balances[a].total, view.balances[a].available) == h
+                    for a, h in held.items()
+                ),
+                WAIT_S,
+            )
+            return
+        margin = desk.margin_of(account)
+        await view.until(lambda: view.balances["usdt.usdtm"].total == margin.wallet, WAIT_S)
+        size = margin.position("BTCUSDT", "BOTH").amount
+        await view.until(lambda: not size or view.positions[PERP].size == size, WAIT_S)
+
+
+async def soak(count: int, *, kind: str, seed: int, edits: bool) -> Counter[str]:
+    """Run so many orders' lives; hold the view against the venue; return what befell them."""
+    skewed = SkewedClock()
+    with clock.use_clock(skewed):
+        async with loopback(rate=20, accounts=(RICH, MAKER)) as (venue, alice, bob):
+            point_at(alice.port, recv_window_ms=1500)
+            async with dialog_of(RICH) as ems:
+                run = Soak(venue, bob, ems, kind=kind, seed=seed)
+                run.share = 0.5 if edits else 1.0  # an order that never came is not edited
+                turns = trio.Semaphore(AT_ONCE)
+
+                async def one() -> None:
+                    try:
+                        await run.live(edits=edits)
+                    finally:
+                        turns.release()
+
+                async with trio.open_nursery() as nursery:
+                    for number in range(count):
+                        await turns.acquire()
+                        if number % 20 == 19:
+                            skewed.off_s = run.dice.uniform(-5, 5)
+                            run.seen["skew"] += 1
+                        if number % 50 == 25:
+                            venue.gate.add_faults([Fault(what="refuse", on="http", count=2)])
+                            run.seen["refuse"] += 1
+                        if number % 100 == 60:
+                            venue.cut(refuse_s=0.5)
+                            run.seen["cut"] += 1
+                        nursery.start_soon(one)
+                await run.quiet()
+                run.check()
+                assert not venue.limits.violations["ORDERS"]
+    return run.seen
