@@ -84,6 +84,7 @@ class Router:
         self._nursery = nursery
         self._heard: defaultdict[str, deque[OfOrder | trio.Event]] = defaultdict(deque)
         self._lanes: defaultdict[str, trio.Lock] = defaultdict(trio.Lock)
+        self._unsent: set[str] = set()  # edits that wait for the venue's id of their order
 
     @property
     def orders(self) -> dict[str, OrderState]:
@@ -254,10 +255,20 @@ class Router:
                 async with self._lanes[oid]:
                     if await self.register.recall(oid):
                         await self._hear(oid, event)
+                        await self._send_edit(oid)
                     else:
                         await self._stranger(event)
             heard.popleft()
         self._heard.pop(oid, None)
+
+    async def _send_edit(self, oid: str) -> None:
+        """Send an edit that had to wait until the venue has the order."""
+        state = self.orders[oid]
+        if oid not in self._unsent or (not state.reqid and not state.is_over):
+            return
+        self._unsent.discard(oid)
+        if state.editing is not None and state.phase in AT_VENUE:
+            await self._send(state, self._request(state.editing, state.reqid))
 
     async def _stranger(self, event: OfOrder) -> None:
         """Keep a fill of an order that is not ours: somebody else trades on this account."""
@@ -289,7 +300,7 @@ class Router:
                     continue
                 if state.cancel_called:
                     await self._send(state, self._cancel_request(state))
-                elif state.editing is not None:
+                elif state.editing is not None and state.reqid:
                     await self._send(state, self._request(state.editing, state.reqid))
         await self.keeper.compare(name)
 
@@ -322,8 +333,10 @@ class Router:
             self._refuse(order, judged)
             return
         await self.register.happen(order.oid, EventKind.EDIT_ASKED, actor=actor, order=order)
-        if state.phase in AT_VENUE:
+        if state.phase in AT_VENUE and state.reqid:
             await self._send(state, self._request(order, state.reqid))
+        elif state.phase in AT_VENUE:  # without the venue's id it would be another order
+            self._unsent.add(order.oid)
 
     async def _cancel(self, state: OrderState, actor: str, reason: str = "by its client") -> None:
         order = state.order
