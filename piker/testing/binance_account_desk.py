@@ -6,6 +6,7 @@ import random
 import string
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
+from decimal import Decimal
 from functools import partial
 
 from piker.testing.account_matching import OwnBook, OwnFill
@@ -14,7 +15,7 @@ from piker.testing.binance_account_params import Params, VenueRefusal
 from piker.testing.binance_account_rules import Rules
 from piker.testing.binance_market import Listing
 from piker.testing.engine import Top
-from piker.testing.synthetic import Trade
+from piker.testing.synthetic import SyntheticMarket, Trade
 
 __all__ = ["SIDES", "Announce", "BinanceDesk", "Place"]
 
@@ -22,12 +23,51 @@ ID_LENGTH = 22  # of the client ids that the venue makes
 SIDES = {"BUY": 1, "SELL": -1}
 _LETTERS = string.ascii_letters + string.digits
 Announce = Callable[[Listing, Top, list[Trade], int], None]
+Tell = Callable[[Top, list[Trade], int], None]  # the same, of one market
+
+
+class BinanceBook(OwnBook):
+    """The orders of accounts in one market, none of which trades with its own account.
+
+    Before an order trades, the account's own at every price that it reaches expire: that is the
+    venue's ``EXPIRE_MAKER``, the default of its markets.
+    """
+
+    def __init__(self, market: SyntheticMarket, desk: BinanceDesk, announce: Tell) -> None:
+        super().__init__(market, desk, announce)
+        self._own_desk = desk
+
+    def enter(self, order: VenueOrder, time_ms: int, *, priced: bool) -> None:
+        """Let an order trade; with a price, what is left of it rests."""
+        self.make_way(order, time_ms, priced=priced)
+        super().enter(order, time_ms, priced=priced)
+
+    def make_way(self, order: VenueOrder, time_ms: int, *, priced: bool) -> None:
+        """Have the account's own orders expire that an order would trade with."""
+        while met := self._own_reached(order, order.price if priced else None):
+            for one in met:
+                self._own_desk.prevented(one, time_ms)
+
+    def _own_reached(self, order: VenueOrder, price: Decimal | None) -> list[VenueOrder]:
+        own = [
+            one for one in self._resting.values()
+            if one.account is order.account and one.side != order.side
+        ]  # fmt: skip
+        reached, left = set(), order.left
+        for at, size in self.takeable(order.side, price) if own else ():
+            if not left and order.quote_size:
+                left = order.quote_size / at  # more than that it does not get
+            reached.add(at)
+            left -= size
+            if left <= 0:
+                break
+        return [one for one in own if one.price in reached]
 
 
 class Place:
     """A market with the orders of accounts in it."""
 
-    def __init__(self, listing: Listing, book: OwnBook) -> None:
+    def __init__(self, listing: Listing, book: BinanceBook) -> None:
         self.listing = listing
         self.book = book
         self.rules = Rules(listing)
@@ -63,7 +103,7 @@ class BinanceDesk(ABC):
             raise VenueRefusal(-1121, "Invalid symbol.")
         place = self._places.get(symbol)
         if place is None or place.listing is not listing:
-            book = OwnBook(listing.market, self, partial(self._announce, listing))
+            book = BinanceBook(listing.market, self, partial(self._announce, listing))
             place = self._places[symbol] = Place(listing, book)
         return place
 
@@ -135,6 +175,10 @@ class BinanceDesk(ABC):
     @abstractmethod
     def triggered(self, order: VenueOrder, time_ms: int) -> None:
         """Do what an order says whose stop was met."""
+
+    @abstractmethod
+    def prevented(self, order: VenueOrder, time_ms: int) -> None:
+        """End an order that its own account would have traded with."""
 
     def settled(self, time_ms: int) -> None:  # noqa: B027  # nothing is to be done at spot
         """Follow up on fills."""

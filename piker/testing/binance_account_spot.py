@@ -128,6 +128,7 @@ class SpotDesk(BinanceDesk):
 
     def _size_up(self, order: VenueOrder, place: Place) -> None:
         """Say in base what was said in quote: as much as the book gives for it."""
+        place.book.make_way(order, order.made_ms, priced=False)
         levels = place.book.takeable(order.side, None)
         if not levels:
             text = "Order book liquidity is less than symbol minimum quantity."
@@ -212,11 +213,17 @@ class SpotDesk(BinanceDesk):
         """Send an order to the book whose stop was met; without the money it expires."""
         place = self.place_of(order.market)
         order.working_ms = order.changed_ms = time_ms
+        if order.kind not in _PRICED:
+            place.book.make_way(order, time_ms, priced=False)
         if not order.locked and not self._lock(order, place):
             self._end(order, "EXPIRED", time_ms)
             return
         self._tell(order, "NEW")
         self._work(order, place, time_ms)
+
+    def prevented(self, order: VenueOrder, time_ms: int) -> None:
+        """End an order that its own account would have traded with."""
+        self._end(order, "EXPIRED_IN_MATCH", time_ms)
 
     def _unlock(self, order: VenueOrder) -> None:
         if order.locked:
@@ -230,7 +237,8 @@ class SpotDesk(BinanceDesk):
         order.status, order.changed_ms = status, now_ms
         self._unlock(order)
         order.account.ended(order)
-        self._tell(order, status, cancel_id=cancel_id)
+        what = "TRADE_PREVENTION" if status == "EXPIRED_IN_MATCH" else status
+        self._tell(order, what, cancel_id=cancel_id)
 
     def _tell(
         self,

@@ -251,11 +251,15 @@ class UsdmDesk(BinanceDesk):
                 if reduces and order.position_side == side and order.left > self._closable(order):
                     self._end(order, "EXPIRED", time_ms)
 
+    def prevented(self, order: VenueOrder, time_ms: int) -> None:
+        """End an order that its own account would have traded with."""
+        self._end(order, "EXPIRED_IN_MATCH", time_ms)
+
     def _end(self, order: VenueOrder, status: str, now_ms: int) -> None:
         self.place_of(order.market).book.withdraw(order, now_ms)
         order.status, order.changed_ms, order.locked = status, now_ms, ZERO
         order.account.ended(order)
-        self._tell(order, status)
+        self._tell(order, "EXPIRED" if status == "EXPIRED_IN_MATCH" else status)
 
     def _tell(self, order: VenueOrder, what: str, fill: dict[str, Any] | None = None) -> None:
         order.account.tell(wire.order_update(order, what, fill))

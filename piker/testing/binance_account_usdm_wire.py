@@ -41,7 +41,7 @@ def order_row(order: VenueOrder) -> dict[str, Any]:
         "reduceOnly": order.reduce_only, "closePosition": False, "side": _side(order),
         "positionSide": order.position_side, "stopPrice": "0", "workingType": "CONTRACT_PRICE",
         "priceProtect": False, "origType": order.kind, "priceMatch": "NONE",
-        "selfTradePreventionMode": "NONE", "goodTillDate": order.more.get("gtd", 0),
+        "selfTradePreventionMode": "EXPIRE_MAKER", "goodTillDate": order.more.get("gtd", 0),
         "time": order.made_ms, "updateTime": order.changed_ms,
     }  # fmt: skip
 
@@ -67,8 +67,8 @@ def order_update(order: VenueOrder, what: str, fill: dict[str, Any] | None) -> d
         "L": fill["price"] if fill else "0", "T": order.changed_ms, "t": fill["id"] if fill else 0,
         "b": "0", "a": "0", "m": bool(fill and fill["maker"]), "R": order.reduce_only,
         "wt": "CONTRACT_PRICE", "ot": order.kind, "ps": order.position_side, "cp": False,
-        "rp": fill["realizedPnl"] if fill else "0", "pP": False, "si": 0, "ss": 0, "V": "NONE",
-        "pm": "NONE", "gtd": order.more.get("gtd", 0),
+        "rp": fill["realizedPnl"] if fill else "0", "pP": False, "si": 0, "ss": 0,
+        "V": "EXPIRE_MAKER", "pm": "NONE", "gtd": order.more.get("gtd", 0),
     }  # fmt: skip
     if fill:
         body |= {"N": "USDT", "n": fill["commission"]}

@@ -44,7 +44,7 @@ def _amounts(order: VenueOrder) -> dict[str, Any]:
 
 def _extras(order: VenueOrder) -> dict[str, Any]:
     stop = {"stopPrice": money(order.stop)} if order.stop else {}
-    return {**stop, **order.more, "selfTradePreventionMode": "NONE"}
+    return {**stop, **order.more, "selfTradePreventionMode": "EXPIRE_MAKER"}
 
 
 def new_order(order: VenueOrder, shape: str, fills: list[dict[str, Any]]) -> dict[str, Any]:
@@ -85,7 +85,7 @@ def amended_order(order: VenueOrder, execution: int) -> dict[str, Any]:
             "quoteOrderQty": money(order.quote_size), "cumulativeQuoteQty": money(order.worth),
             "status": order.status, "timeInForce": order.tif, "type": order.kind,
             "side": _side(order), "workingTime": order.working_ms,
-            "selfTradePreventionMode": "NONE",
+            "selfTradePreventionMode": "EXPIRE_MAKER",
         },
     }  # fmt: skip
 
@@ -97,7 +97,7 @@ def order_row(order: VenueOrder) -> dict[str, Any]:
         "clientOrderId": order.client_id, **_amounts(order), "stopPrice": money(order.stop),
         "icebergQty": money(ZERO), "time": order.made_ms, "updateTime": order.changed_ms,
         "isWorking": bool(order.working_ms), "workingTime": order.working_ms or -1,
-        **order.more, "selfTradePreventionMode": "NONE",
+        **order.more, "selfTradePreventionMode": "EXPIRE_MAKER",
     }  # fmt: skip
 
 
@@ -135,7 +135,7 @@ def execution_report(
         "T": order.changed_ms, "t": traded["id"], "v": 0, "I": execution,
         "w": bool(order.engine_id), "m": bool(fill and fill["isMaker"]), "M": bool(fill),
         "O": order.made_ms, "Z": money(order.worth), "Y": traded["quoteQty"],
-        "Q": money(order.quote_size), "V": "NONE",
+        "Q": money(order.quote_size), "V": "EXPIRE_MAKER",
     }  # fmt: skip
     if order.working_ms:
         body["W"] = order.working_ms

@@ -99,8 +99,8 @@ def _spot() -> dict[str, Any]:
         "ocoAllowed": False, "otoAllowed": False, "quoteOrderQtyMarketAllowed": True,
         "allowTrailingStop": False, "cancelReplaceAllowed": True,
         "amendAllowed": True, "baseCommissionPrecision": 8,
-        "quoteCommissionPrecision": 8, "defaultSelfTradePreventionMode": "NONE",
-        "allowedSelfTradePreventionModes": ["NONE"],
+        "quoteCommissionPrecision": 8, "defaultSelfTradePreventionMode": "EXPIRE_MAKER",
+        "allowedSelfTradePreventionModes": ["EXPIRE_MAKER"],
     }  # fmt: skip
 
 

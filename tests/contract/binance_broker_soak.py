@@ -99,11 +99,11 @@ class Soak:
         self.befall("order", f"POST .*{order.client_id}(&|$)", twice=shape == "rest")
         await self.ems.send(order)
         await view.until(lambda: view.errors.get(order.oid) or self._settled(order.oid), WAIT_S)
-        for _ in range(dice.randrange(3) if edits else 0):
+        for _ in range(dice.randrange(3) if edits and shape == "rest" else 0):
             if not self._stands(order.oid):
                 break
             order = await self._edit(order)
-        if self._stands(order.oid) and dice.random() < 0.4:
+        if shape == "rest" and self._stands(order.oid) and dice.random() < 0.4:
             part = (order.size / 2).quantize(Decimal("0.001"))
             await self.bob.order(
                 "SELL", order.price, part, timeInForce="IOC"

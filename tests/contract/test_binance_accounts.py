@@ -498,3 +498,18 @@ def test_accounts_are_refused_in_words_when_they_make_no_sense(tmp_path: Path) -
     (spec,) = load_accounts(file)
     assert spec.balances == {"USDT": 5}
     assert "'s'" not in repr(spec)
+
+
+async def test_no_account_trades_with_itself_when_its_orders_meet() -> None:
+    """The one that rests expires, as the venue's markets do by default; the other one trades on."""
+    async with loopback() as (venue, alice, _, _):
+        bid, ask = top_of(venue)
+        price = (bid + ask) / 2 // Decimal("0.01") * Decimal("0.01")
+        _, resting = await alice.order("BUY", price, "0.5")
+        _, taker = await alice.order("SELL", price, "0.2")
+        assert (taker["status"], taker["fills"]) == ("NEW", [])
+        _, row = await alice.ask(
+            "GET", "/api/v3/order", symbol="BTCUSDT", orderId=resting["orderId"]
+        )
+        assert (row["status"], row["executedQty"]) == ("EXPIRED_IN_MATCH", "0.00000000")
+        assert (await alice.balances())["USDT"][1] == 0
