@@ -204,13 +204,14 @@ def read_row(row: Row, *, written_by: str = "a later piker") -> Record:
 def once_key(record: Record) -> bytes | None:
     """Return the key that may be in the journal once only, or None for a record without one.
 
-    An intent's is its oid; a fill's its account, market and trade id.
+    An intent's is its oid; a fill's its account, market, trade id and order: an account that trades
+    with itself has one trade twice, once for each of its orders.
     """
     entry = record.entry
     if isinstance(entry, Intent):
         return intent_key(entry.order.oid)
     elif isinstance(entry, Happened) and entry.event.kind is EventKind.FILL:
-        return _key("fill", record.account, entry.symbol, entry.event.tid)
+        return _key("fill", record.account, entry.symbol, entry.event.tid, record.oid)
     return None
 
 

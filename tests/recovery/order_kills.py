@@ -1,12 +1,13 @@
 """A busy trading session whose processes are killed at random moments; counts what was lost.
 
-    python order_kills.py --folder FOLDER --kills N --seed S [--torn 0.3]
+    python order_kills.py --folder FOLDER --kills N --seed S [--torn 0.3] [--live]
 
 A script. A loopback venue, pikerd, emsd, paperboi and datad are real processes; clients place,
 edit and cancel orders of every kind and keep what they are told. The killer ends emsd or the broker
 by SIGKILL, and at times tears the end of the journal that was not acknowledged, as a power cut
 would. In the end the journal must have every acknowledged order and fill, once, and restarting
-twice must come to what restarting once did. Prints one JSON line.
+twice must come to what restarting once did. With ``--live`` the orders go through brokerd to an
+account of the venue, and journal and venue must have the same. Prints one JSON line.
 """
 
 from __future__ import annotations
@@ -15,10 +16,12 @@ import argparse
 import json
 import os
 import random
+import re
 import signal
 import sys
 from collections import Counter
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,19 +34,22 @@ from daemons import Pikerd
 
 from piker import config, service
 from piker.clearing import journal_seal as seal
-from piker.clearing.client import OrderClient, cancel_all, open_ems
+from piker.clearing.client import OrderClient, arm, cancel_all, open_ems
 from piker.clearing.journal import open_journal, verify
 from piker.clearing.lifecycle import TERMINAL, EventKind
 from piker.clearing.records import Happened, Intent
+from piker.clearing.requests import client_id_of
 from piker.data.feed import open_feed
 from piker.errors import PikerError
 from piker.orders import BrokerdFill, Status, SyncState
+from piker.testing.accounts import account_of
 from piker.testing.loopback import open_loopback, point_backend_at
 
 FQME = "btcusdt.spot.binance"
 CLIENTS = 3
 BUSY = 15  # orders acknowledged between two kills, at least
 SOON_S = 90.0  # nothing here takes longer unless it is broken
+OWNER = account_of("alice:alicekey:alicesecret:USDT=100000000,BTC=10000")
 ENDED = frozenset(str(phase) for phase in TERMINAL)
 CONF = """
 [paper]
@@ -119,9 +125,13 @@ class Session:
             elif what < 0.65:
                 order = ems.order(FQME, side, size, trigger=bid + off)
             status = await ems.submit(order)
-            if status.resp not in ("denied", "error"):
+            if status.resp not in ("denied", "error", "rejected"):
                 self.acked[order.oid] = status.resp
-            elif status.code not in ("not-synced", "no-reference", "wrong-symbol"):
+            elif status.resp != "rejected" and status.code not in (
+                "not-synced",
+                "no-reference",
+                "wrong-symbol",
+            ):
                 self.wrong.append(f"{status.code}: {status.reason}")
 
     async def listen(self, ems: OrderClient) -> None:
@@ -169,6 +179,11 @@ class Session:
             self.tear(config.data_dir() / "journal")
             pikerd.process.send_signal(signal.SIGCONT)
         self.kills[name] += 1
+
+    @property
+    def broker(self) -> str:
+        """Return the process behind the account."""
+        return "paperboi.binance" if self.account.endswith(".paper") else "brokerd.binance"
 
     def tear(self, folder: Path) -> None:
         """Leave half of a commit behind what was acknowledged, as a power cut may."""
@@ -243,26 +258,65 @@ async def judge(session: Session, counts: dict[str, Any]) -> None:
     ][:10]  # fmt: skip
 
 
-async def main(kills: int, seed: int, torn: float, folder: Path) -> dict[str, Any]:
+async def hold_against(venue: Any, session: Session, counts: dict[str, Any]) -> None:
+    """Compare the journal with what the venue has of the account."""
+    account = venue.accounts.desks["spot"].accounts["alice"]
+    async with open_journal(config.data_dir() / "journal", read_only=True) as journal:
+        folded = await journal.fold()
+    by_client = {client_id_of(oid): state for oid, state in folded.items()}
+    filled: dict[str, Decimal] = {}
+    open_legs: Counter[str] = Counter()
+    for one in account.orders.values():
+        base = re.sub(r"-[0-9]+$", "", one.client_id)
+        filled[base] = filled.get(base, Decimal(0)) + one.filled
+        open_legs[base] += one.is_open
+    names = Counter(one.client_id for one in account.orders.values())
+    counts["venue_orders"] = len(names)
+    counts["venue_doubled"] = sum(count > 1 for count in names.values())
+    counts["venue_strangers"] = sum(base not in by_client for base in filled)
+    counts["venue_filled_differs"] = [
+        (base, str(size), str(by_client[base].filled)) for base, size in filled.items()
+        if by_client[base].filled != size
+    ][:10]  # fmt: skip
+    counts["venue_open_differs"] = [
+        (base, count, str(by_client[base].phase)) for base, count in open_legs.items()
+        if count != (by_client[base].phase in ("open", "partially_filled"))
+    ][:10]  # fmt: skip
+    ours = Counter(tid for state in folded.values() for tid in state.tids)
+    theirs = Counter(f"t{row['id']}" for row in account.fills)  # of a trade with ourselves two
+    counts["venue_fills"] = len(account.fills)
+    counts["venue_fills_differ"] = ((ours - theirs) + (theirs - ours)).total()
+    counts["rejected_though_there"] = sum(
+        state.phase == "rejected" and client_id in filled for client_id, state in by_client.items()
+    )
+
+
+async def main(kills: int, seed: int, torn: float, folder: Path, *, live: bool) -> dict[str, Any]:
     """Run the session; return the counts."""
     for variable, name in config.DIRECTORY_VARS.items():
         (folder / name).mkdir(mode=0o700, parents=True, exist_ok=True)
         os.environ[variable] = str(folder / name)
     os.environ["PIKER_LOG"] = "CRITICAL"
     (folder / "config" / "conf.toml").write_text(CONF)
-    session = Session("binance.paper", seed)
-    counts: dict[str, Any] = {"seed": seed}
-    async with open_loopback("binance", symbols=1, rate=20, limits=False) as (_, port):
+    session = Session("binance.main" if live else "binance.paper", seed)
+    counts: dict[str, Any] = {"seed": seed, "account": session.account}
+    assert OWNER.secret is not None
+    os.environ["PIKER_API_KEY__BINANCE__MAIN"] = OWNER.key
+    os.environ["PIKER_API_SECRET__BINANCE__MAIN"] = OWNER.secret.reveal()
+    async with open_loopback(
+        "binance", symbols=1, rate=20, limits=False, accounts=[OWNER]
+    ) as (venue, port):  # fmt: skip
         point_backend_at("binance", port)
         pikerd = Pikerd()
         await pikerd.ready()
+        await arm(session.account)
         over = trio.Event()
         async with trio.open_nursery() as nursery:
             await nursery.start(session.watch)
             for number in range(CLIENTS):
                 nursery.start_soon(session.client, number, over)
             while sum(session.kills.values()) < kills:
-                await session.kill(["emsd", "paperboi.binance"], pikerd, torn)
+                await session.kill(["emsd", session.broker], pikerd, torn)
                 if sum(session.kills.values()) % 50 == 0:
                     print(dict(session.kills), len(session.fills), session.wrong[:3],
                           file=sys.stderr, flush=True)  # fmt: skip
@@ -278,7 +332,9 @@ async def main(kills: int, seed: int, torn: float, folder: Path) -> dict[str, An
         counts["restarts_differ"] = sum(one != seen[0] for one in seen)
         counts["standing"] = len(seen[0])
         counts["ended_in_order"] = pikerd.end() == 0
-    await judge(session, counts)
+        await judge(session, counts)
+        if live:
+            await hold_against(venue, session, counts)
     counts |= {"kills": dict(session.kills), "torn": session.torn, "asked": session.asked,
                "acked": len(session.acked), "wrong": session.wrong[:10]}  # fmt: skip
     return counts
@@ -290,8 +346,12 @@ if __name__ == "__main__":
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--torn", type=float, default=0.3)
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument("--paper", action="store_true", help="the default")
+    where.add_argument("--live", action="store_true")
     given = parser.parse_args()
     try:
-        print(json.dumps(trio.run(main, given.kills, given.seed, given.torn, given.folder)))
+        run = partial(main, live=given.live)
+        print(json.dumps(trio.run(run, given.kills, given.seed, given.torn, given.folder)))
     except PikerError as err:
         sys.exit(str(err))

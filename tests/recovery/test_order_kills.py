@@ -13,19 +13,20 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.mark.parametrize(
-    ("kills", "seed"),
+    ("kills", "seed", "how"),
     [
-        (5, 3),
-        pytest.param(1000, 1, marks=pytest.mark.full),
-        pytest.param(1000, 2, marks=pytest.mark.full),
+        (5, 3, "--paper"),
+        (4, 4, "--live"),
+        pytest.param(1000, 1, "--paper", marks=pytest.mark.full),
+        pytest.param(1000, 2, "--live", marks=pytest.mark.full),
     ],
 )
-def test_nothing_acknowledged_is_lost_when_emsd_and_paperboi_are_killed(
-    tmp_path: Path, kills: int, seed: int
+def test_nothing_acknowledged_is_lost_when_emsd_and_its_broker_are_killed(
+    tmp_path: Path, kills: int, seed: int, how: str
 ) -> None:
     """Three clients trade meanwhile; restarting twice comes to what restarting once did."""
     script = Path(__file__).with_name("order_kills.py")
-    command = [sys.executable, str(script), "--kills", str(kills), "--seed", str(seed)]
+    command = [sys.executable, str(script), "--kills", str(kills), "--seed", str(seed), how]
     done = subprocess.run(
         [*command, "--folder", str(tmp_path)], capture_output=True, text=True, check=False
     )
@@ -42,3 +43,7 @@ def test_nothing_acknowledged_is_lost_when_emsd_and_paperboi_are_killed(
     assert counts["standing"] == 10
     assert sum(counts["kills"].values()) == kills
     assert counts["acked"] > 10 * kills
+    if how == "--live":
+        assert (counts["venue_doubled"], counts["venue_strangers"]) == (0, 0)
+        assert (counts["venue_filled_differs"], counts["venue_open_differs"]) == ([], [])
+        assert (counts["venue_fills_differ"], counts["rejected_though_there"]) == (0, 0)
