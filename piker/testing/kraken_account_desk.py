@@ -27,6 +27,7 @@ __all__ = ["FEES", "Change", "KrakenBook", "KrakenDesk"]
 FEES = {"maker": Decimal("0.0025"), "taker": Decimal("0.004")}  # of AssetPairs' first tier
 FEE_UNIT = Decimal("1e-5")
 COST_MIN = Decimal("0.5")
+NO_LIMIT_TIER = 18_000  # a hundred times the largest: what is told where nothing is counted
 FIRST_ORDER = 1_000_000
 Announce = Callable[[Listing, Top, list[Trade], int], None]
 _MODES = {"cancel_only": "cancel_only", "post_only": "post_only", "limit_only": "limit_only"}
@@ -80,6 +81,7 @@ class KrakenDesk:
             for listing in listings
         }
         self._enforce = enforce
+        self.tier = round(TRADES[0]) if enforce else NO_LIMIT_TIER
         self._orders = self._trades = self._ledger = FIRST_ORDER
 
     # -- markets -------------------------------------------------------------------------------

@@ -23,7 +23,6 @@ from piker.testing.kraken_account_params import (
     invalid,
     socket_terms,
 )
-from piker.testing.kraken_account_rates import TRADES
 from piker.testing.kraken_account_rest import countdown
 from piker.testing.kraken_account_wire import KrakenOrder
 from piker.testing.kraken_wire import stamp
@@ -139,7 +138,7 @@ class PrivateSocket:
         if channel == "executions":
             orders = fields.word("snap_orders", "true") == "true"
             trades = fields.flag("snap_trades")
-            result = {"channel": channel, "maxratecount": int(TRADES[0]), "snap_orders": orders,
+            result = {"channel": channel, "maxratecount": self._desk.tier, "snap_orders": orders,
                       "snap_trades": trades}  # fmt: skip
             rows = self._executions(account, orders=orders, trades=trades)
         else:

@@ -32,7 +32,6 @@ ALICE = account_of(f"alice:alicekey:{secret('a')}:USD=1000000,BTC=10,ETH=100")
 BOB = account_of(f"bob:bobkey:{secret('b')}:USD=1000000,BTC=10,ETH=100")
 CAROL = account_of(f"carol:carolkey:{secret('c')}:USD=10:read")
 OWNERS = (ALICE, BOB, CAROL)
-_nonces = count(wall_ns() // 1000)
 
 
 class Trader:
@@ -50,7 +49,7 @@ class Trader:
 
     async def ask(self, name: str, **params: Any) -> Any:
         """Send a signed call; return its result, or the list of errors."""
-        path, nonce = f"/0/private/{name}", str(next(_nonces))
+        path, nonce = f"/0/private/{name}", str(wall_ns() // 1000)
         body = urlencode({"nonce": nonce, **params}).encode()
         said = await self.send(path, body, self.sign(path, nonce, body))
         return said["error"] or said["result"] if said is not None else None

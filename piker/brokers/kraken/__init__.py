@@ -1,4 +1,4 @@
-"""Kraken spot, market data. docs/brokers/kraken.md."""
+"""Kraken spot: market data and orders. docs/brokers/kraken.md."""
 
 from piker.brokers.kraken.api import (
     get_mkt_info,
@@ -7,6 +7,7 @@ from piker.brokers.kraken.api import (
     search_symbols,
 )
 from piker.brokers.kraken.book import open_book
+from piker.brokers.kraken.broker_terms import FEES, ORDERS
 from piker.brokers.kraken.feed import open_history_client, stream_quotes
 from piker.brokers.kraken.history import NATIVE, TIMEFRAMES
 from piker.brokers.spec import Capabilities
@@ -36,4 +37,6 @@ capabilities = Capabilities(
     trade_ids=True,
     search=True,
     metadata=True,
+    orders=ORDERS,
+    fees=FEES,
 )

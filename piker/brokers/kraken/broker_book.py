@@ -1,0 +1,314 @@
+"""What we know of an account's orders at Kraken, and what each word of the venue means to emsd.
+
+Pure: facts in (reports of the stream, rows of REST), events out. Facts may come twice, late and in
+any order: a sum never falls, an end is an end, a fill counts once. An order's end is told when
+every fill that led to it has been; until then it is among :meth:`Book.incomplete`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from decimal import Decimal
+
+import msgspec
+
+from piker.brokers.kraken.broker_ids import cl_ord_id_of, client_id_of
+from piker.brokers.kraken.broker_schema import OrderRow, Report, TradeRow
+from piker.brokers.kraken.broker_terms import Markets, order_of_report, order_of_row
+from piker.brokers.kraken.decode import time_ns
+from piker.clock import NS
+from piker.orders import (
+    Action,
+    BrokerdBelief,
+    BrokerdCancel,
+    BrokerdEvent,
+    BrokerdFill,
+    BrokerdOrder,
+    BrokerdOrderAck,
+    BrokerdStatus,
+)
+
+__all__ = ["Book", "Held"]
+
+ZERO = Decimal(0)
+MAX_ENDED = 20_000  # orders that have ended and are remembered: what comes late is known again
+_ENDS = {"filled": "closed", "closed": "closed", "canceled": "canceled", "expired": "expired"}
+
+
+class Held(msgspec.Struct, eq=False):
+    """One order, ours or a stranger's. ``filled`` is the venue's sum, ``fills`` what we told."""
+
+    client_id: str = ""
+    oid: str = ""
+    txid: str = ""
+    symbol: str = ""
+    order: BrokerdOrder | None = None  # with the terms that the venue has, as far as we know
+    fills: dict[str, Decimal] = msgspec.field(default_factory=dict)
+    trade_ids: set[str] = msgspec.field(default_factory=set)  # that REST named
+    filled: Decimal = ZERO
+    end: str = ""  # the venue's word for it; told once every fill has been
+    reason: str = ""
+    told: str = ""  # the last status that was told
+    fees_in_base: bool = False
+    believed: bool = False  # emsd asked about it when the dialog began
+    made_ns: int = 0
+
+    @property
+    def is_over(self) -> bool:
+        """Tell whether the venue has ended it."""
+        return bool(self.end)
+
+    @property
+    def missing(self) -> Decimal:
+        """Return how much was filled that has not been told."""
+        return self.filled - sum(self.fills.values(), ZERO)
+
+
+class Book:
+    """The orders of one account."""
+
+    def __init__(self, account: str, markets: Markets) -> None:
+        self.account = account
+        self._markets = markets
+        self._by_txid: dict[str, Held] = {}
+        self._by_client: dict[str, Held] = {}
+        self._all: dict[int, Held] = {}  # by identity, oldest first
+
+    def __iter__(self) -> Iterator[Held]:
+        """Yield every order that has not ended, or whose end is not told."""
+        return iter([one for one in self._all.values() if one.told not in _TOLD_ENDS])
+
+    def find(self, client_id: str = "", txid: str = "") -> Held | None:
+        """Return an order by either id."""
+        return self._by_txid.get(txid) or self._by_client.get(client_id)
+
+    def incomplete(self) -> list[Held]:
+        """Return the orders that were filled by more than has been told."""
+        return [one for one in self if one.txid and one.missing > 0]
+
+    def standing(self) -> list[Held]:
+        """Return those that the venue has and that have not ended."""
+        return [one for one in self if one.txid and not one.end]
+
+    # -- what is ours --------------------------------------------------------------------------
+    def believe(self, belief: BrokerdBelief) -> Held:
+        """Take an order that emsd thinks the venue has."""
+        held = self.sent(belief.order)
+        held.txid, held.believed = belief.order.reqid, True
+        if held.txid:
+            self._by_txid[held.txid] = held
+        return held
+
+    def sent(self, order: BrokerdOrder) -> Held:
+        """Take an order that is about to be sent."""
+        held = Held(
+            client_id=order.client_id, oid=order.oid, symbol=order.symbol, order=order,
+            made_ns=order.time_ns,
+        )  # fmt: skip
+        self._add(held)
+        self._by_client[order.client_id] = held
+        # An id of another form is known again by its digest.
+        self._by_client[client_id_of(cl_ord_id_of(order.client_id))] = held
+        return held
+
+    def adopt(self, cancel: BrokerdCancel) -> Held:
+        """Take an order of which nothing but its names is known."""
+        held = Held(
+            client_id=cancel.client_id, oid=cancel.oid, txid=cancel.reqid, symbol=cancel.symbol
+        )
+        self._add(held)
+        self._by_client[cancel.client_id] = held
+        if held.txid:
+            self._by_txid[held.txid] = held
+        return held
+
+    def forget(self, held: Held) -> None:
+        """Forget an order that the venue never had."""
+        self._all.pop(id(held), None)
+        for index in (self._by_txid, self._by_client):
+            for key in [key for key, one in index.items() if one is held]:
+                del index[key]
+
+    def _add(self, held: Held) -> None:
+        self._all[id(held)] = held
+        if len(self._all) > 2 * MAX_ENDED:
+            over = [one for one in self._all.values() if one.told in _TOLD_ENDS]
+            for one in over[:MAX_ENDED]:
+                self.forget(one)
+
+    def _named(self, txid: str, cl_ord_id: str | None) -> Held:
+        """Return whose fact it is; a stranger's order is taken in."""
+        client_id = client_id_of(cl_ord_id or "")
+        held, own = self._by_txid.get(txid), self._by_client.get(client_id) if client_id else None
+        if own is not None and own.txid not in ("", txid):
+            own = None  # another one that once had the same id
+        if own is not None and held is not None and held is not own:
+            # What was taken for a stranger's is ours: its fills are told once more, as such.
+            own.trade_ids |= held.fills.keys() | held.trade_ids
+            self.forget(held)
+        held = own or held
+        if held is None:
+            held = Held(client_id=client_id)
+            self._add(held)
+        return held
+
+    def _learn_txid(self, held: Held, txid: str, now_ns: int) -> list[BrokerdEvent]:
+        """Keep the venue's id; acknowledge an order of ours when it is first known."""
+        if held.txid == txid:
+            return []
+        held.txid = txid
+        self._by_txid[txid] = held
+        if not held.oid:
+            return []
+        return [
+            BrokerdOrderAck(
+                oid=held.oid, reqid=txid, account=self.account, client_id=held.client_id,
+                time_ns=now_ns,
+            )
+        ]  # fmt: skip
+
+    def ack(self, held: Held, txid: str, now_ns: int) -> list[BrokerdEvent]:
+        """Take the venue's answer that it has an order."""
+        return self._learn_txid(held, txid, now_ns)
+
+    # -- what the venue says -------------------------------------------------------------------
+    def report(self, said: Report, now_ns: int, *, whole: bool = False) -> list[BrokerdEvent]:
+        """Take a report of the stream; ``whole`` is one of a snapshot."""
+        held = self._named(said.order_id, said.cl_ord_id)
+        events = self._learn_txid(held, said.order_id, now_ns)
+        if said.symbol:
+            held.symbol = self._markets.symbol(said.symbol)
+        expire_ns = time_ns(said.expire_time) if said.expire_time else None
+        self._learn_terms(held, order_of_report(said, self.account, self._markets, expire_ns))
+        self._amend(held, said)
+        if said.exec_type == "trade" and said.exec_id:
+            events += self._fill(held, said, now_ns)
+        held.filled = max(held.filled, said.cum_qty or ZERO)
+        word = said.order_status if whole else said.exec_type
+        if word in _ENDS:
+            held.end, held.reason = held.end or word, held.reason or said.reason or ""
+        is_open = said.exec_type not in ("pending_new", "trade")
+        return events + self._status(held, now_ns, is_open=is_open, again=whole)
+
+    @staticmethod
+    def _amend(held: Held, said: Report) -> None:
+        """Keep the terms that an amendment changed."""
+        if held.order is None or said.exec_type not in ("amended", "restated"):
+            return
+        changes: dict[str, object] = {}
+        if said.order_qty is not None:
+            changes["size"] = said.order_qty
+        if said.limit_price is not None and held.order.price is not None:
+            changes["price"] = said.limit_price
+        held.order = msgspec.structs.replace(held.order, **changes)
+
+    def row(
+        self, txid: str, said: OrderRow, now_ns: int, *, again: bool = False
+    ) -> list[BrokerdEvent]:  # fmt: skip
+        """Take an order as REST tells it; ``again``: its status is told though it was before."""
+        held = self._named(txid, said.cl_ord_id)
+        events = self._learn_txid(held, txid, now_ns)
+        held.symbol = held.symbol or self._markets.symbol(said.descr.pair)
+        if not held.end:
+            self._learn_terms(held, order_of_row(txid, said, self.account, self._markets))
+        held.filled = max(held.filled, said.vol_exec)
+        held.trade_ids.update(said.trades)
+        held.fees_in_base = "fcib" in (said.oflags or "").split(",")
+        if said.status in _ENDS:
+            held.end, held.reason = held.end or said.status, held.reason or said.reason or ""
+        return events + self._status(held, now_ns, is_open=said.status == "open", again=again)
+
+    @staticmethod
+    def _learn_terms(held: Held, found: BrokerdOrder | None) -> None:
+        """Keep the venue's terms; who ordered it, and how long, is ours to know."""
+        if found is None:
+            return
+        if held.order is None:
+            held.order = found
+            return
+        held.order = msgspec.structs.replace(
+            held.order, size=found.size,
+            price=found.price if held.order.price is not None else None,
+            trigger=found.trigger or held.order.trigger, trail=found.trail or held.order.trail,
+            reqid=found.reqid,
+        )  # fmt: skip
+
+    def _status(
+        self, held: Held, now_ns: int, *, is_open: bool, again: bool = False
+    ) -> list[BrokerdEvent]:  # fmt: skip
+        if held.end:
+            if held.missing > 0 or held.told in _TOLD_ENDS:
+                return []
+            status = _ENDS[held.end]
+        elif is_open and (again or held.told != "open"):
+            status = "open"
+        else:
+            return []
+        held.told = status
+        return [self.status(held, status, now_ns, held.reason)]
+
+    def status(
+        self, held: Held, status: str, now_ns: int, reason: str = ""
+    ) -> BrokerdStatus:  # fmt: skip
+        """Return a status of an order, with what the venue has of it."""
+        size = held.order.size if held.order is not None else None
+        return BrokerdStatus(
+            reqid=held.txid, time_ns=now_ns, status=status, account=self.account, oid=held.oid,
+            client_id=held.client_id, symbol=held.symbol, filled=held.filled,
+            remaining=None if size is None else max(ZERO, size - held.filled), reason=reason,
+            order=held.order,
+        )  # fmt: skip
+
+    def doubt(self, held: Held, now_ns: int, reason: str) -> BrokerdStatus:
+        """Tell that nothing is known of an order; whatever is heard of it next is told."""
+        held.told = "unknown"
+        return self.status(held, "unknown", now_ns, reason)
+
+    # -- fills ---------------------------------------------------------------------------------
+    def _fill(self, held: Held, said: Report, now_ns: int) -> list[BrokerdEvent]:
+        tid, size, price = said.exec_id or "", said.last_qty or ZERO, said.last_price or ZERO
+        if tid in held.fills or size <= 0 or price <= 0 or said.side not in ("buy", "sell"):
+            return []
+        fees = said.fees or []
+        at_ns = time_ns(said.timestamp) if said.timestamp else 0
+        maker = None if said.liquidity_ind is None else said.liquidity_ind == "m"
+        return self._told_fill(
+            held, tid, size, price, Action(said.side), now_ns, at_ns, maker,
+            sum((fee.qty for fee in fees), ZERO), fees[0].asset.lower() if fees else "",
+        )  # fmt: skip
+
+    def trade(self, tid: str, said: TradeRow, now_ns: int) -> list[BrokerdEvent]:
+        """Take a fill as REST tells it."""
+        held = self._named(said.ordertxid, None)
+        if held.txid != said.ordertxid:
+            self._learn_txid(held, said.ordertxid, now_ns)
+        held.symbol = held.symbol or self._markets.symbol(said.pair)
+        if tid in held.fills or said.vol <= 0 or said.price <= 0:
+            return []
+        names = self._markets
+        asset = names.base_of(said.pair) if held.fees_in_base else names.quote_of(said.pair)
+        events = self._told_fill(
+            held, tid, said.vol, said.price, Action(said.type), now_ns, int(said.time * NS),
+            said.maker, said.fee, asset,
+        )  # fmt: skip
+        return events + self._status(held, now_ns, is_open=False)
+
+    def _told_fill(
+        self, held: Held, tid: str, size: Decimal, price: Decimal, action: Action, now_ns: int,
+        at_ns: int, maker: bool | None, fee: Decimal, asset: str,
+    ) -> list[BrokerdEvent]:  # fmt: skip
+        held.fills[tid] = size
+        held.filled = max(held.filled, sum(held.fills.values(), ZERO))
+        fill = BrokerdFill(
+            reqid=held.txid, tid=tid, time_ns=now_ns, size=size, price=price, action=action,
+            account=self.account, oid=held.oid, client_id=held.client_id, symbol=held.symbol,
+            broker_time_ns=at_ns, fee=fee, fee_asset=asset, maker=maker,
+        )  # fmt: skip
+        return [fill]
+
+    def wanted_trades(self) -> list[str]:
+        """Return the ids of fills that are known to be, and were not told."""
+        return [name for one in self.incomplete() for name in one.trade_ids - one.fills.keys()]
+
+
+_TOLD_ENDS: frozenset[str] = frozenset(_ENDS.values())

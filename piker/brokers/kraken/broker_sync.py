@@ -1,0 +1,361 @@
+"""Keeping what we know of an account equal to what Kraken knows: the stream, and questions by REST.
+
+A look (:meth:`Keeper.look`) asks for everything that stands, for what no longer does, for requests
+in doubt, and for fills that were missed. It is taken after every connection and whenever the stream
+had a gap or a frame that can not be read, while there are doubts, and now and then for no reason: a
+frame that was lost is not missed by anybody before the next one comes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+import trio
+
+from piker import clock
+from piker.brokers.kraken.broker_book import Held
+from piker.brokers.kraken.broker_dialog import Dialog, Doubt
+from piker.brokers.kraken.broker_ids import cl_ord_id_of
+from piker.brokers.kraken.broker_schema import (
+    BalanceRow,
+    Head,
+    OrderRow,
+    Report,
+    Subscribed,
+    decode_head,
+)
+from piker.brokers.kraken.broker_terms import has_terms
+from piker.brokers.kraken.decode import time_ns
+from piker.brokers.quality import venue_quality
+from piker.brokers.ws import Backoff, Frames, Link, Ws
+from piker.clock import NS
+from piker.errors import BrokerError, Rejected, Transient
+from piker.log import get_logger
+from piker.orders import BrokerdBalance, BrokerdOrder, BrokerdSync, SyncState
+from piker.ticks import Outage, Resync
+
+__all__ = ["CHANNELS", "Keeper"]
+
+log = get_logger("kraken.broker")
+
+CHANNELS = ("executions", "balances")
+ONE_BY_ONE = 3  # so many orders without an id are asked for each alone; more by pages
+MARGIN_S = 120  # of what is asked by time: clocks differ, and so do the venue's parts
+GUARD_S = 1.0  # how often it is looked whether the dead man's switch is due
+GUARD_WAIT_S = 3.0  # for an answer of the switch
+BAD_KEY_S = 60.0  # between two tries of a key that the venue took before and refuses now
+
+
+class Keeper:
+    """The stream of one account, and the questions that go with it."""
+
+    def __init__(self, dialog: Dialog, ws: Ws | None = None) -> None:
+        self.dialog = dialog
+        self.ws = ws
+        self.state = SyncState.LOST
+        self.first_token = ""
+        self.armed = False  # the dead man's switch
+        self._gaps = dict.fromkeys(CHANNELS, 1)  # since the last look that came to its end
+        self._sequences: dict[str, int] = {}  # of this connection's channels
+        self._heard_s = 0  # until when nothing of the account was missed
+        self._assets: dict[str, str] = {}
+
+    # -- states --------------------------------------------------------------------------------
+    def _become(self, state: SyncState, reason: str = "") -> None:
+        if state is self.state:
+            return
+        dialog = self.dialog
+        self.state = state
+        dialog.tell(
+            BrokerdSync(account=dialog.account, state=state, time_ns=clock.wall_ns(), reason=reason)
+        )
+        log.info("kraken.sync", account=dialog.account, state=str(state), reason=reason)
+
+    def begin(self) -> None:
+        """Tell that the comparison begins."""
+        self._become(SyncState.SYNCING, "connecting")
+
+    def _gap(self, reason: str, *channels: str) -> None:
+        """Note that something of the account may have been missed; of channels, or of all."""
+        for channel in channels or CHANNELS:
+            self._gaps[channel] += 1
+        if self.state is SyncState.SYNCED:
+            self._become(SyncState.SYNCING, reason)
+        self.dialog.heed()
+
+    # -- the stream ----------------------------------------------------------------------------
+    async def subscribe(self, link: Link) -> None:
+        """Subscribe a new connection with a token of its own."""
+        token, self.first_token = self.first_token, ""
+        try:
+            token = token or await self.dialog.rest.token()
+        except Rejected as error:
+            log.error("kraken.key", account=self.dialog.account, error=error)
+            raise Transient(error.message, retry_after=BAD_KEY_S) from error
+        except BrokerError as error:
+            raise Transient(error.message) from error
+        self.dialog.asking.token = token
+        for channel in CHANNELS:
+            params: dict[str, Any] = {"channel": channel, "token": token}
+            params |= {"snap_orders": True, "snap_trades": False} if channel == CHANNELS[0] else {}
+            await link.send(msgspec.json.encode({"method": "subscribe", "params": params}).decode())
+
+    async def listen(self) -> None:
+        """Take what the stream brings, until cancelled."""
+        assert self.ws is not None
+        async for item in self.ws:
+            if isinstance(item, Outage):
+                self._lost(item.reason)
+            elif isinstance(item, Resync):
+                self._sequences.clear()
+                self.dialog.live = False
+                self._gap("reconnected")
+                self._become(SyncState.SYNCING, item.detail)
+            elif isinstance(item, Frames):
+                for frame in item.frames:
+                    self._frame(frame, item.recv_ns)
+
+    def _lost(self, reason: str) -> None:
+        self.dialog.live = False
+        self._sequences.clear()
+        self._become(SyncState.LOST, reason)
+        self._gap(reason)
+        self.dialog.asking.lost(f"connection lost: {reason}")
+
+    def _frame(self, frame: bytes, recv_ns: int) -> None:
+        """Take one message; one that can not be read may have been any."""
+        try:
+            head = decode_head(frame)
+            if head.channel in CHANNELS:
+                self._data(head, recv_ns)
+            elif head.method:
+                self._answer(head, recv_ns)
+        except (msgspec.DecodeError, UnicodeDecodeError, ValueError, IndexError) as error:
+            venue_quality("kraken").count("private-frame", str(error))
+            self._gap("a message that can not be read")
+
+    def _answer(self, head: Head, recv_ns: int) -> None:
+        if head.time_out:
+            self.dialog.ahead_ns = time_ns(head.time_out) - recv_ns
+        if self.dialog.asking.answered(head) or head.method != "subscribe":
+            return
+        if head.success is False:
+            if self.ws is not None:
+                self.ws.reset(f"subscribing was refused: {head.error}")
+            return
+        said = msgspec.json.decode(head.result, type=Subscribed)
+        self.dialog.rates.tier(said.maxratecount)
+        self.dialog.rest.tier(said.maxratecount)
+
+    def _data(self, head: Head, recv_ns: int) -> None:
+        last = self._sequences.get(head.channel)
+        if head.type == "snapshot":
+            self._sequences[head.channel] = head.sequence
+        elif last is None or head.sequence > last + 1:
+            self._gap(f"message {last} is followed by {head.sequence}", head.channel)
+        if last is not None:
+            self._sequences[head.channel] = max(last, head.sequence)
+        if head.channel == "balances":
+            self._balances(msgspec.json.decode(head.data, type=list[BalanceRow]))
+        else:
+            for said in msgspec.json.decode(head.data, type=list[Report]):
+                whole = head.type == "snapshot"
+                self.dialog.tell(*self.dialog.book.report(said, recv_ns, whole=whole))
+            if self.dialog.book.incomplete():
+                self.dialog.heed()
+        if not self.dialog.live and all(name in self._sequences for name in CHANNELS):
+            self.dialog.live = True
+            self.dialog.heed()
+
+    def _balances(self, rows: Iterable[BalanceRow]) -> None:
+        for row in rows:
+            self._balance(row.asset.lower(), row.balance, None)
+
+    def _balance(self, asset: str, total: Any, available: Any) -> None:
+        balance = BrokerdBalance(
+            broker="kraken", account=self.dialog.account, asset=asset, total=total,
+            available=available, time_ns=clock.wall_ns(),
+        )  # fmt: skip
+        self.dialog.tell(balance)
+
+    # -- looking -------------------------------------------------------------------------------
+    async def keep(self) -> None:
+        """Look when there is reason to, until cancelled; a look that fails is taken again."""
+        patience = self.dialog.patience
+        again = Backoff(floor_s=patience.retry_s, cap_s=patience.retry_cap_s)
+        tries = 0
+        while True:
+            wait_s = again.wait_s(tries) if tries else patience.audit_s
+            with trio.move_on_after(wait_s):
+                await self.dialog.work.wait()
+                if tries:  # what it waits for is a while, not a reason
+                    await trio.sleep_forever()
+            await trio.sleep(patience.retry_s / 4)  # what comes together is looked at together
+            self.dialog.work = trio.Event()
+            if not self.dialog.live and not self.dialog.doubts:
+                continue
+            try:
+                done = await self.look()
+            except BrokerError as error:
+                log.warning("kraken.look", account=self.dialog.account, error=error.message)
+                done = False
+            tries = 0 if done else tries + 1
+
+    async def look(self) -> bool:
+        """Compare once; return whether nothing is open. Raises what a question came to."""
+        dialog, gaps, began_s = self.dialog, dict(self._gaps), clock.wall_ns() // NS
+        orders, balances = (dialog.live and gaps[channel] > 0 for channel in CHANNELS)
+        if orders and self._heard_s:
+            await self._missed_trades()
+        if orders or not balances or dialog.doubts:
+            await self._orders()
+            await self._fills()
+        if balances:
+            await self._all_balances()
+        if dialog.doubts or dialog.book.incomplete() or self._untold():
+            return False
+        if gaps == self._gaps and dialog.live:
+            self._gaps = dict.fromkeys(CHANNELS, 0)
+            self._heard_s = began_s
+            self._become(SyncState.SYNCED)
+        return not any(self._gaps.values()) or not dialog.live
+
+    def _untold(self) -> list[Held]:
+        """Return the orders that emsd believes in and that have no status yet."""
+        return [one for one in self.dialog.book if one.believed and not one.told]
+
+    async def _missed_trades(self) -> None:
+        """Ask for fills while away: those of strangers' orders are found in no other way."""
+        book = self.dialog.book
+        found = await self.dialog.rest.trades_since(self._heard_s - MARGIN_S)
+        strange = {row.ordertxid for row in found.values() if book.find("", row.ordertxid) is None}
+        for txid, order in (await self.dialog.rest.orders(sorted(strange))).items():
+            self.dialog.tell(*book.row(txid, order, clock.wall_ns()))
+        for tid, trade in found.items():
+            self.dialog.tell(*book.trade(tid, trade, clock.wall_ns()))
+
+    async def _orders(self) -> None:
+        """Ask for what stands, for what does not any more, and for what is in doubt."""
+        dialog, began_ns = self.dialog, clock.monotonic_ns()
+        doubts = list(dialog.doubts)
+        stood = [one.txid for one in dialog.book if one.txid and not one.end]
+        rows = await dialog.rest.open_orders()
+        gone = [txid for txid in stood if txid not in rows]
+        nameless = [one.held for one in doubts if not one.held.txid and not self._is_in(one, rows)]
+        rows |= await dialog.rest.orders(gone)
+        rows |= await self._ended(nameless)
+        for txid, row in rows.items():
+            dialog.tell(*dialog.book.row(txid, row, clock.wall_ns()))
+        for txid in gone:
+            if txid not in rows:
+                self._vanished(txid)
+        dialog.settle([one for one in doubts if self._is_proved(one, rows, began_ns)])
+
+    @staticmethod
+    def _is_in(doubt: Doubt, rows: dict[str, OrderRow]) -> bool:
+        name = cl_ord_id_of(doubt.held.client_id)
+        return any(row.cl_ord_id == name for row in rows.values())
+
+    async def _ended(self, nameless: list[Held]) -> dict[str, OrderRow]:
+        """Return what the venue has of orders that do not stand and whose txid is not known."""
+        rest, names = self.dialog.rest, {cl_ord_id_of(one.client_id) for one in nameless}
+        if len(names) <= ONE_BY_ONE:
+            found: dict[str, OrderRow] = {}
+            for name in names:
+                found |= await rest.closed_orders(name)
+            return found
+        oldest_s = min(one.made_ns for one in nameless) // NS - MARGIN_S
+        rows = await rest.closed_since(oldest_s)
+        return {txid: row for txid, row in rows.items() if row.cl_ord_id in names}
+
+    def _vanished(self, txid: str) -> None:
+        """Ask by the client's id for an order whose txid the venue does not know."""
+        held = self.dialog.book.find("", txid)
+        if held is not None and held.oid and held.order is not None:
+            log.error("kraken.vanished", account=self.dialog.account, txid=txid, oid=held.oid)
+            held.txid = ""
+            self.dialog.doubts.append(Doubt(held.order, held, "order", self.dialog.ends_ns()))
+
+    def _is_proved(self, doubt: Doubt, rows: dict[str, OrderRow], began_ns: int) -> bool:
+        """Tell whether what the venue said settles a doubt; say what it settles."""
+        dialog, held = self.dialog, doubt.held
+        late = began_ns > doubt.ends_ns
+        if not held.txid:
+            if late and doubt.missed:
+                now_ns = clock.wall_ns()
+                dialog.tell(dialog.book.status(held, "absent", now_ns, "kraken never had it"))
+                dialog.book.forget(held)
+                return True
+            doubt.missed = True
+            return False
+        if doubt.what == "order":
+            return True
+        if held.is_over:
+            if doubt.what == "edit":
+                dialog.refuse(doubt, "the order has ended")
+            return True
+        if held.txid not in rows:
+            return False
+        if doubt.what == "edit" and held.order is not None:
+            assert isinstance(doubt.request, BrokerdOrder)
+            if has_terms(held.order, doubt.request):
+                dialog.edited(doubt.request, held)
+                return True
+        if late:
+            dialog.refuse(doubt, "the order stands as it was")
+        return late
+
+    async def _fills(self) -> None:
+        """Ask for the fills that orders had and that were not told."""
+        book, rest = self.dialog.book, self.dialog.rest
+        unnamed = [one.txid for one in book.incomplete() if not one.trade_ids - one.fills.keys()]
+        for txid, row in (await rest.orders(unnamed)).items():
+            self.dialog.tell(*book.row(txid, row, clock.wall_ns()))
+        for tid, trade in (await rest.trades(book.wanted_trades())).items():
+            self.dialog.tell(*book.trade(tid, trade, clock.wall_ns()))
+
+    async def _all_balances(self) -> None:
+        self._assets = self._assets or await self.dialog.rest.asset_names()
+        for name, row in (await self.dialog.rest.balances()).items():
+            asset = self._assets.get(name) or name.lower()
+            self._balance(asset, row.balance, row.balance - row.hold_trade)
+
+    # -- the dead man's switch -----------------------------------------------------------------
+    async def guard(self) -> None:
+        """Push the switch back while orders of ours stand; stop it when none does."""
+        due = 0.0
+        while True:
+            await trio.sleep(GUARD_S)
+            stand = any(one.oid for one in self.dialog.book.standing())
+            now = trio.current_time()
+            if (stand and now >= due) or (self.armed and not stand):
+                set_ = await self._switch(self.dialog.patience.timeout_s if stand else 0)
+                if set_:
+                    due = now + self.dialog.patience.rearm_s if stand else 0.0
+
+    async def _switch(self, timeout_s: int) -> bool:
+        """Set the switch, by whatever way there is; return whether the venue said so."""
+        dialog = self.dialog
+        self.armed = self.armed or timeout_s > 0
+        if dialog.live:
+            answer, _ = await dialog.asking.ask(
+                "cancel_all_orders_after", {"timeout": timeout_s}, GUARD_WAIT_S, lambda: None
+            )
+            if answer is not None and answer.success:
+                self.armed = timeout_s > 0
+                return True
+        try:
+            await dialog.rest.cancel_after(timeout_s)
+        except BrokerError as error:
+            log.warning("kraken.switch", account=dialog.account, error=error.message)
+            return False
+        self.armed = timeout_s > 0
+        return True
+
+    async def disarm(self) -> None:
+        """Stop the switch, if it may be set: nothing is to be canceled for our leaving."""
+        if self.armed:
+            self.dialog.live = False  # nobody reads the stream any more
+            await self._switch(0)
