@@ -12,6 +12,7 @@ from typing import Any
 
 import trio
 
+from piker.brokers import limits
 from piker.brokers.binance.broker import open_trade_dialog
 from piker.brokers.credentials import Credentials, ErasableSecret
 from piker.clock import wall_ns
@@ -55,7 +56,8 @@ def credentials_of(spec: AccountSpec) -> Credentials:
 
 
 def point_at(port: int, **options: int) -> None:
-    """Point the backend at a loopback venue, with options of its own."""
+    """Point the backend at a loopback venue, with options of its own; its limits are all unused."""
+    limits._budgets.clear()
     text = brokers_toml("binance", port)
     said = {"recv_window_ms": 5000, **options}
     table = ", ".join(f"{name} = {value}" for name, value in said.items())

@@ -103,6 +103,29 @@ async def test_a_dialog_waits_for_the_venue_when_nobody_listens(piker_dirs: Path
             nursery.cancel_scope.cancel()
 
 
+async def test_spot_is_synced_when_futures_can_not_be_reached(
+    piker_dirs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Spot waits a while, then trades without; a belief of USD-M keeps the account syncing."""
+    monkeypatch.setattr("piker.brokers.binance.broker.USDM_FIRST_S", 0.3)
+    async with loopback() as (venue, alice, _, _):
+        point_at(alice.port)
+        file = config_dir() / "brokers.toml"
+        there = f'usdm_http = "http://127.0.0.1:{alice.port}"'
+        file.write_text(file.read_text().replace(there, 'usdm_http = "http://127.0.0.1:9"'))
+        bid, _ = top_of(venue)
+        async with dialog_of(ALICE) as ems:
+            order = await ems.send(order_of("buy", "0.01", bid - 100))
+            await ems.view.until_status(order.oid, "open")
+            perp = await ems.send(order_of("buy", "0.01", bid - 100, symbol=PERP))
+            assert "not reached yet" in (await ems.view.until_error(perp.oid)).reason
+            beliefs = [ems.view.believe(order), ems.view.believe(order_of("buy", 1, symbol=PERP))]
+        async with dialog_of(ALICE, beliefs, synced=False) as ems:
+            await ems.view.until_status(order.oid, "open")
+            await ems.view.until(lambda: "usdt" in ems.view.balances)
+            assert ems.view.sync == "syncing"
+
+
 class Relay:
     """A way to a port that can be closed: connections are refused then."""
 

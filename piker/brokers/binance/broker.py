@@ -20,7 +20,7 @@ from piker.brokers.binance.api import KINDS, PROVIDER, load_markets
 from piker.brokers.binance.broker_book import Book, Known, Market
 from piker.brokers.binance.broker_deadman import DeadMan
 from piker.brokers.binance.broker_facts import VenueName, leg_of
-from piker.brokers.binance.broker_rest import SLACK_MS, Signed, open_signed
+from piker.brokers.binance.broker_rest import SLACK_MS, NotServed, Signed, open_signed
 from piker.brokers.binance.broker_spot import SpotDesk
 from piker.brokers.binance.broker_stream import listen_spot, listen_usdm, spot_api_url
 from piker.brokers.binance.broker_sync import Venue
@@ -47,6 +47,7 @@ log = get_logger("binance.broker")
 
 MAX_FLYING = 256  # orders under way at a time, beyond which sending waits; cancels never do
 USDM_FIRST_S = 10.0  # USD-M is waited for so long at first, then spot is synced without it
+LISTS_S = 5.0  # a request for a market that is not known waits so long for the lists
 AGAIN = Backoff(floor_s=0.5, cap_s=30.0)
 _BAD_KEY = ("-2014", "-2015", "-1022", "-1002")
 _WORDS = {
@@ -97,11 +98,21 @@ class _Rights(msgspec.Struct, rename="camel"):
     enable_vanilla_options: bool = False
 
 
+class _CanTrade(msgspec.Struct, rename="camel"):
+    """Body of account, as far as it says what the key may do."""
+
+    can_trade: bool = False
+
+
 async def _ask_rights(signed: Signed) -> tuple[str, ...]:
     """Return what a key may do; ``Refused`` where the venue does not take it."""
     path = "/sapi/v1/account/apiRestrictions"
     try:
-        rights = await signed.query(path, type=_Rights, weight=1)
+        try:
+            rights = await signed.query(path, type=_Rights, weight=1)
+        except NotServed:  # of a testnet, whose keys are for one market
+            account = await signed.query("/api/v3/account", type=_CanTrade, weight=20)
+            rights = _Rights(True, account.can_trade)
     except Rejected as error:
         if error.code in _BAD_KEY:
             raise Refused(
@@ -145,6 +156,7 @@ class Dialog:
         self._telling = trio.Lock()
         self._turns = trio.Semaphore(MAX_FLYING)
         self._markets: dict[str, Market] = {}
+        self._knows_usdm = False
         self._told: tuple[SyncState, str] | None = None
         self._counting: set[VenueName] = {"spot"}  # whose state is the account's
 
@@ -155,6 +167,8 @@ class Dialog:
         An order waits where ``MAX_FLYING`` are under way; a cancel never does.
         """
         await trio.lowlevel.checkpoint()
+        if request.symbol not in self._markets:
+            await self._learn(request.symbol)
         market = self._markets.get(request.symbol)
         venue = self.venues.get(market.venue) if market else None
         if market is None or venue is None:
@@ -166,6 +180,18 @@ class Dialog:
             return
         await self._turns.acquire()
         self._nursery.start_soon(self._order, venue, request, market)
+
+    async def _learn(self, symbol: str) -> None:
+        """Look whether a market was listed since the lists were read; they are kept for an hour."""
+        name: VenueName = "usdm" if ".usdtm" in symbol else "spot"
+        if name not in self.venues or (name == "usdm" and not self._knows_usdm):
+            return
+        with trio.move_on_after(LISTS_S):
+            try:
+                markets = await load_markets(KINDS["usdtm" if name == "usdm" else "spot"])
+            except BrokerError:
+                return
+            self.know(name, list(markets.values()))
 
     async def _order(self, venue: Venue, order: BrokerdOrder, market: Market) -> None:
         try:
@@ -236,6 +262,7 @@ class Dialog:
     # -- life ----------------------------------------------------------------------------------
     def know(self, venue: VenueName, markets: Sequence[Any]) -> None:
         """Take the markets of a kind in (``MktPair``)."""
+        self._knows_usdm = self._knows_usdm or venue == "usdm"
         for mkt in markets:
             market = Market(venue, mkt.bs_mktid)
             self._markets[mkt.mktid] = market

@@ -26,7 +26,7 @@ from piker.brokers.signing import Param, Signer, binance_query, binance_ws_param
 from piker.errors import BrokerError, PikerError, Rejected, Transient, Unknown
 from piker.log import Secret, get_logger
 
-__all__ = ["SLACK_MS", "Sent", "Signed", "Skewed", "VenueClock", "open_signed"]
+__all__ = ["SLACK_MS", "NotServed", "Sent", "Signed", "Skewed", "VenueClock", "open_signed"]
 
 log = get_logger("binance.broker")
 
@@ -48,6 +48,10 @@ T = TypeVar("T")
 
 class Skewed(Transient):
     """The request's time was not the venue's: it was not carried out."""
+
+
+class NotServed(Unknown):
+    """There is no such path: testnets lack some."""
 
 
 class _Inner(msgspec.Struct):
@@ -76,6 +80,8 @@ def classify(status: int, headers: Mapping[str, str], body: bytes) -> PikerError
         said = msgspec.json.decode(body, type=_Refusal)
     except (msgspec.DecodeError, UnicodeDecodeError):
         said = _Refusal()
+    if status == 404 and not said.code:
+        return NotServed("binance: HTTP 404")
     if not said.code or said.code > 0 or said.code in _UNKNOWN or status >= 500:
         return Unknown(f"binance: HTTP {status} {said.msg} ({said.code})")
     text = f"binance: {said.msg}{_halves(said)} ({said.code})"

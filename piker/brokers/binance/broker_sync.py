@@ -252,6 +252,7 @@ class Venue:
 
     @property
     def open_symbols(self) -> set[str]:
-        """Return the markets where orders stand that are no conditional ones."""
-        legs = (known.open_leg() for known in self.book.live(self.name))
+        """Return the markets where orders of emsd's stand that are no conditional ones."""
+        known = (one for one in self.book.live(self.name) if not one.is_foreign)
+        legs = (one.open_leg() for one in known)
         return {leg.symbol for leg in legs if leg is not None and not leg.is_algo}

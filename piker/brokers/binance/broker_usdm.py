@@ -46,6 +46,7 @@ _TIFS = {
 }  # fmt: skip
 _WORKING = {TriggerBy.LAST: "CONTRACT_PRICE", TriggerBy.MARK: "MARK_PRICE"}
 _NO_ORDER = "-2013"
+_OTHER_MODE = "-4061"  # the order's position side is not one of the account's mode
 
 
 class _Dual(msgspec.Struct, rename="camel"):
@@ -120,10 +121,13 @@ class UsdmDesk:
 
     async def prepare(self) -> None:
         """Learn whether the account hedges, and how many orders it may send."""
-        dual = await self.signed.query("/fapi/v1/positionSide/dual", type=_Dual, weight=30)
-        self.is_dual = dual.dual_side_position
+        await self._learn_mode()
         rows = await self.signed.query("/fapi/v1/rateLimit/order", type=list[OrderLimit], weight=1)
         self.signed.set_order_limits(rows)
+
+    async def _learn_mode(self) -> None:
+        dual = await self.signed.query("/fapi/v1/positionSide/dual", type=_Dual, weight=30)
+        self.is_dual = dual.dual_side_position
 
     def unfit(self, order: BrokerdOrder) -> str:
         """Return why the venue can not do an order itself, or nothing."""
@@ -136,7 +140,17 @@ class UsdmDesk:
     async def place(
         self, order: BrokerdOrder, symbol: str, client_id: str, size: Decimal, sent: Sent
     ) -> OrderFact:
-        """Send a new order."""
+        """Send a new order; where the account's mode was changed the next one knows."""
+        try:
+            return await self._place(order, symbol, client_id, size, sent)
+        except Rejected as error:
+            if error.code == _OTHER_MODE:
+                await self._learn_mode()
+            raise
+
+    async def _place(
+        self, order: BrokerdOrder, symbol: str, client_id: str, size: Decimal, sent: Sent
+    ) -> OrderFact:
         said = usdm_order(order, symbol, client_id, size, is_dual=self.is_dual)
         if order.kind in _ALGO:
             algo = await self.signed.ask(
