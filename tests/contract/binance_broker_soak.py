@@ -224,8 +224,13 @@ class Soak:
         await view.until(lambda: not size or view.positions[PERP].size == size, WAIT_S)
 
 
-async def soak(count: int, *, kind: str, seed: int, edits: bool) -> Counter[str]:
-    """Run so many orders' lives; hold the view against the venue; return what befell them."""
+async def soak(
+    count: int, *, kind: str, seed: int, edits: bool, faults: tuple[Fault, ...] = ()
+) -> Counter[str]:
+    """Run so many orders' lives; hold the view against the venue; return what befell them.
+
+    With ``faults``, these are all that befalls them.
+    """
     skewed = SkewedClock()
     with clock.use_clock(skewed):
         async with loopback(rate=20, accounts=(RICH, MAKER)) as (venue, alice, bob):
@@ -233,6 +238,9 @@ async def soak(count: int, *, kind: str, seed: int, edits: bool) -> Counter[str]
             async with dialog_of(RICH) as ems:
                 run = Soak(venue, bob, ems, kind=kind, seed=seed)
                 run.share = 0.5 if edits else 1.0  # an order that never came is not edited
+                if faults:
+                    run.share = 0.0
+                    venue.gate.add_faults(faults)
                 turns = trio.Semaphore(AT_ONCE)
 
                 async def one() -> None:
@@ -244,13 +252,13 @@ async def soak(count: int, *, kind: str, seed: int, edits: bool) -> Counter[str]
                 async with trio.open_nursery() as nursery:
                     for number in range(count):
                         await turns.acquire()
-                        if number % 20 == 19:
+                        if number % 20 == 19 and not faults:
                             skewed.off_s = run.dice.uniform(-5, 5)
                             run.seen["skew"] += 1
-                        if number % 50 == 25:
+                        if number % 50 == 25 and not faults:
                             venue.gate.add_faults([Fault(what="refuse", on="http", count=2)])
                             run.seen["refuse"] += 1
-                        if number % 100 == 60:
+                        if number % 100 == 60 and not faults:
                             venue.cut(refuse_s=0.5)
                             run.seen["cut"] += 1
                         nursery.start_soon(one)

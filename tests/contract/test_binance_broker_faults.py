@@ -39,6 +39,25 @@ async def test_no_more_is_traded_than_was_asked_for_when_edits_go_through_every_
     print(dict(seen))
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["spot", "usdm"])
+async def test_each_fill_counts_once_when_events_are_dropped_doubled_and_late(
+    kind: str, piker_dirs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A fifth of the user stream is dropped while it looks healthy, another comes twice or late."""
+    monkeypatch.setattr("piker.brokers.binance.broker_sync.AUDIT_S", 1.0)
+    match = "executionReport|ORDER_TRADE_UPDATE|outboundAccountPosition|ACCOUNT_UPDATE"
+    faults = (
+        Fault(what="drop", match=match, probability=0.2),
+        Fault(what="duplicate", match=match, probability=0.2),
+        Fault(what="reorder", match=match, probability=0.1),
+        Fault(what="late", match=match, probability=0.1, delay_s=0.4),
+        Fault(what="garble", match=match, probability=0.02),
+    )
+    seen = await soak(40, kind=kind, seed=9, edits=False, faults=faults)
+    print(dict(seen))
+
+
 @pytest.mark.full
 @pytest.mark.parametrize("kind", ["spot", "usdm"])
 async def test_the_view_is_the_venues_when_1000_orders_go_through_every_fault(
