@@ -110,7 +110,7 @@ def damaged(folder: Path, what: str) -> JournalDamaged:
         f"the journal {folder} is damaged: {what}.",
         what=what,
         remedy="Nothing was changed and trading does not start. Copy the folder away first; "
-        "piker.clearing.journal.verify then says which rows hold.",
+        "`piker ledger verify` then says which rows hold.",
     )
 
 

@@ -336,6 +336,7 @@ def init() -> None:
 def _mount() -> None:
     from piker.cli.history_app import history, store_app
     from piker.cli.keys_app import keys_app
+    from piker.cli.ledger_app import ledger_app
     from piker.cli.symbols_app import symbols_app
     from piker.cli.venue_app import venue
 
@@ -344,6 +345,7 @@ def _mount() -> None:
     app.add_typer(store_app, name="store")
     app.add_typer(symbols_app, name="symbols")
     app.add_typer(keys_app, name="keys")
+    app.add_typer(ledger_app, name="ledger")
 
 
 _mount()
