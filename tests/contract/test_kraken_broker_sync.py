@@ -269,6 +269,22 @@ async def test_a_session_is_renewed_when_its_token_has_ended() -> None:
         await emsd.status("two", "open")
 
 
+@pytest.mark.parametrize("ahead_s", [-5, 5])
+async def test_no_harm_is_done_when_the_clocks_differ(ahead_s: float) -> None:
+    """An order whose deadline was long over is proved absent; the next answer sets the clock."""
+    async with session(limits=False) as (venue, _, emsd):
+        price = top_of(venue)[0] - 900
+        emsd.dialog.ahead_ns = round(ahead_s * 1e9)
+        await emsd.order("one", "buy", "0.01", price)
+        late = ahead_s < 0
+        await emsd.status("one", "absent" if late else "open")
+        assert emsd.statuses("one") == (["unknown", "absent"] if late else ["open"])
+        await emsd.order("two", "buy", "0.01", price)
+        await emsd.status("two", "open")
+        assert abs(emsd.dialog.ahead_ns) < 1e9
+        await agree(venue, emsd)
+
+
 # -- restarts --------------------------------------------------------------------------------
 async def test_every_belief_has_its_answer_when_a_dialog_begins() -> None:
     """Open, edited, filled while away, canceled, in doubt, and one that never arrived."""
@@ -348,6 +364,7 @@ HARM = (
     Fault(what="unanswered", probability=0.05),
     Fault(what="twice", match="CancelOrder", probability=0.3),
     Fault(what="garble", on="http", probability=0.05),
+    Fault(what="garble", on="http", part="number", probability=0.05),
     Fault(what="close", on="http", probability=0.05),
     Fault(what="cut-short", probability=0.03),
 )
@@ -363,6 +380,8 @@ async def _trade_through(count: int, seed: int, *, rate: float = 30.0) -> Counte
             side = dice.choice(("buy", "sell"))
             away = dice.choice((-3, -1, 0, 1, 400))
             price = bid - away if side == "buy" else ask + away
+            if dice.random() < 0.95:  # some are sent all the same while there is no stream
+                await emsd.until(lambda: emsd.dialog.live, 60)
             await emsd.order(f"o{number}", side, "0.01", price)
             other = f"o{dice.randrange(number + 1)}"
             what = dice.random()

@@ -32,6 +32,7 @@ AUTH_URL = "wss://ws-auth.kraken.com"
 SENDS_PER_S = 50.0  # the engine's counters hold back what trades; the venue states no other figure
 PING_S, IDLE_S = 5.0, 15.0  # the venue says a heartbeat every second: orders need a quick alarm
 DISARM_S = 2.0  # to stop the dead man's switch when the dialog ends
+RECONNECT = Backoff(floor_s=0.25, cap_s=8.0)  # 150 connections in 10 minutes may be made
 BOUNDED_RETRY = Backoff(floor_s=0.5, cap_s=30.0)
 
 
@@ -124,6 +125,7 @@ async def _dialog(
         async with open_ws(
             f"{_auth_url()}/v2", venue=PROVIDER, on_connect=keeper.subscribe,
             ping_every_s=PING_S, idle_timeout_s=IDLE_S, sends_per_s=SENDS_PER_S,
+            backoff=RECONNECT,
         ) as ws:  # fmt: skip
             keeper.ws = ws
             dialog.on_bad_session = lambda: ws.reset("the session has ended")

@@ -31,7 +31,7 @@ from piker.orders import (
 __all__ = ["Book", "Held"]
 
 ZERO = Decimal(0)
-MAX_ENDED = 20_000  # orders that have ended and are remembered: what comes late is known again
+MAX_ENDED = 20_000  # orders that have ended and are remembered: what comes late is known by them
 _ENDS = {"filled": "closed", "closed": "closed", "canceled": "canceled", "expired": "expired"}
 
 
@@ -52,6 +52,7 @@ class Held(msgspec.Struct, eq=False):
     fees_in_base: bool = False
     believed: bool = False  # emsd asked about it when the dialog began
     made_ns: int = 0
+    names: set[str] = msgspec.field(default_factory=set)  # under which it is found
 
     @property
     def is_over(self) -> bool:
@@ -70,17 +71,17 @@ class Book:
     def __init__(self, account: str, markets: Markets) -> None:
         self.account = account
         self._markets = markets
-        self._by_txid: dict[str, Held] = {}
-        self._by_client: dict[str, Held] = {}
-        self._all: dict[int, Held] = {}  # by identity, oldest first
+        self._named: dict[str, Held] = {}  # by txid and by client id: the two are never alike
+        self._live: dict[int, Held] = {}  # by identity, oldest first
+        self._ended: dict[int, Held] = {}  # whose end was told, likewise
 
     def __iter__(self) -> Iterator[Held]:
-        """Yield every order that has not ended, or whose end is not told."""
-        return iter([one for one in self._all.values() if one.told not in _TOLD_ENDS])
+        """Yield every order that has not ended, or of which not everything is told."""
+        return iter(list(self._live.values()))
 
     def find(self, client_id: str = "", txid: str = "") -> Held | None:
         """Return an order by either id."""
-        return self._by_txid.get(txid) or self._by_client.get(client_id)
+        return self._named.get(txid) or self._named.get(client_id)
 
     def incomplete(self) -> list[Held]:
         """Return the orders that were filled by more than has been told."""
@@ -95,8 +96,7 @@ class Book:
         """Take an order that emsd thinks the venue has."""
         held = self.sent(belief.order)
         held.txid, held.believed = belief.order.reqid, True
-        if held.txid:
-            self._by_txid[held.txid] = held
+        self._name(held, held.txid)
         return held
 
     def sent(self, order: BrokerdOrder) -> Held:
@@ -105,10 +105,9 @@ class Book:
             client_id=order.client_id, oid=order.oid, symbol=order.symbol, order=order,
             made_ns=order.time_ns,
         )  # fmt: skip
-        self._add(held)
-        self._by_client[order.client_id] = held
+        self._place(held)
         # An id of another form is known again by its digest.
-        self._by_client[client_id_of(cl_ord_id_of(order.client_id))] = held
+        self._name(held, order.client_id, client_id_of(cl_ord_id_of(order.client_id)))
         return held
 
     def adopt(self, cancel: BrokerdCancel) -> Held:
@@ -116,30 +115,37 @@ class Book:
         held = Held(
             client_id=cancel.client_id, oid=cancel.oid, txid=cancel.reqid, symbol=cancel.symbol
         )
-        self._add(held)
-        self._by_client[cancel.client_id] = held
-        if held.txid:
-            self._by_txid[held.txid] = held
+        self._place(held)
+        self._name(held, cancel.client_id, held.txid)
         return held
 
     def forget(self, held: Held) -> None:
         """Forget an order that the venue never had."""
-        self._all.pop(id(held), None)
-        for index in (self._by_txid, self._by_client):
-            for key in [key for key, one in index.items() if one is held]:
-                del index[key]
+        self._live.pop(id(held), None)
+        self._ended.pop(id(held), None)
+        for name in held.names:
+            if self._named.get(name) is held:
+                del self._named[name]
 
-    def _add(self, held: Held) -> None:
-        self._all[id(held)] = held
-        if len(self._all) > 2 * MAX_ENDED:
-            over = [one for one in self._all.values() if one.told in _TOLD_ENDS]
-            for one in over[:MAX_ENDED]:
-                self.forget(one)
+    def _name(self, held: Held, *names: str) -> None:
+        for name in names:
+            if name:
+                held.names.add(name)
+                self._named[name] = held
 
-    def _named(self, txid: str, cl_ord_id: str | None) -> Held:
+    def _place(self, held: Held) -> None:
+        """Put an order among those that live or have ended; forget the oldest of the latter."""
+        ended = held.told in _TOLD_ENDS and held.missing <= 0
+        here, there = (self._ended, self._live) if ended else (self._live, self._ended)
+        there.pop(id(held), None)
+        here[id(held)] = held
+        if len(self._ended) > MAX_ENDED:
+            self.forget(next(iter(self._ended.values())))
+
+    def _whose(self, txid: str, cl_ord_id: str | None) -> Held:
         """Return whose fact it is; a stranger's order is taken in."""
         client_id = client_id_of(cl_ord_id or "")
-        held, own = self._by_txid.get(txid), self._by_client.get(client_id) if client_id else None
+        held, own = self._named.get(txid), self._named.get(client_id) if client_id else None
         if own is not None and own.txid not in ("", txid):
             own = None  # another one that once had the same id
         if own is not None and held is not None and held is not own:
@@ -149,7 +155,7 @@ class Book:
         held = own or held
         if held is None:
             held = Held(client_id=client_id)
-            self._add(held)
+            self._place(held)
         return held
 
     def _learn_txid(self, held: Held, txid: str, now_ns: int) -> list[BrokerdEvent]:
@@ -157,7 +163,7 @@ class Book:
         if held.txid == txid:
             return []
         held.txid = txid
-        self._by_txid[txid] = held
+        self._name(held, txid)
         if not held.oid:
             return []
         return [
@@ -174,7 +180,7 @@ class Book:
     # -- what the venue says -------------------------------------------------------------------
     def report(self, said: Report, now_ns: int, *, whole: bool = False) -> list[BrokerdEvent]:
         """Take a report of the stream; ``whole`` is one of a snapshot."""
-        held = self._named(said.order_id, said.cl_ord_id)
+        held = self._whose(said.order_id, said.cl_ord_id)
         events = self._learn_txid(held, said.order_id, now_ns)
         if said.symbol:
             held.symbol = self._markets.symbol(said.symbol)
@@ -206,7 +212,7 @@ class Book:
         self, txid: str, said: OrderRow, now_ns: int, *, again: bool = False
     ) -> list[BrokerdEvent]:  # fmt: skip
         """Take an order as REST tells it; ``again``: its status is told though it was before."""
-        held = self._named(txid, said.cl_ord_id)
+        held = self._whose(txid, said.cl_ord_id)
         events = self._learn_txid(held, txid, now_ns)
         held.symbol = held.symbol or self._markets.symbol(said.descr.pair)
         if not held.end:
@@ -235,6 +241,14 @@ class Book:
 
     def _status(
         self, held: Held, now_ns: int, *, is_open: bool, again: bool = False
+    ) -> list[BrokerdEvent]:  # fmt: skip
+        """Return what is to be told of an order's state, and put the order where it belongs."""
+        told = self._due(held, now_ns, is_open=is_open, again=again)
+        self._place(held)
+        return told
+
+    def _due(
+        self, held: Held, now_ns: int, *, is_open: bool, again: bool
     ) -> list[BrokerdEvent]:  # fmt: skip
         if held.end:
             if held.missing > 0 or held.told in _TOLD_ENDS:
@@ -279,7 +293,7 @@ class Book:
 
     def trade(self, tid: str, said: TradeRow, now_ns: int) -> list[BrokerdEvent]:
         """Take a fill as REST tells it."""
-        held = self._named(said.ordertxid, None)
+        held = self._whose(said.ordertxid, None)
         if held.txid != said.ordertxid:
             self._learn_txid(held, said.ordertxid, now_ns)
         held.symbol = held.symbol or self._markets.symbol(said.pair)

@@ -6,11 +6,12 @@ REST sends decimals as strings, websocket v2 as JSON numbers; both are read with
 from __future__ import annotations
 
 from decimal import Decimal
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
 __all__ = [
+    "MOST",
     "Answered",
     "AssetRow",
     "BalanceEx",
@@ -29,6 +30,14 @@ __all__ = [
 ]
 
 Text = str | None  # absent, or null
+MOST = Decimal(10) ** 20  # of any amount or price: beyond it a number was garbled on its way
+
+
+def _check(*values: Decimal | None) -> None:
+    """Refuse what is no amount: not a number, below zero, or absurd."""
+    for value in values:
+        if value is not None and not (value.is_finite() and 0 <= value < MOST):
+            raise ValueError(f"{value} is no amount")
 
 
 # -- websocket v2 --------------------------------------------------------------------------------
@@ -70,6 +79,10 @@ class Fee(msgspec.Struct, frozen=True):
     asset: str
     qty: Decimal
 
+    def __post_init__(self) -> None:
+        """Check its number; a rebate is below zero."""
+        _check(abs(self.qty))
+
 
 class Triggers(msgspec.Struct, frozen=True):
     """What a triggered order waits for; ``price`` is a distance unless it is ``static``."""
@@ -108,12 +121,20 @@ class Report(msgspec.Struct, frozen=True):
     timestamp: str = ""
     reason: Text = None
 
+    def __post_init__(self) -> None:
+        """Check its numbers."""
+        _check(self.order_qty, self.limit_price, self.cum_qty, self.last_qty, self.last_price)
+
 
 class BalanceRow(msgspec.Struct, frozen=True):
     """An asset of the balances channel."""
 
     asset: str
     balance: Decimal
+
+    def __post_init__(self) -> None:
+        """Check its number."""
+        _check(abs(self.balance))
 
 
 _head = msgspec.json.Decoder(Head)
@@ -149,6 +170,10 @@ class BalanceEx(msgspec.Struct, frozen=True):
     balance: Decimal
     hold_trade: Decimal = Decimal(0)
 
+    def __post_init__(self) -> None:
+        """Check its numbers."""
+        _check(abs(self.balance), self.hold_trade)
+
 
 class Descr(msgspec.Struct, frozen=True):
     """An order's terms; ``price`` is the trigger where there is one, and ``price2`` the limit."""
@@ -177,6 +202,10 @@ class OrderRow(msgspec.Struct, frozen=True):
     timeinforce: Text = None
     trades: list[str] = []
 
+    def __post_init__(self) -> None:
+        """Check its numbers."""
+        _check(self.vol, self.vol_exec)
+
 
 class OpenPage(msgspec.Struct, frozen=True):
     """Result of OpenOrders."""
@@ -199,11 +228,15 @@ class TradeRow(msgspec.Struct, frozen=True):
     ordertxid: str
     pair: str
     time: Decimal
-    type: str
+    type: Literal["buy", "sell"]
     price: Decimal
     vol: Decimal
     fee: Decimal = Decimal(0)
     maker: bool | None = None
+
+    def __post_init__(self) -> None:
+        """Check its numbers; a rebate is a fee below zero."""
+        _check(self.time, self.price, self.vol, abs(self.fee))
 
 
 class TradesPage(msgspec.Struct, frozen=True):

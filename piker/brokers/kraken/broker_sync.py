@@ -31,7 +31,7 @@ from piker.brokers.kraken.decode import time_ns
 from piker.brokers.quality import venue_quality
 from piker.brokers.ws import Backoff, Frames, Link, Ws
 from piker.clock import NS
-from piker.errors import BrokerError, Rejected, Transient
+from piker.errors import PikerError, Rejected, Transient
 from piker.log import get_logger
 from piker.orders import BrokerdBalance, BrokerdOrder, BrokerdSync, SyncState
 from piker.ticks import Outage, Resync
@@ -42,6 +42,7 @@ log = get_logger("kraken.broker")
 
 CHANNELS = ("executions", "balances")
 ONE_BY_ONE = 3  # so many orders without an id are asked for each alone; more by pages
+PAGES_S = 3600  # those that were sent within so long: pages would go on for too long
 MARGIN_S = 120  # of what is asked by time: clocks differ, and so do the venue's parts
 GUARD_S = 1.0  # how often it is looked whether the dead man's switch is due
 GUARD_WAIT_S = 3.0  # for an answer of the switch
@@ -94,7 +95,7 @@ class Keeper:
         except Rejected as error:
             log.error("kraken.key", account=self.dialog.account, error=error)
             raise Transient(error.message, retry_after=BAD_KEY_S) from error
-        except BrokerError as error:
+        except PikerError as error:
             raise Transient(error.message) from error
         self.dialog.asking.token = token
         for channel in CHANNELS:
@@ -198,7 +199,7 @@ class Keeper:
                 continue
             try:
                 done = await self.look()
-            except BrokerError as error:
+            except PikerError as error:
                 log.warning("kraken.look", account=self.dialog.account, error=error.message)
                 done = False
             tries = 0 if done else tries + 1
@@ -261,14 +262,18 @@ class Keeper:
     async def _ended(self, nameless: list[Held]) -> dict[str, OrderRow]:
         """Return what the venue has of orders that do not stand and whose txid is not known."""
         rest, names = self.dialog.rest, {cl_ord_id_of(one.client_id) for one in nameless}
-        if len(names) <= ONE_BY_ONE:
-            found: dict[str, OrderRow] = {}
-            for name in names:
-                found |= await rest.closed_orders(name)
-            return found
-        oldest_s = min(one.made_ns for one in nameless) // NS - MARGIN_S
-        rows = await rest.closed_since(oldest_s)
-        return {txid: row for txid, row in rows.items() if row.cl_ord_id in names}
+        since_ns = clock.wall_ns() - PAGES_S * NS
+        recent = [one for one in nameless if one.order is not None and one.made_ns > since_ns]
+        found: dict[str, OrderRow] = {}
+        alone = set(names)
+        if len(recent) > ONE_BY_ONE:
+            oldest_s = min(one.made_ns for one in recent) // NS - MARGIN_S
+            rows = await rest.closed_since(oldest_s)
+            found |= {txid: row for txid, row in rows.items() if row.cl_ord_id in names}
+            alone -= {cl_ord_id_of(one.client_id) for one in recent}
+        for name in sorted(alone):
+            found |= await rest.closed_orders(name)
+        return found
 
     def _vanished(self, txid: str) -> None:
         """Ask by the client's id for an order whose txid the venue does not know."""
@@ -348,7 +353,7 @@ class Keeper:
                 return True
         try:
             await dialog.rest.cancel_after(timeout_s)
-        except BrokerError as error:
+        except PikerError as error:
             log.warning("kraken.switch", account=dialog.account, error=error.message)
             return False
         self.armed = timeout_s > 0

@@ -14,7 +14,7 @@ import msgspec
 
 from piker.brokers.kraken.api import Listing
 from piker.brokers.kraken.broker_ids import cl_ord_id_of, client_id_of
-from piker.brokers.kraken.broker_schema import OrderRow, Report
+from piker.brokers.kraken.broker_schema import MOST, OrderRow, Report
 from piker.brokers.signing import text_of
 from piker.clock import NS
 from piker.errors import Rejected
@@ -34,6 +34,7 @@ __all__ = [
 
 ZERO = Decimal(0)
 DAY_NS = 86_400 * NS
+FAR_S = 2**33  # the year 2242: no order stands as long
 _KINDS = {
     OrderKind.MARKET: "market",
     OrderKind.LIMIT: "limit",
@@ -201,7 +202,7 @@ def _decimal(text: str) -> Decimal | None:
         value = Decimal(text.lstrip("+-").rstrip("%"))
     except ArithmeticError:
         return None
-    return value if value.is_finite() and value > 0 else None
+    return value if value.is_finite() and 0 < value < MOST else None
 
 
 def order_of_row(txid: str, row: OrderRow, account: str, markets: Markets) -> BrokerdOrder | None:
@@ -212,6 +213,8 @@ def order_of_row(txid: str, row: OrderRow, account: str, markets: Markets) -> Br
     first, second = _decimal(row.descr.price), _decimal(row.descr.price2)
     waits, trails = kind in _WAITING, kind is OrderKind.TRAILING_STOP
     expires = _decimal(str(row.expiretm))
+    if expires is not None and expires > FAR_S:
+        expires = None
     return BrokerdOrder(
         oid="", client_id=client_id_of(row.cl_ord_id or ""), account=account, time_ns=0,
         symbol=markets.symbol(row.descr.pair), action=Action(row.descr.type), size=row.vol,
