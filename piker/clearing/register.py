@@ -6,9 +6,10 @@ order stands now; what that means for others is handed to ``follow``. Callers ho
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from decimal import Decimal
 from heapq import heappop, heappush
+from typing import Any
 
 from piker import clock
 from piker.clearing.accounts import Accounts
@@ -31,12 +32,53 @@ from piker.orders import (
     Status,
 )
 
-__all__ = ["AT_VENUE", "OfOrder", "Register"]
+__all__ = ["AT_VENUE", "OfOrder", "Register", "event_of"]
 
 log = get_logger("ems")
 ZERO = Decimal(0)
 AT_VENUE = frozenset({Phase.PENDING, Phase.OPEN, Phase.PARTIAL, Phase.UNKNOWN})
 OfOrder = BrokerdOrderAck | BrokerdStatus | BrokerdFill | BrokerdError
+
+
+_STATUS_EVENTS = {
+    "open": EventKind.OPEN,
+    "closed": EventKind.CLOSE,
+    "canceled": EventKind.CANCEL,
+    "expired": EventKind.EXPIRE,
+    "rejected": EventKind.REJECT,
+    "unknown": EventKind.LOSE,
+}
+_REFUSALS = {
+    "order": EventKind.REJECT,
+    "edit": EventKind.EDIT_REFUSED,
+    "cancel": EventKind.CANCEL_REFUSED,
+}
+
+
+def event_of(told: OfOrder) -> Event | None:
+    """Return the event of an order that a backend tells, or None for a word that is none."""
+    now = clock.wall_ns()
+    match told:
+        case BrokerdOrderAck():
+            kind = EventKind.EDIT if told.request == "edit" else EventKind.ACK
+            return Event(kind=kind, time_ns=now, reqid=told.reqid)
+        case BrokerdFill():
+            return Event(
+                kind=EventKind.FILL, time_ns=told.broker_time_ns or told.time_ns, tid=told.tid,
+                size=told.size, price=told.price, fee=told.fee, fee_asset=told.fee_asset,
+                reqid=told.reqid,
+            )  # fmt: skip
+        case BrokerdStatus():
+            known = _STATUS_EVENTS.get(told.status)
+            if known is None:
+                log.warning("ems.status", oid=told.oid, status=told.status)
+                return None
+            return Event(
+                kind=known, time_ns=now, reqid=told.reqid, size=told.filled, reason=told.reason
+            )
+        case BrokerdError():
+            refusal = _REFUSALS.get(told.request, EventKind.REJECT)
+            return Event(kind=refusal, time_ns=now, reason=told.reason)
 
 
 class Register:
@@ -136,55 +178,57 @@ class Register:
         return state
 
     async def happen(
-        self, oid: str, kind: EventKind, *, actor: str = "", reqid: str = "",
-        size: Decimal = ZERO, price: Decimal = ZERO, order: Order | None = None, code: str = "",
-        reason: str = "", box: Box = None,
-    ) -> None:  # fmt: skip
-        """Journal an event of an order, fold it, and tell it if it changed anything."""
-        state = self.orders[oid]
-        event = Event(
-            kind=kind, time_ns=clock.wall_ns(), reqid=reqid, size=size, price=price, order=order,
-            code=code, reason=reason,
-        )  # fmt: skip
-        after = step(state, event)
-        if after.problem in (Problem.DUPLICATE, Problem.ILLEGAL):
-            return  # nothing that a restart would need
-        if after.state == state and kind is not EventKind.SUBMIT:
-            return
-        record = _record(Happened(event, state.order.symbol), state.order, event.time_ns, actor)
-        (answer,) = await self.journal.append([record])
-        assert not isinstance(answer, Duplicate)
-        self.orders[oid] = after.state
-        self._remember(after.state)
-        self._settle(state, after.state)
-        if after.state != state:
-            self.news.tell(self.status(after.state, seq=answer, box=box))
-        if after.problem is Problem.MISSING_FILLS:
-            await self.note(state.order, "missing-fills", f"{after.state.filled} were seen")
+        self, oid: str, kind: EventKind, *, actor: str = "", reason: str = "", **fields: Any
+    ) -> None:
+        """Let something happen to an order that emsd itself decides; ``fields`` are its event's."""
+        event = Event(kind=kind, time_ns=clock.wall_ns(), reason=reason, **fields)
+        await self._fold(oid, [(event, None)], actor)
 
-    async def fill(self, oid: str, fill: BrokerdFill) -> None:
-        """Journal a fill once, count it, and do what follows from it for others."""
+    async def hear(self, oid: str, told: Sequence[OfOrder]) -> None:
+        """Let what a backend tells of an order happen to it: all of it in one commit."""
+        events = [(event_of(one), one) for one in told]
+        await self._fold(oid, [(event, one) for event, one in events if event is not None], "")
+
+    async def _fold(self, oid: str, events: list[tuple[Event, OfOrder | None]], actor: str) -> None:
+        """Journal events of an order, fold those that were new, and tell what they changed."""
         state = self.orders[oid]
-        order = state.order
-        event = Event(
-            kind=EventKind.FILL, time_ns=fill.broker_time_ns or fill.time_ns, tid=fill.tid,
-            size=fill.size, price=fill.price, fee=fill.fee, fee_asset=fill.fee_asset,
-            reqid=fill.reqid,
-        )  # fmt: skip
-        record = _record(Happened(event, order.symbol), order, clock.wall_ns(), "broker")
-        (answer,) = await self.journal.append([record])
-        if isinstance(answer, Duplicate):
-            return
-        after = step(state, event)
-        self.orders[oid] = after.state
-        self._count(order, fill)
-        self._settle(state, after.state)
-        self.news.tell(self.status(after.state, resp="fill", seq=answer, box=fill))
+        order, records, kept = state.order, [], []
+        for event, told in events:
+            after = step(state, event)
+            if event.kind is not EventKind.FILL:
+                if after.problem in (Problem.DUPLICATE, Problem.ILLEGAL):
+                    continue  # nothing that a restart would need
+                if after.state == state and event.kind is not EventKind.SUBMIT:
+                    continue
+            state = after.state
+            by = "broker" if event.kind is EventKind.FILL else actor
+            records.append(_record(Happened(event, order.symbol), order, clock.wall_ns(), by))
+            kept.append((event, told))
+        answers = await self.journal.append(records)
+        for (event, told), answer in zip(kept, answers, strict=True):
+            if not isinstance(answer, Duplicate):
+                await self._apply(oid, event, told, answer)
+
+    async def _apply(self, oid: str, event: Event, told: OfOrder | None, seq: int) -> None:
+        """Fold a journaled event, and do and tell what follows from it."""
+        before = self.orders[oid]
+        after = step(before, event)
+        state = self.orders[oid] = after.state
+        self._remember(state)
+        if isinstance(told, BrokerdFill):
+            self._count(state.order, told)
+        self._settle(before, state)
+        box = told if not isinstance(told, BrokerdOrderAck) else None
+        if event.kind is EventKind.FILL:
+            self.news.tell(self.status(state, resp="fill", seq=seq, box=box))
+        elif state != before:
+            self.news.tell(self.status(state, seq=seq, box=box))
         if after.problem is Problem.OVERFILL:
-            text = f"{after.state.filled} of {order.size} were filled"
-            await self.note(order, "overfill", text)
-        if after.state.is_over:
-            self.news.tell(self.status(after.state, seq=answer))
+            await self.note(state.order, "overfill", f"{state.filled} of {state.order.size}")
+        elif after.problem is Problem.MISSING_FILLS:
+            await self.note(state.order, "missing-fills", f"{state.filled} were seen")
+        if event.kind is EventKind.FILL and state.is_over:
+            self.news.tell(self.status(state, seq=seq))
 
     async def note(self, order: Order, about: str, text: str) -> None:
         """Keep something about an order that changes nothing of it."""

@@ -37,14 +37,11 @@ from piker.orders import (
     BrokerdBalance,
     BrokerdBelief,
     BrokerdCancel,
-    BrokerdError,
     BrokerdEvent,
     BrokerdFill,
     BrokerdOrder,
-    BrokerdOrderAck,
     BrokerdPosition,
     BrokerdRequest,
-    BrokerdStatus,
     BrokerdSync,
     Cancel,
     Order,
@@ -59,19 +56,15 @@ __all__ = ["Router"]
 log = get_logger("ems")
 ZERO = Decimal(0)
 
-_STATUS_EVENTS = {
-    "open": EventKind.OPEN,
-    "closed": EventKind.CLOSE,
-    "canceled": EventKind.CANCEL,
-    "expired": EventKind.EXPIRE,
-    "rejected": EventKind.REJECT,
-    "unknown": EventKind.LOSE,
-}
-_REFUSALS = {
-    "order": EventKind.REJECT,
-    "edit": EventKind.EDIT_REFUSED,
-    "cancel": EventKind.CANCEL_REFUSED,
-}
+
+def _news(heard: deque[OfOrder | trio.Event]) -> list[OfOrder]:
+    """Return what can be folded together: up to a mark, or the proof that an order is absent."""
+    found: list[OfOrder] = []
+    for one in heard:
+        if isinstance(one, trio.Event) or getattr(one, "status", "") == "absent":
+            break
+        found.append(one)
+    return found
 
 
 class Router:
@@ -246,19 +239,24 @@ class Router:
             self._nursery.start_soon(self._work, oid, heard)
 
     async def _work(self, oid: str, heard: deque[OfOrder | trio.Event]) -> None:
-        """Handle an order's events until there are no more."""
+        """Handle an order's events until there are no more: those that wait, together."""
         while heard:
-            event = heard[0]
-            if isinstance(event, trio.Event):
-                event.set()
+            first, told = heard[0], _news(heard)
+            if told:
+                async with self._lanes[oid]:
+                    if await self.register.recall(oid):
+                        await self.register.hear(oid, told)
+                        await self._send_edit(oid)
+                    else:
+                        await self._strangers(told)
+            elif isinstance(first, trio.Event):
+                first.set()
             else:
                 async with self._lanes[oid]:
                     if await self.register.recall(oid):
-                        await self._hear(oid, event)
-                        await self._send_edit(oid)
-                    else:
-                        await self._stranger(event)
-            heard.popleft()
+                        await self._absent(self.orders[oid])
+            for _ in told or (first,):
+                heard.popleft()
         self._heard.pop(oid, None)
 
     async def _send_edit(self, oid: str) -> None:
@@ -270,15 +268,18 @@ class Router:
         if state.editing is not None and state.phase in AT_VENUE:
             await self._send(state, self._request(state.editing, state.reqid))
 
-    async def _stranger(self, event: OfOrder) -> None:
-        """Keep a fill of an order that is not ours: somebody else trades on this account."""
-        log.warning("ems.stranger", told=str(event))
-        if isinstance(event, BrokerdFill):
-            note = Note("stranger", f"{event.action} {event.size} {event.symbol} at {event.price}",
-                        {"tid": event.tid, "reqid": event.reqid})  # fmt: skip
-            await self.register.journal.append([
-                Record(entry=note, time_ns=clock.wall_ns(), account=event.account, actor="broker")
-            ])  # fmt: skip
+    async def _strangers(self, told: list[OfOrder]) -> None:
+        """Keep fills of an order that is not ours: somebody else trades on this account."""
+        log.warning("ems.stranger", told=str(told[0]))
+        for fill in told:
+            if isinstance(fill, BrokerdFill):
+                text = f"{fill.action} {fill.size} {fill.symbol} at {fill.price}"
+                note = Note("stranger", text, {"tid": fill.tid, "reqid": fill.reqid})
+                await self.register.journal.append([
+                    Record(
+                        entry=note, time_ns=clock.wall_ns(), account=fill.account, actor="broker"
+                    )
+                ])  # fmt: skip
 
     async def _synced(self, name: str) -> None:
         """Do again what a venue that was away has not heard, and compare positions with it."""
@@ -394,28 +395,6 @@ class Router:
         if freed.phase is Phase.PENDING:
             await self.register.happen(order.oid, EventKind.SUBMIT)
             await self._send(freed, self._request(freed.order, ""))
-
-    async def _hear(self, oid: str, event: OfOrder) -> None:
-        state = self.orders[oid]
-        match event:
-            case BrokerdOrderAck():
-                kind = EventKind.EDIT if event.request == "edit" else EventKind.ACK
-                await self.register.happen(oid, kind, reqid=event.reqid, box=None)
-            case BrokerdFill():
-                await self.register.fill(oid, event)
-            case BrokerdStatus() if event.status == "absent":
-                await self._absent(state)
-            case BrokerdStatus():
-                known = _STATUS_EVENTS.get(event.status)
-                if known is None:
-                    log.warning("ems.status", oid=oid, status=event.status)
-                    return
-                await self.register.happen(
-                    oid, known, reqid=event.reqid, size=event.filled, reason=event.reason, box=event
-                )
-            case BrokerdError():
-                refusal = _REFUSALS.get(event.request, EventKind.REJECT)
-                await self.register.happen(oid, refusal, reason=event.reason, box=event)
 
     async def _absent(self, state: OrderState) -> None:
         """Act on the proof that the venue never had an order.
