@@ -12,11 +12,10 @@ from __future__ import annotations
 import base64
 import os
 import random
-import resource
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from urllib.parse import quote
@@ -25,22 +24,15 @@ import keyholder
 import msgspec
 import pytest
 import trio
+from leaks import files_under, hunt, pikerd_of, plant, proc_of, ready, with_cores
 
 from piker import service
 from piker.brokers import _sealed
-from piker.brokers.credentials import Credentials, ErasableSecret
 from piker.brokers.keystores import PlainStore, SealedStore
 from piker.errors import PeerLost
 from piker.service.liveness import wait_exit
 
 pytestmark = pytest.mark.slow
-HERE = Path(__file__).parent
-PIKERD = """
-from piker.cli import daemon
-daemon.SERVICES = {"brokerd.*": "keyholder:main", **daemon.SERVICES}
-from piker.cli.__main__ import pikerd_main
-pikerd_main(["--registry", "127.0.0.1:0", "--log-level", "TRACE"])
-"""
 HOLDER = """
 import os, sys
 held = sys.stdin.read()
@@ -49,93 +41,12 @@ if sys.argv[1] == "guarded":
     handover.protect_process()
 os.abort()
 """
+HOLDERS = '"brokerd.*": "keyholder:main",'
 WORDS = "planted passphrase "
 MISUSES = ("log", "sign", "typed", "bug")
 
 
-# -- planting and searching ----------------------------------------------------------------------
-def plant(rng: random.Random, count: int) -> list[Credentials]:
-    """Return so many keys of the form that Kraken's have."""
-    return [
-        Credentials(
-            venue="kraken",
-            account=f"a{number}",
-            key=ErasableSecret(base64.b64encode(rng.randbytes(42)).decode()),
-            secret=ErasableSecret(base64.b64encode(rng.randbytes(64)).decode()),
-        )
-        for number in range(count)
-    ]
-
-
-def forms(secret: str) -> set[bytes]:
-    """Return the ways in which a careless program would show a secret."""
-    raw = secret.encode()
-    found = {
-        raw,
-        raw.hex().encode(),
-        base64.b64encode(raw).rstrip(b"="),
-        quote(secret, "").encode(),
-    }
-    try:
-        decoded = base64.b64decode(secret, validate=True)
-    except ValueError:
-        return found
-    return found | {decoded, decoded.hex().encode()}
-
-
-def hunt(texts: Iterable[tuple[str, bytes]], secrets: list[str]) -> list[str]:
-    """Return where a secret is found, as ``place: which``."""
-    wanted = [(at, form) for at, secret in enumerate(secrets) for form in forms(secret)]
-    return [f"{place}: secret {at}" for place, text in texts for at, form in wanted if form in text]
-
-
-def files_under(folder: Path, *, but: Iterable[Path]) -> Iterator[tuple[str, bytes]]:
-    """Yield every file that is left under a folder: logs, cores, segments, databases.
-
-    Of segments the pages that nobody wrote are left out: zeros hold no secret.
-    """
-    left_out = set(but)
-    for path in sorted(folder.rglob("*")):
-        if path.is_file() and not path.is_symlink() and path not in left_out:
-            yield str(path.relative_to(folder)), path.read_bytes().replace(bytes(4096), b"")
-
-
-def proc_of(pids: Iterable[int]) -> Iterator[tuple[str, bytes]]:
-    """Yield what ``/proc`` shows of processes, as far as we may read it."""
-    for pid in pids:
-        for name in ("cmdline", "environ", "status", "comm"):
-            try:
-                yield f"/proc/{pid}/{name}", Path(f"/proc/{pid}/{name}").read_bytes()
-            except OSError:  # gone, or guarded: root alone may
-                continue
-
-
 # -- the processes -------------------------------------------------------------------------------
-def _with_cores() -> None:
-    hard = resource.getrlimit(resource.RLIMIT_CORE)[1]
-    resource.setrlimit(resource.RLIMIT_CORE, (hard, hard))
-
-
-@contextmanager
-def pikerd_of(folder: Path, environment: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a pikerd whose output, and cores if there are any, lie in ``folder``."""
-    place = folder / "left"
-    place.mkdir()
-    path = os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")])
-    with (place / "pikerd.out").open("wb") as out:
-        process = subprocess.Popen(
-            [sys.executable, "-X", "faulthandler", "-c", PIKERD], cwd=place, stdout=out, stderr=out,
-            preexec_fn=_with_cores,
-            env={**os.environ, **environment, "PYTHONPATH": path, "PYTHONFAULTHANDLER": "1"},
-        )  # fmt: skip
-        try:
-            yield process
-        finally:
-            if process.poll() is None:
-                process.send_signal(signal.SIGTERM)
-            process.wait(30)
-
-
 @contextmanager
 def venue_of(folder: Path) -> Iterator[None]:
     """Run a loopback venue, and point the configuration in ``folder`` at it."""
@@ -154,14 +65,6 @@ def venue_of(folder: Path) -> Iterator[None]:
         process.wait(30)
         assert process.stdout is not None
         process.stdout.close()
-
-
-async def ready(process: subprocess.Popen[bytes]) -> None:
-    """Wait until a pikerd serves."""
-    with trio.fail_after(30):
-        while (info := service.read_pikerd()) is None or info.pid != process.pid:
-            assert process.poll() is None, "pikerd ended by itself"
-            await trio.sleep(0.02)
 
 
 def command(folder: Path, *words: str, stdin: str = "") -> subprocess.CompletedProcess[bytes]:
@@ -255,7 +158,10 @@ async def test_planted_secrets_are_found_nowhere_when_every_process_has_crashed(
     said: list[tuple[str, bytes]] = []
     pids: set[int] = set()
 
-    with venue_of(piker_dirs), pikerd_of(piker_dirs, variables) as process:
+    with (
+        venue_of(piker_dirs),
+        pikerd_of(piker_dirs, variables, '"brokerd.*": "keyholder:main",') as process,
+    ):
         await ready(process)
         pids.add(process.pid)
         await misuse_all(said, pids, wanted)
@@ -322,7 +228,7 @@ def test_a_core_holds_the_secret_unless_the_process_was_guarded(
     secret = plant(random.Random(2), 1)[0].secret.reveal()
     subprocess.run(
         [sys.executable, "-c", HOLDER, "guarded" if guarded else "bare"], input=secret.encode(),
-        cwd=tmp_path, preexec_fn=_with_cores, timeout=60,
+        cwd=tmp_path, preexec_fn=with_cores, timeout=60,
     )  # fmt: skip
     left = list(files_under(tmp_path, but=[]))
     if not guarded and not left:
