@@ -11,6 +11,7 @@ from itertools import count
 from typing import Any
 
 import trio
+from msgspec.structs import replace
 
 from piker.brokers import limits
 from piker.brokers.binance.broker import open_trade_dialog
@@ -131,6 +132,15 @@ class View:
         await self.until(lambda: self.errors.get(oid))
         return self.errors[oid][-1]
 
+    def lose(self) -> None:
+        """Know no more how any order stands that had not ended: the process is gone."""
+        for oid, told in self.status.items():
+            if told.status not in ("closed", "canceled", "expired", "rejected", "absent"):
+                self.status[oid] = replace(told, status="unknown")
+        self.sync = ""
+        self._news.set()
+        self._news = trio.Event()
+
     def filled(self, oid: str) -> Decimal:
         """Return what was filled of an order."""
         return sum((f.size for f in self.fills.values() if f.oid == oid), Decimal(0))
@@ -138,8 +148,6 @@ class View:
     def believe(self, order: BrokerdOrder, **more: Any) -> BrokerdBelief:
         """Return what emsd would believe of an order at a restart."""
         reqid = self.reqid.get(order.oid, "")
-        from msgspec.structs import replace
-
         return BrokerdBelief(
             order=replace(order, reqid=reqid, **more), filled=self.filled(order.oid)
         )
@@ -168,8 +176,6 @@ class Ems:
 
     async def edit(self, order: BrokerdOrder, **changes: Any) -> BrokerdOrder:
         """Send an edit of an order; return its new terms."""
-        from msgspec.structs import replace
-
         edited = replace(order, reqid=self.view.reqid[order.oid], **changes)
         await self.send(edited)
         return edited
@@ -177,10 +183,14 @@ class Ems:
 
 @asynccontextmanager
 async def dialog_of(
-    spec: AccountSpec, beliefs: Sequence[BrokerdBelief] = (), *, synced: bool = True
+    spec: AccountSpec,
+    beliefs: Sequence[BrokerdBelief] = (),
+    *,
+    synced: bool = True,
+    view: View | None = None,
 ) -> AsyncIterator[Ems]:
-    """Open a dialog, and wait until it is synced."""
-    view = View()
+    """Open a dialog, and wait until it is synced; a ``view`` goes on from what it had."""
+    view = view or View()
     into, out = trio.open_memory_channel[Any](64)
 
     async def read() -> None:

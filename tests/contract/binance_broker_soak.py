@@ -10,7 +10,7 @@ from typing import Any
 
 import trio
 from account_client import Trader, account_of, loopback
-from binance_broker_client import PERP, SPOT, Ems, dialog_of, order_of, point_at
+from binance_broker_client import PERP, SPOT, Ems, View, dialog_of, order_of, point_at
 from msgspec.structs import replace
 
 from piker import clock
@@ -59,13 +59,65 @@ class SkewedClock(clock.WallClock):
 class Soak:
     """One run: a venue, a dialog, and dice."""
 
-    def __init__(self, venue: Any, bob: Trader, ems: Ems, *, kind: str, seed: int) -> None:
-        self.venue, self.bob, self.ems, self.kind = venue, bob, ems, kind
+    def __init__(self, venue: Any, bob: Trader, *, kind: str, seed: int) -> None:
+        self.venue, self.bob, self.kind = venue, bob, kind
+        self.view = View()
+        self.ems: Ems | None = None  # while there is a dialog
+        self.up = trio.Event()
+        self.restarts = 0
+        self.orders: dict[str, Any] = {}  # oid -> the terms that were confirmed, or sent first
+        self._scope = trio.CancelScope()
         self.dice = random.Random(seed)
         self.share = 1.0  # of the requests that something may befall
         self.seen: Counter[str] = Counter()
         self.asked: dict[str, Decimal] = {}  # oid -> the most that was ever asked for
         self.api = "/api/v3" if kind == "spot" else "/fapi/v1"
+
+    # -- the dialog ----------------------------------------------------------------------------
+    async def keep(self) -> None:
+        """Have a dialog, and another one with what emsd believes whenever it is killed."""
+        while True:
+            beliefs = [
+                self.view.believe(order) for oid, order in self.orders.items()
+                if not self.is_over(oid)
+            ]  # fmt: skip
+            with trio.CancelScope() as self._scope:
+                opened = dialog_of(RICH, beliefs, synced=False, view=self.view)
+                async with opened as self.ems:
+                    self.up.set()
+                    await trio.sleep_forever()
+            self.up = trio.Event()
+            self.ems = None
+            self.restarts += 1
+            self.view.lose()
+
+    def kill(self) -> None:
+        """End the dialog, whatever it is doing."""
+        self._scope.cancel()
+
+    async def kill_often(self, times: int) -> None:
+        """Kill so many dialogs, at moments of chance: as they begin, sync, or work."""
+        for _ in range(times):
+            await self.up.wait()
+            if self.dice.random() < 0.7:
+                await self.view.until(lambda: self.view.sync == "synced", WAIT_S)
+            await trio.sleep(self.dice.uniform(0, 0.4))
+            before = self.restarts
+            self.kill()
+            self.seen["killed"] += 1
+            await self.view.until(lambda before=before: self.restarts > before, WAIT_S)
+
+    async def ask(self, what: str, order: Any, **more: Any) -> None:
+        """Send, edit or cancel an order by the dialog there is; lost where that is killed."""
+        await self.up.wait()
+        assert self.ems is not None
+        await getattr(self.ems, what)(order, **more)
+
+    def is_over(self, oid: str) -> bool:
+        """Tell whether emsd knows of an order's end."""
+        told = self.view.status.get(oid)
+        refused = any(e.request == "order" for e in self.view.errors.get(oid, ()))
+        return refused or (told is not None and told.status in ENDS)
 
     def top(self) -> tuple[Decimal, Decimal]:
         """Return the best bid and ask."""
@@ -86,7 +138,7 @@ class Soak:
     # -- one order's life ----------------------------------------------------------------------
     async def live(self, *, edits: bool) -> None:
         """Send an order, edit it, have it filled or canceled, each through a fault."""
-        dice, view = self.dice, self.ems.view
+        dice, view = self.dice, self.view
         bid, ask = self.top()
         shape = dice.choice(("rest", "rest", "take", "market"))
         size = Decimal(dice.randrange(2, 9)) / 1000
@@ -97,7 +149,8 @@ class Soak:
         self.asked[order.oid] = size
         # The venue takes a client id again once its order is over: two orders, by its rules.
         self.befall("order", f"POST .*{order.client_id}(&|$)", twice=shape == "rest")
-        await self.ems.send(order)
+        self.orders[order.oid] = order
+        await self.ask("send", order)
         await view.until(lambda: view.errors.get(order.oid) or self._settled(order.oid), WAIT_S)
         for _ in range(dice.randrange(3) if edits and shape == "rest" else 0):
             if not self._stands(order.oid):
@@ -114,19 +167,19 @@ class Soak:
         await self._cancel(order)
 
     def _settled(self, oid: str) -> bool:
-        last = self.ems.view.status.get(oid)
+        last = self.view.status.get(oid)
         return last is not None and last.status != "unknown"
 
     def _stands(self, oid: str) -> bool:
-        last = self.ems.view.status.get(oid)
+        last = self.view.status.get(oid)
         return last is not None and last.status == "open"
 
     def _outcomes(self, oid: str, request: str) -> int:
-        told = (e for e in self.ems.view.events if getattr(e, "oid", "") == oid)
+        told = (e for e in self.view.events if getattr(e, "oid", "") == oid)
         return sum(getattr(e, "request", "") == request for e in told)
 
     async def _edit(self, order: Any) -> Any:
-        view, dice = self.ems.view, self.dice
+        view, dice = self.view, self.dice
         changes: dict[str, Any] = {"size": order.size - Decimal("0.001")}
         if dice.random() < 0.7:
             changes = {"price": order.price - TICK * dice.randrange(1, 500)}
@@ -138,29 +191,42 @@ class Soak:
         name = f"({re.escape(order.client_id)}-[0-9]+|orderId={number})"
         self.befall("edit", f"(PUT|POST) .*{name}(&|$)")
         before = self._outcomes(order.oid, "edit")
-        await self.ems.edit(order, **changes)
+        restarts = self.restarts
+        await self.ask("edit", order, **changes)
         await view.until(
-            lambda: self._outcomes(order.oid, "edit") > before and self._settled(order.oid), WAIT_S
+            lambda: (
+                self._settled(order.oid)
+                and (self._outcomes(order.oid, "edit") > before or self.restarts > restarts)
+            ),
+            WAIT_S,
         )
+        if self._outcomes(order.oid, "edit") == before:
+            return order
         last = [e for e in view.events if getattr(e, "oid", "") == order.oid
                 and getattr(e, "request", "") == "edit"][-1]  # fmt: skip
         self.seen["edits refused" if hasattr(last, "reason") else "edits done"] += 1
-        return order if hasattr(last, "reason") else edited
+        if not hasattr(last, "reason"):
+            self.orders[order.oid] = edited
+        return self.orders[order.oid]
 
     async def _cancel(self, order: Any) -> None:
-        view, oid = self.ems.view, order.oid
-        for attempt in range(20):
-            if not self._stands(oid):
+        view, oid = self.view, order.oid
+        for attempt in range(100):
+            await view.until(lambda: self.is_over(oid) or self._settled(oid), WAIT_S)
+            if self.is_over(oid):
                 return
             if not attempt:
                 number = view.reqid[oid].rpartition("-")[2]
                 self.befall("cancel", f"DELETE .*orderId={number}(&|$)")
-            before = self._outcomes(oid, "cancel")
-            await self.ems.cancel(order)
+            before, restarts = self._outcomes(oid, "cancel"), self.restarts
+            await self.ask("cancel", order)
             await view.until(
-                lambda before=before: (
-                    view.status[oid].status in ENDS
-                    or (self._outcomes(oid, "cancel") > before and self._settled(oid))
+                lambda before=before, restarts=restarts: (
+                    self.is_over(oid)
+                    or (
+                        self._settled(oid)
+                        and (self._outcomes(oid, "cancel") > before or self.restarts > restarts)
+                    )
                 ),
                 WAIT_S,
             )
@@ -169,7 +235,7 @@ class Soak:
     # -- what must hold ------------------------------------------------------------------------
     def check(self) -> None:
         """Hold what was told against what the venue has: orders, fills, fees."""
-        view, desk = self.ems.view, self.venue.accounts.desks[self.kind]
+        view, desk = self.view, self.venue.accounts.desks[self.kind]
         account = desk.accounts["alice"]
         legs: dict[str, list[Any]] = {}
         for one in account.orders.values():
@@ -202,7 +268,7 @@ class Soak:
 
     async def quiet(self) -> None:
         """Wait until the account is synced, and its balances are the venue's."""
-        view, desk = self.ems.view, self.venue.accounts.desks[self.kind]
+        view, desk = self.view, self.venue.accounts.desks[self.kind]
         account = desk.accounts["alice"]
         await view.until(lambda: view.sync == "synced", WAIT_S)
         if self.kind == "spot":
@@ -225,7 +291,13 @@ class Soak:
 
 
 async def soak(
-    count: int, *, kind: str, seed: int, edits: bool, faults: tuple[Fault, ...] = ()
+    count: int,
+    *,
+    kind: str,
+    seed: int,
+    edits: bool,
+    faults: tuple[Fault, ...] = (),
+    kills: int = 0,
 ) -> Counter[str]:
     """Run so many orders' lives; hold the view against the venue; return what befell them.
 
@@ -235,8 +307,10 @@ async def soak(
     with clock.use_clock(skewed):
         async with loopback(rate=20, accounts=(RICH, MAKER)) as (venue, alice, bob):
             point_at(alice.port, recv_window_ms=1500)
-            async with dialog_of(RICH) as ems:
-                run = Soak(venue, bob, ems, kind=kind, seed=seed)
+            run = Soak(venue, bob, kind=kind, seed=seed)
+            async with trio.open_nursery() as dialogs:
+                dialogs.start_soon(run.keep)
+                await run.view.until(lambda: run.view.sync == "synced", WAIT_S)
                 run.share = 0.5 if edits else 1.0  # an order that never came is not edited
                 if faults:
                     run.share = 0.0
@@ -250,7 +324,10 @@ async def soak(
                         turns.release()
 
                 async with trio.open_nursery() as nursery:
-                    for number in range(count):
+                    nursery.start_soon(run.kill_often, kills)
+                    number = -1
+                    while number + 1 < count or run.seen["killed"] < kills:
+                        number += 1
                         await turns.acquire()
                         if number % 20 == 19 and not faults:
                             skewed.off_s = run.dice.uniform(-5, 5)
@@ -264,5 +341,6 @@ async def soak(
                         nursery.start_soon(one)
                 await run.quiet()
                 run.check()
+                dialogs.cancel_scope.cancel()
                 assert not venue.limits.violations["ORDERS"]
     return run.seen

@@ -58,6 +58,26 @@ async def test_each_fill_counts_once_when_events_are_dropped_doubled_and_late(
     print(dict(seen))
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["spot", "usdm"])
+async def test_the_view_is_the_venues_when_dialogs_are_killed_under_way(
+    kind: str, piker_dirs: Path
+) -> None:
+    """Orders, edits and cancels in flight at the kill; the next dialog begins with beliefs."""
+    seen = await soak(36, kind=kind, seed=10, edits=True, kills=4)
+    assert seen["killed"] == 4
+    print(dict(seen))
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("kind", ["spot", "usdm"])
+async def test_the_view_is_the_venues_when_30_dialogs_are_killed_under_way(
+    kind: str, piker_dirs: Path
+) -> None:
+    """The same, with thirty kills."""
+    print(dict(await soak(300, kind=kind, seed=20261123, edits=True, kills=30)))
+
+
 @pytest.mark.full
 @pytest.mark.parametrize("kind", ["spot", "usdm"])
 async def test_the_view_is_the_venues_when_1000_orders_go_through_every_fault(
