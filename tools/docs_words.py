@@ -143,7 +143,8 @@ WHAT_TO_DO = {
 
 FIXED_CODES = {
     0: "done",
-    1: "a check failed (`doctor`, `check-provider`), or an error of no other kind",
+    1: "a check failed (`doctor`, `check-provider`), an order was denied or rejected, or an error "
+    "of no other kind",
     2: "a file, key, address or option is wrong; nothing was started",
     7: "the venue: not reachable, refusing, or its data are bad",
     EXIT_INTERRUPTED: "ended by Ctrl-C",

@@ -19,7 +19,7 @@ EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells do
 _SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 app = typer.Typer(
     name="piker",
-    help="Live market data on your own machine.",
+    help="Live market data and orders on your own machine.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -337,11 +337,13 @@ def _mount() -> None:
     from piker.cli.history_app import history, store_app
     from piker.cli.keys_app import keys_app
     from piker.cli.ledger_app import ledger_app
+    from piker.cli.orders_app import mount
     from piker.cli.symbols_app import symbols_app
     from piker.cli.venue_app import venue
 
     app.command()(history)
     app.command()(venue)
+    mount(app)
     app.add_typer(store_app, name="store")
     app.add_typer(symbols_app, name="symbols")
     app.add_typer(keys_app, name="keys")

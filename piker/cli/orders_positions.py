@@ -1,0 +1,245 @@
+"""``piker positions``: what the journal's fills come to, beside the venue's word and the market."""
+
+from __future__ import annotations
+
+import sys
+from collections import defaultdict
+from collections.abc import Iterable
+from decimal import Decimal
+
+import msgspec
+import trio
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+from rich.text import Text
+
+from piker import config, service
+from piker.accounting import Contract, Position, Transaction, break_even, contract_of, fold, of_fill
+from piker.accounting.money import plain
+from piker.clearing.client import open_ems
+from piker.clearing.fills import executions
+from piker.clearing.journal import Journal
+from piker.clearing.lifecycle import OrderState
+from piker.clearing.matching import MODEL
+from piker.clearing.prices import reference
+from piker.cli import orders_journal as kept
+from piker.cli.orders import check_account, console, is_live, opening, start
+from piker.data.feed import open_feed
+from piker.data.symbols import SymbolDb
+from piker.errors import PikerError
+from piker.market import MktPair
+from piker.orders import BrokerdPosition
+
+__all__ = ["PositionRow", "run", "transactions"]
+
+QUOTE_S = 10.0  # for a market that is not open yet; without its price a position is still shown
+_INVERSE = ("coinm",)  # venues whose contracts can not be counted without what the market says
+Where = tuple[str, str]  # account, fqme
+
+
+class PositionRow(msgspec.Struct, frozen=True, kw_only=True):
+    """A position: ours, from fills; ``venue_size`` is the venue's word, where it has one.
+
+    ``realised`` (before fees) and ``unrealised`` are in ``currency``; ``break_even`` counts fees.
+    """
+
+    account: str
+    live: bool
+    market: str
+    where: str  # what filled it: the provider, or the paper model's name
+    size: Decimal
+    avg_price: Decimal | None = None
+    break_even: Decimal | None = None
+    price: Decimal | None = None
+    unrealised: Decimal | None = None
+    realised: Decimal | None = None
+    currency: str = ""
+    fees: dict[str, Decimal] = {}
+    venue_size: Decimal | None = None
+
+
+def run(*, account: str | None, as_json: bool) -> int:
+    """Show the positions; return the exit code."""
+    name = check_account(account) if account else ""
+    rows: list[PositionRow] = []
+
+    async def work() -> int:
+        rows.extend(await _look(name))
+        return 0
+
+    code = start(work, lambda: "interrupted.")
+    if code:
+        return code
+    if as_json:
+        for row in rows:
+            print(msgspec.json.encode(row).decode())
+    elif rows:
+        _print(rows)
+    else:
+        print(f"no positions{f' in {name}' if name else ''}.")
+    for row in rows:
+        if row.venue_size is not None and row.venue_size != row.size:
+            print(
+                f"note: {row.account} {row.market}: the venue has {plain(row.venue_size)}, our own "
+                f"fills come to {plain(row.size)}: somebody else trades there, or did before.",
+                file=sys.stderr,
+            )
+    return 0
+
+
+async def _look(account: str) -> list[PositionRow]:
+    ours: dict[Where, list[Transaction]] = {}
+    if kept.has_journal():
+        async with kept.opened() as journal:
+            ours = await transactions(journal, account)
+    told: dict[Where, BrokerdPosition] = {}
+    markets: dict[str, MktPair] = {}
+    prices: dict[str, Decimal] = {}
+    running = service.read_pikerd() is not None
+    if running:
+        with opening("Asking emsd ..."):
+            told = await _told(account)
+    folded = {where: fold(found) for where, found in ours.items()}
+    shown = [where for where in {*folded, *told} if where in told or folded[where].size]
+    fqmes = sorted({fqme for _, fqme in shown})
+    if running:
+        with opening("Asking for prices ..."):
+            await _quote(fqmes, markets, prices)
+    _look_up(fqmes, markets)
+    rows = []
+    for where in sorted(shown):
+        mkt, price = markets.get(where[1]), prices.get(where[1])
+        contract = contract_of(mkt) if mkt is not None else _guess(where[1])
+        position = fold(ours.get(where, []), contract or Contract())
+        rows.append(_row(where, position, contract, price, told.get(where)))
+    return [row for row in rows if row.size or row.venue_size]
+
+
+async def transactions(journal: Journal, account: str = "") -> dict[Where, list[Transaction]]:
+    """Return the fills of a journal, of one account where named, by account and market."""
+    orders: dict[str, OrderState] = {}
+    found: defaultdict[Where, list[Transaction]] = defaultdict(list)
+    async for record in journal.read():
+        if account in ("", record.account):
+            for one in executions((record,), orders):
+                found[one.fill.account, one.symbol].append(of_fill(one.fill, symbol=one.symbol))
+    return dict(found)
+
+
+async def _told(account: str) -> dict[Where, BrokerdPosition]:
+    """Return what venues say they have of us."""
+    async with open_ems("", name="cli", start_pikerd=False) as ems:
+        return {
+            (name, f"{symbol}.{name.partition('.')[0]}"): told
+            for (name, symbol), told in ems.positions.items()
+            if account in ("", name)
+        }
+
+
+async def _quote(
+    fqmes: Iterable[str], markets: dict[str, MktPair], prices: dict[str, Decimal]
+) -> None:
+    """Learn markets and their prices, of those that answer in time."""
+
+    async def one(fqme: str) -> None:
+        try:
+            async with open_feed([fqme], start_pikerd=False) as feed:
+                flume = feed.flumes[fqme]
+                markets[fqme] = flume.mkt
+                price = reference(flume.first_quote, flume.mkt)
+                if price is not None:
+                    prices[fqme] = price
+        except PikerError as err:
+            print(f"note: {fqme} has no price now: {err.message}", file=sys.stderr)
+
+    with trio.move_on_after(QUOTE_S):
+        async with trio.open_nursery() as nursery:
+            for fqme in fqmes:
+                nursery.start_soon(one, fqme)
+
+
+def _look_up(fqmes: Iterable[str], markets: dict[str, MktPair]) -> None:
+    """Take markets that were not quoted from the symbol database, where there is one."""
+    path = config.data_dir() / "symbols.db"
+    left = [fqme for fqme in fqmes if fqme not in markets]
+    if not left or not path.exists():
+        return
+    try:
+        with SymbolDb.open(path) as db:
+            found = {fqme: db.get(fqme) for fqme in left}
+    except PikerError as err:
+        print(f"note: {err.message}", file=sys.stderr)
+        return
+    markets.update({fqme: entry.market for fqme, entry in found.items() if entry is not None})
+
+
+def _guess(fqme: str) -> Contract | None:
+    """Return a contract of one unit for a market of which nothing is known; None of an inverse."""
+    return None if fqme.split(".")[1] in _INVERSE else Contract()
+
+
+def _row(
+    where: Where, position: Position, contract: Contract | None, price: Decimal | None,
+    told: BrokerdPosition | None,
+) -> PositionRow:  # fmt: skip
+    account, market = where
+    row = PositionRow(
+        account=account, live=is_live(account), market=market, size=position.size,
+        where=account.partition(".")[0] if is_live(account) else MODEL,
+        fees=position.fees, venue_size=told.size if told is not None else None,
+    )  # fmt: skip
+    if contract is None:
+        return row
+    even = break_even(position, lambda asset: price if asset == contract.base else None)
+    return msgspec.structs.replace(
+        row, avg_price=position.avg_price, price=price,
+        break_even=None if even.missing else even.price,
+        unrealised=position.unrealised(price) if price is not None else None,
+        realised=position.realised, currency=contract.settle,
+    )  # fmt: skip
+
+
+# -- the table ---------------------------------------------------------------------------------
+def _print(rows: list[PositionRow]) -> None:
+    out = console()
+    wide = out.width >= 120
+    found = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    names = (
+        ("account", "market", "where", "size", "avg price", "break-even", "price", "unrealised",
+         "realised", "fees")
+        if wide else ("account\nmarket", "size\nwhere", "avg price\nbreak-even",
+                      "price\nunrealised", "realised\nfees")
+    )  # fmt: skip
+    for name in names:
+        found.add_column(name, overflow="fold")
+    for row in rows:
+        found.add_row(*_cells(row, wide=wide))
+    out.print(found)
+
+
+def _cells(row: PositionRow, *, wide: bool) -> tuple[str | Text, ...]:
+    account = Text(f"LIVE {row.account}", "bold red") if row.live else Text(row.account)
+    avg, even, price = (_price(one) for one in (row.avg_price, row.break_even, row.price))
+    open_, done = _money(row.unrealised, row.currency), _money(row.realised, row.currency)
+    fees = ", ".join(f"{amount:.6g} {asset}" for asset, amount in row.fees.items() if amount) or "-"
+    size = plain(row.size)
+    if row.venue_size is not None and row.venue_size != row.size:
+        size += f" (venue: {plain(row.venue_size)})"
+    if wide:
+        return account, row.market, row.where, size, avg, even, price, open_, done, fees
+    market = row.market.rpartition(".")[0]  # its provider is the account's
+    return (
+        account.append(f"\n{market}", "default"), f"{size}\n{row.where}", f"{avg}\n{even}",
+        Text.assemble(f"{price}\n", open_), Text.assemble(done, f"\n{fees}"),
+    )  # fmt: skip
+
+
+def _price(value: Decimal | None) -> str:
+    return "-" if value is None else f"{value:.10g}"
+
+
+def _money(value: Decimal | None, currency: str) -> Text:
+    if value is None:
+        return Text("-")
+    style = "green" if value > 0 else "red" if value < 0 else ""
+    return Text(f"{value:+.2f} {currency}".rstrip() if value else f"0 {currency}".rstrip(), style)
