@@ -26,7 +26,7 @@ __all__ = [
 HERE = Path(__file__).parent
 PIKERD = """
 from piker.cli import daemon
-daemon.SERVICES = {%s **daemon.SERVICES}
+daemon.SERVICES = {**daemon.SERVICES, %s}
 from piker.cli.__main__ import pikerd_main
 pikerd_main(["--registry", "127.0.0.1:0", "--log-level", "TRACE"])
 """
