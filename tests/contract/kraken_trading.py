@@ -35,7 +35,13 @@ from piker.testing.loopback import open_loopback, point_backend_at
 
 _numbers = count()
 QUICK = Patience(
-    answer_s=0.6, deadline_s=1.2, audit_s=3.0, rearm_s=2.0, retry_s=0.05, retry_cap_s=0.4
+    answer_s=0.6,
+    deadline_s=1.2,
+    snapshot_s=0.5,
+    audit_s=3.0,
+    rearm_s=2.0,
+    retry_s=0.05,
+    retry_cap_s=0.4,
 )
 
 

@@ -120,6 +120,19 @@ async def test_a_frame_that_was_lost_is_found_when_nothing_follows_it() -> None:
         assert emsd.filled("one") == Decimal("0.5")
 
 
+@pytest.mark.parametrize("match", ["executions", "balances", "answer subscribe"])
+async def test_an_account_is_synced_when_the_first_message_was_lost(match: str) -> None:
+    """An update stands for the snapshot; without one the connection is made anew."""
+    faults = [Fault(what="drop", match=match, count=1)]
+    async with venue_at(faults=faults) as (venue, bob), trading() as emsd:
+        await emsd.synced()
+        price = middle(venue)
+        await emsd.order("one", "buy", "0.1", price)
+        await bob.order("sell", price, "0.1")
+        await emsd.status("one", "closed")
+        await agree(venue, emsd)
+
+
 @pytest.mark.parametrize(
     "fault",
     [

@@ -21,7 +21,7 @@ from piker.brokers.trading import TradeDialog
 from piker.brokers.ws import Backoff, open_ws
 from piker.config import load_brokers
 from piker.errors import BrokerError, Refused, Rejected
-from piker.log import get_logger
+from piker.log import Secret, get_logger
 from piker.orders import BrokerdBelief, BrokerdEvent
 
 __all__ = ["FEES", "ORDERS", "key_rights", "open_trade_dialog"]
@@ -72,7 +72,7 @@ async def open_trade_dialog(
             yield dialog
 
 
-async def _first_token(rest: PrivateRest) -> str:
+async def _first_token(rest: PrivateRest) -> Secret:
     """Return a token: proof that the venue takes the key."""
     tries = 0
     while True:
@@ -105,7 +105,7 @@ async def _dialog(
     rest: PrivateRest,
     markets: Markets,
     beliefs: Sequence[BrokerdBelief],
-    token: str,
+    token: Secret,
     events: trio.MemorySendChannel[BrokerdEvent],
     patience: Patience,
 ) -> AsyncIterator[Dialog]:

@@ -17,7 +17,7 @@ import trio
 from piker.brokers.kraken.broker_schema import Head
 from piker.brokers.limits import Budget, Limit, Permit, Priority
 from piker.errors import Transient
-from piker.log import get_logger
+from piker.log import Secret, get_logger
 
 __all__ = ["RATE_LIMITED", "TIERS", "Asking", "Rates", "proves"]
 
@@ -92,7 +92,7 @@ class Asking:
     """The requests on their way. ``send`` is the websocket's; the token comes with each link."""
 
     def __init__(self, send: Callable[[str], Any]) -> None:
-        self.token = ""
+        self.token = Secret("")
         self._send = send
         self._numbers = count(1)
         self._pending: dict[int, _Pending] = {}
@@ -106,7 +106,11 @@ class Asking:
         """
         number, pending = next(self._numbers), _Pending()
         self._pending[number] = pending
-        said = {"method": method, "params": {**params, "token": self.token}, "req_id": number}
+        said = {
+            "method": method,
+            "params": {**params, "token": self.token.reveal()},
+            "req_id": number,
+        }
         try:
             await self._send(msgspec.json.encode(said).decode())
             sent()

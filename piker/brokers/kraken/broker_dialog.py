@@ -52,6 +52,7 @@ class Patience(msgspec.Struct, frozen=True, kw_only=True):
 
     answer_s: float = 5.0  # for an answer; the engine's own default deadline is 5 s
     deadline_s: float = 10.0  # after which the engine carries a request out no more (0.5 to 60)
+    snapshot_s: float = 10.0  # for the first message of each channel; then we connect anew
     audit_s: float = 30.0  # between two looks at what stands, while all seems well
     rearm_s: float = 20.0  # Kraken's advice: every 15 to 30 s ...
     timeout_s: int = 60  # ... a dead man's switch of 60 s

@@ -118,11 +118,11 @@ class PrivateRest:
             raise DataQuality(f"{PROVIDER}: {name}: {error}") from error
 
     # -- who -----------------------------------------------------------------------------------
-    async def token(self) -> str:
+    async def token(self) -> Secret:
         """Return a new token for the private websocket: the first thing that is asked."""
         name = KRAKEN_TOKEN_PATH.rpartition("/")[2]
         found: Token = await self.call(name, {}, Token, priority=Priority.ORDER)
-        return found.token
+        return Secret(found.token)
 
     async def rights(self) -> tuple[str, ...]:
         """Return what the key may do, in the venue's words."""

@@ -32,7 +32,7 @@ from piker.brokers.quality import venue_quality
 from piker.brokers.ws import Backoff, Frames, Link, Ws
 from piker.clock import NS
 from piker.errors import PikerError, Rejected, Transient
-from piker.log import get_logger
+from piker.log import Secret, get_logger
 from piker.orders import BrokerdBalance, BrokerdOrder, BrokerdSync, SyncState
 from piker.ticks import Outage, Resync
 
@@ -56,10 +56,11 @@ class Keeper:
         self.dialog = dialog
         self.ws = ws
         self.state = SyncState.LOST
-        self.first_token = ""
+        self.first_token: Secret | None = None
         self.armed = False  # the dead man's switch
         self._gaps = dict.fromkeys(CHANNELS, 1)  # since the last look that came to its end
         self._sequences: dict[str, int] = {}  # of this connection's channels
+        self._subscribed_at = 0.0  # on trio's clock
         self._heard_s = 0  # until when nothing of the account was missed
         self._assets: dict[str, str] = {}
 
@@ -89,7 +90,7 @@ class Keeper:
     # -- the stream ----------------------------------------------------------------------------
     async def subscribe(self, link: Link) -> None:
         """Subscribe a new connection with a token of its own."""
-        token, self.first_token = self.first_token, ""
+        token, self.first_token = self.first_token, None
         try:
             token = token or await self.dialog.rest.token()
         except Rejected as error:
@@ -99,9 +100,10 @@ class Keeper:
             raise Transient(error.message) from error
         self.dialog.asking.token = token
         for channel in CHANNELS:
-            params: dict[str, Any] = {"channel": channel, "token": token}
+            params: dict[str, Any] = {"channel": channel, "token": token.reveal()}
             params |= {"snap_orders": True, "snap_trades": False} if channel == CHANNELS[0] else {}
             await link.send(msgspec.json.encode({"method": "subscribe", "params": params}).decode())
+        self._subscribed_at = trio.current_time()
 
     async def listen(self) -> None:
         """Take what the stream brings, until cancelled."""
@@ -111,6 +113,7 @@ class Keeper:
                 self._lost(item.reason)
             elif isinstance(item, Resync):
                 self._sequences.clear()
+                self._subscribed_at = 0.0
                 self.dialog.live = False
                 self._gap("reconnected")
                 self._become(SyncState.SYNCING, item.detail)
@@ -121,6 +124,7 @@ class Keeper:
     def _lost(self, reason: str) -> None:
         self.dialog.live = False
         self._sequences.clear()
+        self._subscribed_at = 0.0
         self._become(SyncState.LOST, reason)
         self._gap(reason)
         self.dialog.asking.lost(f"connection lost: {reason}")
@@ -156,8 +160,8 @@ class Keeper:
             self._sequences[head.channel] = head.sequence
         elif last is None or head.sequence > last + 1:
             self._gap(f"message {last} is followed by {head.sequence}", head.channel)
-        if last is not None:
-            self._sequences[head.channel] = max(last, head.sequence)
+        if head.type != "snapshot":  # of one that was lost, the look that follows brings the rest
+            self._sequences[head.channel] = max(last or 0, head.sequence)
         if head.channel == "balances":
             self._balances(msgspec.json.decode(head.data, type=list[BalanceRow]))
         else:
@@ -333,12 +337,22 @@ class Keeper:
         due = 0.0
         while True:
             await trio.sleep(GUARD_S)
+            self._see_to_snapshots()
             stand = any(one.oid for one in self.dialog.book.standing())
             now = trio.current_time()
             if (stand and now >= due) or (self.armed and not stand):
                 set_ = await self._switch(self.dialog.patience.timeout_s if stand else 0)
                 if set_:
                     due = now + self.dialog.patience.rearm_s if stand else 0.0
+
+    def _see_to_snapshots(self) -> None:
+        """Subscribe anew where the first message of a channel does not come."""
+        waits_s = trio.current_time() - self._subscribed_at
+        if self.dialog.live or not self._subscribed_at or waits_s < self.dialog.patience.snapshot_s:
+            return
+        self._subscribed_at = 0.0
+        if self.ws is not None:
+            self.ws.reset("no snapshot came")
 
     async def _switch(self, timeout_s: int) -> bool:
         """Set the switch, by whatever way there is; return whether the venue said so."""
