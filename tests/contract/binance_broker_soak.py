@@ -68,7 +68,8 @@ class Soak:
         self.orders: dict[str, Any] = {}  # oid -> the terms that were confirmed, or sent first
         self._scope = trio.CancelScope()
         self.dice = random.Random(seed)
-        self.share = 1.0  # of the requests that something may befall
+        self.befalls = True
+        self.share = 1.0  # of the orders that something befalls
         self.seen: Counter[str] = Counter()
         self.asked: dict[str, Decimal] = {}  # oid -> the most that was ever asked for
         self.api = "/api/v3" if kind == "spot" else "/fapi/v1"
@@ -126,7 +127,10 @@ class Soak:
 
     def befall(self, what: str, match: str, *, twice: bool = True) -> None:
         """Let something befall one request."""
-        fault = self.dice.choice(BEFALLS) if self.dice.random() < self.share else None
+        share = self.share if what == "order" else 0.7
+        if not self.befalls:
+            return
+        fault = self.dice.choice(BEFALLS) if self.dice.random() < share else None
         if fault is None or (fault["what"] == "twice" and not twice):
             return
         self.seen[f"{what}: {' '.join(str(value) for value in fault.values())}"] += 1
@@ -143,6 +147,8 @@ class Soak:
         shape = dice.choice(("rest", "rest", "take", "market"))
         size = Decimal(dice.randrange(2, 9)) / 1000
         price = {"rest": bid - TICK * dice.randrange(100, 5000), "take": ask + 5}.get(shape)
+        if shape == "rest" and dice.random() < 0.5:
+            price = bid + TICK * dice.randrange(int((ask - bid) / TICK))  # the best bid, or near
         more: dict[str, Any] = {"tif": "ioc"} if shape == "take" else {}
         symbol = SPOT if self.kind == "spot" else PERP
         order = order_of("buy", size, price, symbol=symbol, **more)
@@ -155,16 +161,19 @@ class Soak:
         for _ in range(dice.randrange(3) if edits and shape == "rest" else 0):
             if not self._stands(order.oid):
                 break
+            if dice.random() < 0.4:
+                await self._hit(order.price, Decimal("0.001"))
             order = await self._edit(order)
         if shape == "rest" and self._stands(order.oid) and dice.random() < 0.4:
-            part = (order.size / 2).quantize(Decimal("0.001"))
-            await self.bob.order(
-                "SELL", order.price, part, timeInForce="IOC"
-            ) if self.kind == "spot" else await self.bob.ask(
-                "POST", f"{self.api}/order", symbol="BTCUSDT", side="SELL", type="LIMIT",
-                timeInForce="IOC", price=order.price, quantity=part,
-            )  # fmt: skip
+            await self._hit(order.price, (order.size / 2).quantize(Decimal("0.001")))
         await self._cancel(order)
+
+    async def _hit(self, price: Decimal, size: Decimal) -> None:
+        """Have somebody else sell."""
+        await self.bob.ask(
+            "POST", f"{self.api}/order", symbol="BTCUSDT", side="SELL", type="LIMIT",
+            timeInForce="IOC", price=price, quantity=size,
+        )  # fmt: skip
 
     def _settled(self, oid: str) -> bool:
         last = self.view.status.get(oid)
@@ -311,9 +320,9 @@ async def soak(
             async with trio.open_nursery() as dialogs:
                 dialogs.start_soon(run.keep)
                 await run.view.until(lambda: run.view.sync == "synced", WAIT_S)
-                run.share = 0.5 if edits else 1.0  # an order that never came is not edited
+                run.share = 0.3 if edits else 1.0  # an order that never came is not edited
                 if faults:
-                    run.share = 0.0
+                    run.befalls = False
                     venue.gate.add_faults(faults)
                 turns = trio.Semaphore(AT_ONCE)
 

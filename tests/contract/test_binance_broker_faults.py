@@ -34,7 +34,7 @@ async def test_no_more_is_traded_than_was_asked_for_when_edits_go_through_every_
     kind: str, piker_dirs: Path
 ) -> None:
     """The same with edits: never two orders for one, never more than its largest size."""
-    seen = await soak(25, kind=kind, seed=8, edits=True)
+    seen = await soak(60, kind=kind, seed=8, edits=True)
     assert seen["edits done"]
     print(dict(seen))
 
@@ -194,6 +194,27 @@ async def test_dropped_events_are_made_up_for_when_the_next_one_shows_it(
             assert [f.size for f in ems.view.fills.values() if f.oid == order.oid] == [
                 Decimal("0.3"), Decimal("0.2"),
             ]  # fmt: skip
+
+
+async def test_a_duplicate_is_not_called_rejected_when_the_first_one_stands(
+    piker_dirs: Path,
+) -> None:
+    """A gateway sends it twice: the answer is of the second, no event tells of the first."""
+    async with loopback() as (venue, alice, _, _):
+        point_at(alice.port)
+        bid, _ = top_of(venue)
+        async with dialog_of(ALICE) as ems:
+            order = order_of("buy", "0.1", bid - 100)
+            venue.gate.add_faults(
+                [
+                    Fault(what="drop", match="executionReport"),
+                    Fault(what="twice", match=f"POST .*{order.client_id}", count=1),
+                ]
+            )
+            await ems.send(order)
+            told = await ems.view.until_status(order.oid, "open", "rejected", "absent")
+            assert told.status == "open"
+            assert order.oid not in ems.view.errors
 
 
 async def test_what_others_do_with_the_account_is_told_too(piker_dirs: Path) -> None:

@@ -126,6 +126,30 @@ async def test_spot_is_synced_when_futures_can_not_be_reached(
             assert ems.view.sync == "syncing"
 
 
+@pytest.mark.slow
+async def test_an_order_that_is_late_is_not_absent_when_its_connection_was_cut(
+    piker_dirs: Path,
+) -> None:
+    """The venue does not know it at first, and takes it within its window: unknown, then open."""
+    async with loopback() as (venue, alice, _, _), trio.open_nursery() as nursery:
+        way = Relay(alice.port)
+        port = await nursery.start(way.run)
+        way.open()
+        point_at(alice.port, recv_window_ms=1500)
+        file = config_dir() / "brokers.toml"
+        there = f'spot_http = "http://127.0.0.1:{alice.port}"'
+        file.write_text(file.read_text().replace(there, f'spot_http = "http://127.0.0.1:{port}"'))
+        bid, _ = top_of(venue)
+        async with dialog_of(ALICE) as ems:
+            way.lag_s = 1.0
+            order = await ems.send(order_of("buy", "0.01", bid - 100))
+            await ems.view.until_status(order.oid, "open", "absent")
+            told = [e.status for e in ems.view.events
+                    if getattr(e, "oid", "") == order.oid and hasattr(e, "status")]  # fmt: skip
+            assert told == ["unknown", "open"]
+        nursery.cancel_scope.cancel()
+
+
 class Relay:
     """A way to a port that can be closed: connections are refused then."""
 
@@ -134,6 +158,7 @@ class Relay:
         self._port = 0
         self._wish = trio.Event()
         self._is_open = False
+        self.lag_s = 0.0  # the next order's connection is cut, and the order sent so much later
 
     def open(self) -> None:
         """Take connections."""
@@ -165,6 +190,15 @@ class Relay:
 
     async def _pipe(self, one: trio.SocketStream) -> None:
         async with await trio.open_tcp_stream("127.0.0.1", self._target) as other:
+            first = bytes(await one.receive_some(65_536))
+            if self.lag_s and first.startswith(b"POST /api/v3/order"):
+                lag_s, self.lag_s = self.lag_s, 0.0
+                await one.aclose()
+                await trio.sleep(lag_s)
+                await other.send_all(first)
+                await other.receive_some(65_536)
+                return
+            await other.send_all(first)
             async with trio.open_nursery() as nursery:
                 for source, sink in ((one, other), (other, one)):
                     nursery.start_soon(_copy, source, sink, nursery.cancel_scope)
