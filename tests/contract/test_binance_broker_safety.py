@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
-from contextlib import redirect_stderr
+from contextlib import redirect_stderr, suppress
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -73,6 +73,27 @@ async def test_orders_are_canceled_by_the_venue_when_nobody_is_heard(piker_dirs:
             await until(lambda: venue.accounts.usdm._countdowns)
             venue.gate.add_faults([Fault(what="close", on="http", match="countdownCancelAll")])
             await ems.view.until_status(order.oid, "canceled")
+
+
+@pytest.mark.slow
+async def test_the_switch_is_left_to_run_when_a_dialog_ends_by_an_error(piker_dirs: Path) -> None:
+    """Whoever watched the orders is gone; an end that was asked for, though, takes it back."""
+    async with loopback() as (venue, alice, _, _):
+        point_at(alice.port, cancel_after_s=60)
+        counts = venue.accounts.usdm._countdowns
+        bid, _ = perp_top(venue)
+        for fails in (True, False):
+            with trio.CancelScope() as scope, suppress(ZeroDivisionError):
+                async with dialog_of(ALICE) as ems:
+                    await ems.send(order_of("buy", "0.01", bid - 100, symbol=PERP))
+                    await until(lambda: counts)
+                    if fails:
+                        raise ZeroDivisionError
+                    scope.cancel()
+                    await trio.sleep_forever()
+            assert bool(counts) is fails
+            counts.clear()
+        assert len((await alice.ask("GET", "/fapi/v1/openOrders"))[1]) == 2
 
 
 @pytest.mark.slow

@@ -314,7 +314,8 @@ async def open_trade_dialog(
 
     Blocks until spot's REST answers and has taken the key. Raises ``Refused`` in the venue's words
     where it does not take it, ``ConfigError`` where it can not sign or the configuration is wrong.
-    On leaving, and on cancellation, the dead man's switch is taken back (two seconds at most).
+    On leaving, and on cancellation, the dead man's switch is taken back (two seconds at most); when
+    the block is left by an error it is not: whoever watched the orders is gone.
     """
     sign, key = _take_over(credentials)
     options = _options()
@@ -344,9 +345,19 @@ async def open_trade_dialog(
                 dialog.changed()
                 yield dialog
                 nursery.cancel_scope.cancel()
-        finally:
-            if deadman is not None:
+        except BaseException as error:
+            if deadman is not None and _is_cancellation(error):
                 await deadman.disarm()
+            raise
+        if deadman is not None:
+            await deadman.disarm()
+
+
+def _is_cancellation(error: BaseException) -> bool:
+    """Tell an end that was asked for; after any other the dead man's switch is left to run."""
+    if isinstance(error, BaseExceptionGroup):
+        return all(map(_is_cancellation, error.exceptions))
+    return isinstance(error, trio.Cancelled)
 
 
 def _is_usdm(belief: BrokerdBelief) -> bool:
