@@ -273,6 +273,7 @@ def _checked(terms: Terms, fields: Fields, now_ms: int) -> Terms:
             raise invalid(name)
     if fields.flag("margin") or fields.flag("reduce_only") or "leverage" in fields:
         raise Refusal("EOrder:Margin trading is not enabled")
+    fields.choice("fee_preference", ("quote",), "quote")
     priced, waits = KINDS[terms.kind]
     if terms.size <= 0:
         raise invalid("volume")

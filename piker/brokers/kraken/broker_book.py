@@ -49,7 +49,6 @@ class Held(msgspec.Struct, eq=False):
     end: str = ""  # the venue's word for it; told once every fill has been
     reason: str = ""
     told: str = ""  # the last status that was told
-    fees_in_base: bool = False
     believed: bool = False  # emsd asked about it when the dialog began
     made_ns: int = 0
     names: set[str] = msgspec.field(default_factory=set)  # under which it is found
@@ -219,7 +218,6 @@ class Book:
             self._learn_terms(held, order_of_row(txid, said, self.account, self._markets))
         held.filled = max(held.filled, said.vol_exec)
         held.trade_ids.update(said.trades)
-        held.fees_in_base = "fcib" in (said.oflags or "").split(",")
         if said.status in _ENDS:
             held.end, held.reason = held.end or said.status, held.reason or said.reason or ""
         return events + self._status(held, now_ns, is_open=said.status == "open", again=again)
@@ -299,8 +297,7 @@ class Book:
         held.symbol = held.symbol or self._markets.symbol(said.pair)
         if tid in held.fills or said.vol <= 0 or said.price <= 0:
             return []
-        names = self._markets
-        asset = names.base_of(said.pair) if held.fees_in_base else names.quote_of(said.pair)
+        asset = self._markets.quote_of(said.pair)  # what REST reckons every fee in
         events = self._told_fill(
             held, tid, said.vol, said.price, Action(said.type), now_ns, int(said.time * NS),
             said.maker, said.fee, asset,

@@ -78,14 +78,9 @@ class Markets:
         return found.market.mktid if found else f"{name.replace('/', '').lower()}.spot"
 
     def quote_of(self, name: str) -> str:
-        """Return the asset that fees of a market are paid in, unless an order says otherwise."""
+        """Return the asset that fees of a market are reckoned in."""
         found = self._by_name.get(name)
         return found.market.src.name if found else ""
-
-    def base_of(self, name: str) -> str:
-        """Return the asset that a market trades."""
-        found = self._by_name.get(name)
-        return found.market.dst.name if found else ""
 
 
 def stamp(ns: int) -> str:
@@ -112,6 +107,7 @@ def add_params(order: BrokerdOrder, listing: Listing, now_ns: int) -> dict[str, 
         "symbol": listing.wire,
         "order_qty": _number(order.size),
         "cl_ord_id": cl_ord_id_of(order.client_id),
+        "fee_preference": "quote",  # or a sale's would be taken in what is sold
     }
     if order.kind in _LIMITED and order.price is not None:
         params["limit_price"] = _number(order.price)
