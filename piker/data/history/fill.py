@@ -29,6 +29,7 @@ from piker.errors import (
     DataQuality,
     DataUnavailable,
     NoData,
+    NotOffered,
     StoreError,
     Transient,
 )
@@ -67,6 +68,7 @@ class Fill:
         self._progress = progress
         self._failed: dict[str, list[Range]] = {}
         self._in_a_row: Counter[str] = Counter()  # failures, by source
+        self._out: dict[str, str] = {}  # sources that do not have the series at all, and their word
         self._broken: StoreError | None = None  # what ends the call: the store can not be written
 
     async def ask(
@@ -139,6 +141,10 @@ class Fill:
     ) -> None:  # fmt: skip
         async with limits[step.source]:
             if self._broken is not None:
+                return
+            if step.source in self._out:
+                self._failed.setdefault(step.source, []).extend(step.wanted)
+                self._excuse(step, "not-offered", self._out[step.source])
                 return
             if self._in_a_row[step.source] >= GIVE_UP:
                 self._failed.setdefault(step.source, []).extend(step.wanted)
@@ -245,6 +251,12 @@ class Fill:
             self._broken = err
             return
         source, entry = step.source, self._report.source(step.source)
+        if isinstance(err, NotOffered):  # of the whole series: it is not asked again
+            if source not in self._out:
+                log.info("history.not_offered", series=self.series, source=source, why=err.message)
+            self._out[source] = f"{source}: {err.message}"
+            self._excuse(step, "not-offered", self._out[source])
+            return
         entry.failures += 1
         if isinstance(err, BrokerError):
             self._in_a_row[source] += isinstance(err, Transient)
@@ -255,4 +267,7 @@ class Fill:
         else:
             why, said = "failed", f"{source}: the backend failed: {type(err).__name__}: {err}"
             log.error("history.backend", series=self.series, error=said)
+        self._excuse(step, why, said)
+
+    def _excuse(self, step: Step, why: str, said: str) -> None:
         self.excuses += [(part, why, said) for part in step.wanted]
