@@ -327,6 +327,19 @@ async def test_nothing_is_asked_when_only_the_store_may_be(rig: Rig) -> None:
     assert [one.why for one in history.report.missing] == ["offline"]
 
 
+@pytest.mark.slow
+async def test_source_is_asked_no_more_when_it_has_not_the_series(rig: Rig) -> None:
+    """Seconds of a future, for hours: one word of it for all of them, and no failure."""
+    history = await rig.manager().get(
+        "btcusdt.usdtm.perp", "1s", END - 36_000, END, sources=("rest",)
+    )
+    entry = history.report.source("rest")
+    assert entry.failures == 0
+    assert entry.requests <= 3  # those that were asked for at once; there are ten
+    assert {one.why for one in history.report.missing} == {"not-offered"}
+    assert sum(one.bars for one in history.report.missing) == 36_000
+
+
 async def test_what_was_fetched_stays_when_a_call_is_cancelled(rig: Rig) -> None:
     """The next call goes on where it was."""
     rig.spoil(Fault(what="delay", on="http", match="/klines", delay_s=0.05))
