@@ -64,7 +64,7 @@ def read_flex(
     for row in read_rows(data):
         try:
             tx = reader.read(row)
-            told = transactions.setdefault(tx.key, tx)
+            told = transactions.setdefault(tx.key[:3], tx)
             if told != tx:
                 raise DataQuality(f"the id {tx.tid} was used before, for something else")
             if told is not tx:

@@ -25,7 +25,7 @@ from hashlib import blake2b
 
 from piker.accounting.flex import Problem, Statement
 from piker.accounting.norm import kraken_spot
-from piker.accounting.transaction import Contract, Transaction, contract_of
+from piker.accounting.transaction import Contract, Key, Transaction, contract_of
 from piker.errors import ConfigError, DataQuality
 from piker.market import MktPair, parse_fqme
 from piker.money import ZERO
@@ -83,7 +83,7 @@ def read_csv(data: bytes, *, account: str, market_of: MarketOf, strict: bool = T
     """
     form, reader = _open(data)
     rows = _Rows(form, account, market_of)
-    found: dict[str, Transaction] = {}
+    found: dict[Key, Transaction] = {}
     problems: list[Problem] = []
     skipped: Counter[str] = Counter()
     try:
@@ -94,8 +94,8 @@ def read_csv(data: bytes, *, account: str, market_of: MarketOf, strict: bool = T
                 continue
             try:
                 tx = rows.read(cells)
-                if found.setdefault(tx.tid, tx) is not tx:
-                    if found[tx.tid] != tx:
+                if found.setdefault(tx.key, tx) is not tx:
+                    if found[tx.key] != tx:
                         raise DataQuality(f"the id {tx.tid} was used before, for something else")
                     skipped["row told twice"] += 1
             except (DataQuality, ConfigError) as err:

@@ -24,6 +24,7 @@ import msgspec
 
 from piker.accounting.transaction import (
     Contract,
+    Key,
     Kind,
     Transaction,
     agree,
@@ -115,7 +116,7 @@ class Position(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 # -- the fold --------------------------------------------------------------------------------
 def in_order(transactions: Iterable[Transaction]) -> list[Transaction]:
     """Return each transaction once, in the total order, whatever order they come in."""
-    once: dict[tuple[str, str, str], Transaction] = {}
+    once: dict[Key, Transaction] = {}
     for tx in transactions:
         told = once.get(tx.key)
         once[tx.key] = tx if told is None or told == tx else agree(told, tx)

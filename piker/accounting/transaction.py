@@ -1,7 +1,8 @@
 """What happened to an account, one frozen record each: fills, transfers, fees, funding, splits.
 
 A ledger is a set of them. Their order is total, by time and then by the venue's trade id, whatever
-order they arrive in; the same (account, symbol, tid) is the same thing however often it is told.
+order they arrive in; the same (account, symbol, tid) is the same thing however often it is told. Of
+fills the side counts, too: an account that trades with itself has one trade twice.
 """
 
 from __future__ import annotations
@@ -74,6 +75,7 @@ class Key(NamedTuple):
     account: str
     symbol: str
     tid: str
+    sold: bool = False  # of a fill
 
 
 class Transaction(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -111,12 +113,16 @@ class Transaction(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     @property
     def key(self) -> Key:
         """Return its identity."""
-        return Key(self.account, self.symbol, self.tid)
+        return Key(self.account, self.symbol, self.tid, self._sold)
 
     @property
     def order(self) -> tuple[int, int, int, str]:
-        """Return its place in the total order."""
-        return order_key(self.time_ns, self.tid)
+        """Return its place in the total order; of a trade with oneself the buy is first."""
+        return order_key(self.time_ns, self.tid, sold=self._sold)
+
+    @property
+    def _sold(self) -> bool:
+        return self.kind is Kind.FILL and self.size < 0
 
 
 def _what_is_wrong(tx: Transaction) -> str:
@@ -178,15 +184,16 @@ _WRONG = {
 }
 
 
-def order_key(time_ns: int, tid: str) -> tuple[int, int, int, str]:
+def order_key(time_ns: int, tid: str, *, sold: bool = False) -> tuple[int, int, int, str]:
     """Return the key of the total order: by time, then by id, numbers before and as numbers.
 
     ``t`` before a number is no text: Binance's trades are told so.
     """
     number = tid[1:] if tid[:1] == "t" else tid
+    last = f"{tid}-" if sold else tid
     if number.isascii() and number.isdigit():
-        return time_ns, 0, int(number), tid
-    return time_ns, 1, 0, tid
+        return time_ns, 0, int(number), last
+    return time_ns, 1, 0, last
 
 
 def agree(one: Transaction, other: Transaction) -> Transaction:

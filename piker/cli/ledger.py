@@ -140,7 +140,7 @@ def _show_accounts(books: Books, *, as_json: bool) -> None:
 
 def _account_line(books: Books, name: str) -> AccountLine:
     states = [state for state in books.orders.values() if state.order.account == name]
-    fills = sum(one.fill.account == name for one in books.fills)
+    fills = sum(tx.account == name for tx in books.live)
     transactions = books.ledger.transactions(name)
     times = [tx.time_ns for tx in transactions]
     times += [books.given_ns[state.order.oid] for state in states]
@@ -171,9 +171,9 @@ def _order_line(state: OrderState, since_ns: int) -> OrderLine:
 
 
 def _fills_of(books: Books, name: str, market: str | None) -> list[FillLine]:
-    live = {(one.symbol, one.fill.tid) for one in books.fills if one.fill.account == name}
+    live = {tx.key for tx in books.live if tx.account == name}
     return [
-        _fill_line(tx, "journal" if (tx.symbol, tx.tid) in live else "import")
+        _fill_line(tx, "journal" if tx.key in live else "import")
         for tx in books.ledger.transactions(name)
         if market in (None, tx.symbol)
     ]

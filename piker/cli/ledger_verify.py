@@ -8,7 +8,6 @@ from collections.abc import Iterator
 import msgspec
 import trio
 
-from piker.accounting import Ledger, of_fill
 from piker.clearing.journal import Findings
 from piker.clearing.journal import verify as verify_journal
 from piker.cli.ledger import wait_for
@@ -69,8 +68,8 @@ def _verdict() -> Verdict:
     books = trio.run(lambda: open_books(with_imports=False))
     problems += _differences(books)
     return Verdict(
-        sound=not problems, rows=books.rows, orders=len(books.orders), fills=len(books.fills),
-        positions=len({(one.fill.account, one.symbol) for one in books.fills}),
+        sound=not problems, rows=books.rows, orders=len(books.orders), fills=len(books.live),
+        positions=len({(tx.account, tx.symbol) for tx in books.live}),
         chain=books.chain.hex(), problems=problems, imports=imports,
     )  # fmt: skip
 
@@ -97,8 +96,7 @@ def _imports(problems: list[str]) -> dict[str, int]:
 
 def _differences(books: Books) -> Iterator[str]:
     """Yield where the fills, counted one by one, are not what the journal's fold comes to."""
-    ledger = Ledger(of_fill(one.fill, symbol=one.symbol) for one in books.fills)
-    sizes = {(one.account, one.symbol): one.size for one in ledger.positions()}
+    sizes = {(one.account, one.symbol): one.size for one in books.ledger.positions()}
     for account, symbol in sorted({*sizes, *books.nets}):
         counted = sizes.get((account, symbol), ZERO)
         told = books.nets.get((account, symbol), ZERO)

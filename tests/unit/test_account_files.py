@@ -104,7 +104,7 @@ def test_any_ledger_reads_back_when_written(
         ('price = "110", ', "", "transaction 2: .* no price"),
         ('price = "110"', 'prize = "110"', "unknown field"),
         ('price = "110"', "price = 110", "Expected"),
-        ('tid = "2"', 'tid = "1"', "twice"),
+        ('tid = "4"', 'tid = "3"', "twice"),
         ('kind = "funding"', 'kind = "luck"', "luck"),
         ("02.000000001Z", "02", "no time like"),
         ("1970-01-01T00:00:02.", "1970-13-01T00:00:02.", "transaction 2"),

@@ -43,21 +43,36 @@ def orders_of(chance: random.Random, count: int) -> list[Record]:
     return made
 
 
-def happening(chance: random.Random, intents: list[Record], number: int) -> Record:
-    """Return something that happens to an order, mostly a fill; told again now and then."""
-    intent = chance.choice(intents)
-    assert isinstance(intent.entry, Intent)
-    order = intent.entry.order
-    kind = EventKind.FILL if chance.random() < 0.9 else chance.choice(list(EventKind))
-    event = Event(
-        kind=kind, time_ns=number, tid=str(chance.choice([number, number, number, number // 2])),
-        size=amount(chance), price=amount(chance), fee_asset=chance.choice(ASSETS),
-        fee=amount(chance) * chance.choice([0, 1, 1, 1, -1]),
-    )  # fmt: skip
-    oid = chance.choice([order.oid] * 30 + ["nobody's"])
-    return Record(
-        entry=Happened(event, order.symbol), time_ns=number, account=order.account, oid=oid
-    )
+class Happenings:
+    """What happens to orders: fills mostly, told again now and then, some of them with oneself."""
+
+    def __init__(self, chance: random.Random, intents: list[Record]) -> None:
+        self._chance = chance
+        self._intents = intents
+        self._sides: dict[tuple[str, str, str], dict[int, str]] = {}  # of a trade: side -> oid
+        self.with_oneself = 0
+
+    def next(self, number: int) -> Record:
+        """Return the next."""
+        chance = self._chance
+        intent = chance.choice(self._intents)
+        assert isinstance(intent.entry, Intent)
+        order = intent.entry.order
+        kind = EventKind.FILL if chance.random() < 0.9 else chance.choice(list(EventKind))
+        tid = str(chance.choice([number, number, number, number - chance.randint(1, 50)]))
+        if kind is EventKind.FILL:
+            sides = self._sides.setdefault((order.account, order.symbol, tid), {})
+            if sides.setdefault(order.side, order.oid) != order.oid:
+                tid = f"{number}-own"  # a trade has one order on each side
+            self.with_oneself += len(sides) == 2
+        event = Event(
+            kind=kind, time_ns=number, tid=tid, size=amount(chance), price=amount(chance),
+            fee_asset=chance.choice(ASSETS), fee=amount(chance) * chance.choice([0, 1, 1, 1, -1]),
+        )  # fmt: skip
+        oid = chance.choice([order.oid] * 30 + ["nobody's"])
+        return Record(
+            entry=Happened(event, order.symbol), time_ns=number, account=order.account, oid=oid
+        )
 
 
 @pytest.mark.slow
@@ -70,9 +85,9 @@ def test_position_and_fees_are_those_of_the_fold_when_ten_thousand_fills_are_tol
     file = JournalFile(tmp_path / "journal")
     intents = orders_of(chance, 400)
     file.append([prepare(record) for record in intents])
-    number = 0
+    number, happenings = 0, Happenings(chance, intents)
     while number < 17_000:
-        some = [happening(chance, intents, number + at) for at in range(chance.randint(1, 500))]
+        some = [happenings.next(number + at) for at in range(chance.randint(1, 500))]
         number += len(some)
         file.append([prepare(record) for record in some])
     records = [read_row(row) for row in file.rows(0, 30_000)]
@@ -82,6 +97,7 @@ def test_position_and_fees_are_those_of_the_fold_when_ten_thousand_fills_are_tol
     told = list(executions(records))
     ledger = Ledger(of_fill(one.fill, symbol=one.symbol) for one in told)
     assert len(ledger) == len(told) > 10_000
+    assert happenings.with_oneself > 20
     sizes = {(one.account, one.symbol): one.size for one in ledger.positions()}
     assert sizes == {where: net for where, net in standing.nets.items() if where in sizes}
     assert all(not net for where, net in standing.nets.items() if where not in sizes)

@@ -343,3 +343,12 @@ def test_position_is_said_in_a_line_when_shown() -> None:
     """Size, average and what was realised."""
     position = fold([tx("1", 2, 100), tx("2", -1, 110)], SPOT)
     assert describe(position) == f"{SYMBOL} 1 at 100, realised 10 usdt"
+
+
+def test_trade_counts_for_both_sides_when_an_account_trades_with_itself() -> None:
+    """One id, two fills: whatever order they come in, the buy is folded first."""
+    bought = tx("t7", "2", 100, time_ns=5, cost=D("0.1"), cost_asset="usdt")
+    sold = tx("t7", "-2", 100, time_ns=5, cost=D("0.2"), cost_asset="usdt")
+    one, other = fold([bought, sold, bought]), fold([sold, bought])
+    assert one == other
+    assert (one.size, one.realised, one.fees) == (0, 0, {"usdt": D("0.3")})
