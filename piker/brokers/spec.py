@@ -140,6 +140,14 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         ("", ".broker"),
         default="the provider has no live accounts; paper trades its markets all the same",
     ),
+    Endpoint(
+        "key_rights",
+        "async",
+        False,
+        ("credentials",),
+        ("", ".broker"),
+        default="`piker doctor` can not say what the keys of its accounts may do",
+    ),
     Endpoint("capabilities", "value", False, default="the defaults of Capabilities"),
 )
 
@@ -160,6 +168,7 @@ class Backend:
         self.fetch_first_open: Callable[..., Any] | None = found.get("fetch_first_open")
         self.open_archive_client: Callable[..., Any] | None = found.get("open_archive_client")
         self.open_trade_dialog: Callable[..., Any] | None = found.get("open_trade_dialog")
+        self.key_rights: Callable[..., Any] | None = found.get("key_rights")
         self.capabilities: Capabilities = found.get("capabilities") or Capabilities()
 
     def __repr__(self) -> str:

@@ -15,7 +15,7 @@ from trio_typing import TaskStatus
 
 from piker import config, service
 from piker.brokers.credentials import fetch_credentials
-from piker.brokers.spec import load_backend
+from piker.brokers.spec import Backend, load_backend
 from piker.brokers.trading import TradeDialog
 from piker.clearing.accounts import split_account
 from piker.clearing.lanes import Lanes
@@ -23,7 +23,7 @@ from piker.errors import Bug, ProviderError
 from piker.log import get_logger
 from piker.orders import BrokerdBelief, BrokerdEvent, BrokerdRequest, decode, encode
 
-__all__ = ["Broker", "main", "open_broker_dialog", "serve"]
+__all__ = ["Broker", "get_key_rights", "main", "open_broker_dialog", "serve"]
 
 #: What opens one account's dialog with its venue, as piker.brokers.trading says.
 OpenDialog = Callable[
@@ -78,6 +78,7 @@ class Broker:
 
 
 _broker: Broker | None = None
+_backend: Backend | None = None
 
 
 async def serve(open_dialog: OpenDialog, task_status: TaskStatus[None]) -> None:
@@ -93,8 +94,9 @@ async def serve(open_dialog: OpenDialog, task_status: TaskStatus[None]) -> None:
 
 async def main(name: str, task_status: TaskStatus[None]) -> None:
     """Serve a provider's live accounts; raise its ``ProviderError`` at start-up."""
+    global _backend
     provider = name.partition(".")[2]
-    backend = load_backend(provider, config.load_conf().brokers.modules)
+    backend = _backend = load_backend(provider, config.load_conf().brokers.modules)
     if backend.open_trade_dialog is None:
         raise ProviderError(
             f"the backend {provider!r} has no orders.",
@@ -124,3 +126,15 @@ async def open_broker_dialog(
     if _broker is None:
         raise Bug("the broker was called before it was ready.")
     await _broker.talk(talk, account, beliefs)
+
+
+@service.request
+async def get_key_rights(account: str) -> list[str] | None:
+    """Return what the key of an account may do, in the venue's words; None where it does not tell.
+
+    Asks the venue once. Raises ``ConfigError`` without a key, and what the venue says to it.
+    """
+    if _backend is None or _backend.key_rights is None:
+        return None
+    credentials = await fetch_credentials(_backend.name, split_account(account)[1])
+    return list(await _backend.key_rights(credentials))

@@ -214,7 +214,7 @@ class Register:
         before = self.orders[oid]
         after = step(before, event)
         state = self.orders[oid] = after.state
-        self._remember(state)
+        self._remember(state, before)
         if isinstance(told, BrokerdFill):
             self._count(state.order, told)
         self._settle(before, state)
@@ -237,12 +237,15 @@ class Register:
         await self.journal.append([note])
 
     # -- inside --------------------------------------------------------------------------------
-    def _remember(self, state: OrderState) -> None:
+    def _remember(self, state: OrderState, before: OrderState | None = None) -> None:
+        """Know an order by all its ids, and when its time is over."""
         order = state.order
-        self._by_venue[order.account, client_id_of(order.oid)] = order.oid
-        self._ties.add(order)
         if state.reqid:
             self._by_venue[order.account, state.reqid] = order.oid
+        if before is not None and before.order == order:
+            return
+        self._by_venue[order.account, client_id_of(order.oid)] = order.oid
+        self._ties.add(order)
         if order.expire_ns is not None and not state.is_over:
             heappush(self._expiring, (order.expire_ns, order.oid))
 

@@ -19,7 +19,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from piker import config, service
+from piker.brokers.keystores import open_stores
 from piker.brokers.spec import BUILTIN, load_backend
+from piker.clearing.brokerd import get_key_rights
 from piker.cli.services import duration
 from piker.clock import NS, monotonic_ns, wall_ns
 from piker.data.shm import leftovers
@@ -76,7 +78,7 @@ def examine(*, offline: bool) -> list[Finding]:
     for what, check in checks.items():
         told = {one.detail for one in found if one.level == "fail"}
         found += [one for one in _guarded(what, check) if one.detail not in told]
-    return found if offline else found + trio.run(_venues)
+    return found if offline else found + trio.run(_venues) + trio.run(_keys)
 
 
 def _guarded(what: str, check: Callable[[], list[Finding]]) -> list[Finding]:
@@ -303,6 +305,37 @@ async def _venue(name: str) -> Finding:
     if abs(skew_s) > SKEW_S + sure_s:
         return Finding(what, "fail", detail, "Set the clock: timedatectl set-ntp true")
     return Finding(what, "ok", detail)
+
+
+# -- keys --------------------------------------------------------------------------------------
+async def _keys() -> list[Finding]:
+    """Ask of each key what it may do; brokerd asks, since nobody else sees a key."""
+    try:
+        names = sorted({name for store in open_stores() for name in store.names()})
+    except PikerError as err:
+        return [Finding("keys", "warn", err.message, err.remedy)]
+    return [await _key(provider, own) for provider, own in names]
+
+
+async def _key(provider: str, own: str) -> Finding:
+    account = f"{provider}.{own}"
+    what = f"key {account}"
+    if service.read_pikerd() is None:
+        return Finding(what, "ok", "not asked what it may do: pikerd does not run")
+    try:
+        with trio.fail_after(VENUE_S):
+            async with service.open_service(f"brokerd.{provider}") as brokerd:
+                rights = await brokerd.run(get_key_rights, account=account, type=list[str] | None)
+    except (PikerError, trio.TooSlowError) as err:
+        why = str(err) or f"no answer within {VENUE_S:.0f} s"
+        return Finding(what, "warn", why, getattr(err, "remedy", ""))
+    if rights is None:
+        return Finding(what, "ok", "its venue does not tell what it may do")
+    may = f"may: {', '.join(rights) or 'nothing'}"
+    if any("withdraw" in one for one in rights):
+        remedy = "Take that right from it at the venue: piker never needs it."
+        return Finding(what, "warn", f"{may}. It can move money away", remedy)
+    return Finding(what, "ok", may)
 
 
 def skew_of(ours_ns: int, theirs_ns: int) -> tuple[float, float]:
