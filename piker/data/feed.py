@@ -35,6 +35,9 @@ from piker.ticks import Backfill, Outage, Quote, Resync
 __all__ = ["Feed", "Flume", "open_feed"]
 
 FLOOR_S, CAP_S = 0.05, 2.0  # waits between attempts to attach again: live within seconds
+AT_ONCE = 4096  # ticks a market and quote, where no throttle asks for more: some 5 ms of folding,
+# then the program's other tasks have their turn
+WHOLE = 65_536  # with a throttle: whatever came since the last quote, up to the default ring
 EVENTS = 1024  # events kept for a client that does not read; the oldest news is that it is lagging
 Item = dict[str, Quote] | Resync | Outage | Backfill
 
@@ -159,7 +162,7 @@ class Feed:
         for fqme, line in self._lines.items():
             if not line.cursor.pending():
                 continue
-            rows, missed = line.cursor.take_packed()
+            rows, missed = line.cursor.take_packed(WHOLE if self._period_s else AT_ONCE)
             if missed:
                 self._push(Resync("lagged", fqme, missed))
             quotes[fqme] = line.maker.fold(rows)
