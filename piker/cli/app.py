@@ -338,9 +338,11 @@ def _mount() -> None:
     from piker.cli.keys_app import keys_app
     from piker.cli.ledger_app import ledger_app
     from piker.cli.orders_app import mount
+    from piker.cli.run_app import run
     from piker.cli.symbols_app import symbols_app
     from piker.cli.venue_app import venue
 
+    app.command()(run)
     app.command()(history)
     app.command()(venue)
     mount(app)

@@ -1,0 +1,95 @@
+"""A journal in memory: the rows, the keys and the chain of the one on disk, and no disk.
+
+Two replays that did the same have the same rows, and so the same :attr:`MemoryJournal.chain`. It
+begins with an empty chain where a file begins with a random one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+
+from piker.clearing.journal import Journal
+from piker.clearing.lifecycle import OrderState
+from piker.clearing.records import Duplicate, Prepared, Record, Row, link, prepare, read_row
+from piker.clearing.standing import Standing, fold_orders
+
+__all__ = ["MemoryJournal"]
+
+
+class MemoryJournal(Journal):
+    """What a router asks of a journal. Its calls never wait."""
+
+    def __init__(self) -> None:
+        """Begin without rows; the journal on disk is not begun at all."""
+        self._chain = b""
+        self._keys: dict[bytes, int] = {}
+        self._rows: list[tuple[Prepared, bytes]] = []
+        self._kept: list[Record] = []  # that the standing has not been told
+        self._folded = Standing()
+
+    @property
+    def seq(self) -> int:
+        """Return the number of the last row; 0 where there is none."""
+        return len(self._rows)
+
+    @property
+    def chain(self) -> bytes:
+        """Return the last row's chain."""
+        return self._chain
+
+    @property
+    def standing(self) -> Standing:
+        """Return what the rows come to. They are folded when somebody asks."""
+        kept, self._kept = self._kept, []
+        for seq, record in enumerate(kept, start=self.seq - len(kept) + 1):
+            if self._folded.lacks(record.oid, record.entry):
+                state = self._folded_of(record.oid, seq)
+                if state is not None:
+                    self._folded.recall(state)
+            self._folded.apply(seq, record.account, record.oid, record.entry)
+        self._folded.chain = self._chain
+        return self._folded
+
+    async def append(self, records: Sequence[Record]) -> list[int | Duplicate]:
+        """Return each record's seq, as the journal on disk does; at once."""
+        return [self._add(record) for record in records]
+
+    def _add(self, record: Record) -> int | Duplicate:
+        ready = prepare(record)
+        seq = len(self._rows) + 1
+        if ready.key is not None:
+            known = self._keys.setdefault(ready.key, seq)
+            if known != seq:
+                return Duplicate(known)
+        self._chain = link(ready.tail, seq, self._chain)
+        self._rows.append((ready, self._chain))
+        self._kept.append(record)
+        return seq
+
+    def rows(self, since: int = 0) -> list[Row]:
+        """Return the rows after ``since``, as they would lie in the file."""
+        return [
+            Row(seq, *ready.columns, chain)
+            for seq, (ready, chain) in enumerate(self._rows[since:], start=since + 1)
+        ]
+
+    async def read(self, since: int = 0) -> AsyncIterator[Record]:
+        """Yield the records after ``since``."""
+        for row in self.rows(since):
+            yield read_row(row)
+
+    async def order(self, oid: str) -> OrderState | None:
+        """Return any order that there ever was."""
+        return self.standing.get(oid) or self._folded_of(oid, self.seq + 1)
+
+    async def fold(self) -> dict[str, OrderState]:
+        """Return what all orders are, folded from the first row."""
+        orders: dict[str, OrderState] = {}
+        fold_orders(orders, [read_row(row) for row in self.rows()])
+        return orders
+
+    def _folded_of(self, oid: str, before: int) -> OrderState | None:
+        orders: dict[str, OrderState] = {}
+        rows = (row for row in self.rows()[: before - 1] if row.oid == oid)
+        fold_orders(orders, [read_row(row) for row in rows])
+        return orders.get(oid)

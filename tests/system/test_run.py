@@ -1,0 +1,244 @@
+"""``piker run``: the same file on paper against a venue, and on a recording of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+from daemons import Pikerd
+
+from piker.brokers.spec import load_backend
+from piker.clearing.client import open_ems
+from piker.testing.loopback import open_loopback, point_backend_at
+from piker.testing.recorder import record
+
+GUIDE = Path(__file__).resolve().parents[2] / "docs" / "guides" / "strategies.md"
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+RECORD_S = 12.0
+TIMES = 3  # that each example is replayed here; the counted test does it ten times
+#: Each example, with options that make it trade within seconds.
+RUNS = (
+    ("grid.py", ("step=1", "levels=2")),
+    ("ma_cross.py", ("fast=1", "slow=2", "target=0.0001", "stop=0.0001")),
+    ("rebalancer.py", ("band=0.0001",)),
+)
+pytestmark = pytest.mark.slow
+
+
+def piker(*arguments: str, hash_seed: str = "0") -> subprocess.CompletedProcess[str]:
+    """Run the command line."""
+    return subprocess.run(
+        [sys.executable, "-m", "piker.cli", *arguments],
+        capture_output=True, text=True, timeout=60,
+        env={**os.environ, "PYTHONHASHSEED": hash_seed},
+    )  # fmt: skip
+
+
+def report_of(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
+    """Return the report of a run with ``--json``."""
+    assert done.returncode == 0, done.stderr
+    return dict(json.loads(done.stdout))
+
+
+@pytest.fixture(scope="module")
+def capture(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a recording of the loopback venue, made as `piker record` makes one."""
+    folder = tmp_path_factory.mktemp("recorded")
+    out = folder / "btc.jsonl.gz"
+
+    async def make() -> None:
+        async with open_loopback("binance", symbols=2, rate=60.0, seed=11, limits=False) as (
+            _,
+            port,
+        ):
+            point_backend_at("binance", port)
+            with trio.move_on_after(RECORD_S + 5):
+                await record(
+                    load_backend("binance"), ["btcusdt.spot", "ethusdt.spot"], out, book=False,
+                    on_start=lambda _: None,
+                )  # fmt: skip
+
+    patch = pytest.MonkeyPatch()
+    patch.setenv("PIKER_CONFIG_DIR", str(folder))
+    try:
+        trio.run(make)
+    finally:
+        patch.undo()
+    return out
+
+
+# -- on a recording ----------------------------------------------------------------------------
+@pytest.mark.parametrize(("name", "options"), RUNS, ids=[name for name, _ in RUNS])
+def test_example_gives_one_journal_when_replayed_again(
+    capture: Path, piker_dirs: Path, name: str, options: Sequence[str]
+) -> None:
+    """In processes of their own, whatever order their sets have; another seed gives another."""
+    command = ["run", str(EXAMPLES / name), "--replay", str(capture), "--json", *options]
+    found = [report_of(piker(*command, hash_seed=str(number))) for number in range(TIMES)]
+    first = found[0]
+    assert first["orders"] > 0
+    assert first["fills"] > 0
+    assert first["rows"] > first["orders"]
+    assert len({one["journal"] for one in found}) == 1
+    timing = {"took_s", "events_per_s"}
+    assert all(
+        {key: one[key] for key in one if key not in timing}
+        == {key: first[key] for key in first if key not in timing}
+        for one in found
+    )
+    other = report_of(piker(*command, "--seed", "2"))
+    assert other["journal"] != first["journal"]
+
+
+@pytest.mark.full
+@pytest.mark.parametrize(("name", "options"), RUNS, ids=[name for name, _ in RUNS])
+def test_example_gives_one_journal_when_replayed_ten_times(
+    capture: Path, piker_dirs: Path, name: str, options: Sequence[str]
+) -> None:
+    """The count that issue 4 asks for."""
+    command = ["run", str(EXAMPLES / name), "--replay", str(capture), "--json", *options]
+    found = [report_of(piker(*command, hash_seed=str(number))) for number in range(10)]
+    assert len({one["journal"] for one in found}) == 1
+
+
+def test_replay_prints_for_people_when_not_asked_for_json(capture: Path, piker_dirs: Path) -> None:
+    """What it did, what it holds, and the journal's hash."""
+    done = piker("run", str(EXAMPLES / "rebalancer.py"), "--replay", str(capture))
+    assert done.returncode == 0, done.stderr
+    assert "rebalancer.py on " in done.stdout
+    assert "ethusdt.spot.binance" in done.stdout
+    assert "after fees" in done.stdout
+    assert "Journal " in done.stdout
+
+
+def test_mistake_is_a_sentence_when_a_run_is_asked_for(capture: Path, piker_dirs: Path) -> None:
+    """Nothing is started; each says what to do."""
+    grid, replay = str(EXAMPLES / "grid.py"), ["--replay", str(capture)]
+    for arguments, said in (
+        ([grid], "Say one of --paper, --live ACCOUNT, --replay CAPTURE"),
+        ([grid, "--paper", *replay], "Say one of"),
+        ([grid, *replay, "lvels=3"], "has no option 'lvels'"),
+        ([grid, *replay, "-m", "btcusd.spot.binance"], "it has btcusdt.spot.binance"),
+        ([grid, "--replay", "nowhere.jsonl"], "can not read nowhere.jsonl"),
+        ([grid, "--paper", "--seed", "3"], "on a recording alone"),
+        ([grid, "--live", "binance.paper"], "is a paper account"),
+        ([grid, "--live", "kraken.main"], "can not trade"),
+        ([str(EXAMPLES / "gird.py"), "--paper"], "there is no file"),
+    ):
+        done = piker("run", *arguments)
+        assert done.returncode not in (0, 130), arguments
+        assert said in done.stderr, done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_error_in_a_strategy_names_its_line_when_it_is_replayed(
+    capture: Path, piker_dirs: Path, tmp_path: Path
+) -> None:
+    """With the lines that led to it, and exit code 1."""
+    path = tmp_path / "broken.py"
+    path.write_text(
+        "async def strategy(feed, ems):\n    async for item in feed:\n        nothing.there\n"
+    )
+    done = piker("run", str(path), "--replay", str(capture))
+    assert done.returncode == 1
+    assert f"{path}:3: NameError: name 'nothing' is not defined." in done.stderr
+    assert "nothing.there" in done.stderr
+
+
+def test_guides_example_trades_when_it_is_replayed(
+    capture: Path, piker_dirs: Path, tmp_path: Path
+) -> None:
+    """As it is printed."""
+    found = re.search(
+        r"<!-- example: dip -->\n```python\n(.*?)^```", GUIDE.read_text(), re.M | re.S
+    )
+    assert found is not None
+    (tmp_path / "dip.py").write_text(found.group(1))
+    report = report_of(
+        piker("run", str(tmp_path / "dip.py"), "--replay", str(capture), "--json", "fall=0.00001")
+    )
+    assert report["fills"] > 0
+
+
+# -- on paper ----------------------------------------------------------------------------------
+WAITING = """
+from decimal import Decimal
+MARKETS = ("btcusdt.spot.binance",)
+
+async def strategy(feed, ems):
+    (flume,) = feed.flumes.values()
+    low = flume.mkt.round_price(repr(flume.first_quote.bid * 0.98))
+    for price in (low, low - 1):
+        status = await ems.submit(ems.order(flume.fqme, "buy", "0.01", price=price))
+        await ems.until(status.oid, ["open", "denied"])
+        print(status.oid, flush=True)
+    try:
+        async for item in feed:
+            pass
+    finally:
+        await ems.cancel(status.oid)
+        print("tidied up", flush=True)
+"""
+
+
+@pytest.mark.xdist_group("daemons")
+async def test_run_on_paper_ends_in_order_when_it_is_interrupted(
+    pikerd: Pikerd, tmp_path: Path
+) -> None:
+    """Its ``finally`` runs, with orders; what it leaves is named, and stands at emsd."""
+    path = tmp_path / "waiting.py"
+    path.write_text(WAITING)
+    async with open_loopback("binance", symbols=2, rate=20.0, limits=False) as (_, port):
+        point_backend_at("binance", port)
+        await pikerd.ready()
+        process = await trio.lowlevel.open_process(
+            [sys.executable, "-m", "piker.cli", "run", str(path), "--paper"],
+            stdout=subprocess.PIPE,
+        )  # fmt: skip
+        assert process.stdout is not None
+        told = b""
+        with trio.fail_after(60):
+            while told.count(b"\n") < 2:
+                told += await process.stdout.receive_some()
+            process.send_signal(signal.SIGINT)
+            async for part in process.stdout:
+                told += part
+            assert await process.wait() == 0
+        stays, goes, *said = told.decode().splitlines()
+        text = "\n".join(said)
+        assert said[0] == "tidied up"
+        assert "waiting.py on paper (binance.paper)" in text
+        assert "2 orders, 1 canceled" in text
+        assert "1 order still stands" in text
+        assert stays in text
+        assert goes not in text
+        async with open_ems("binance.paper") as ems:
+            assert [status.oid for status in ems.open_orders()] == [stays]
+            await ems.cancel(stays)
+
+
+@pytest.mark.xdist_group("daemons")
+async def test_examples_trade_on_paper_when_a_venue_is_there(pikerd: Pikerd) -> None:
+    """Each for some seconds; each ends with its time, and says what it did."""
+    async with open_loopback("binance", symbols=2, rate=60.0, limits=False) as (_, port):
+        point_backend_at("binance", port)
+        await pikerd.ready()
+        for name, options in RUNS:
+            done = await trio.run_process(
+                [sys.executable, "-m", "piker.cli", "run", str(EXAMPLES / name), "--paper",
+                 "--seconds", "6", "--json", *options],
+                capture_stdout=True,
+            )  # fmt: skip
+            report = json.loads(done.stdout)
+            assert report["mode"] == "paper"
+            assert report["orders"] > 0 or name == "ma_cross.py"  # a cross comes when it comes
+            assert set(report["ended"]) <= {"closed", "canceled", "rejected", "denied"}
