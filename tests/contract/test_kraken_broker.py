@@ -246,6 +246,19 @@ async def test_cancels_go_before_orders_when_the_engines_counter_is_full() -> No
         assert order.index(("o12", "canceled")) < order.index(("late", "open"))
 
 
+async def test_the_tier_is_the_venues_when_it_tells() -> None:
+    """The smallest before it is known; an Intermediate account's counters from then on."""
+    async with session() as (_, _, emsd):
+        limits = {limit.name: limit for limit in emsd.dialog.rest.budget.limits}
+        private = limits[f"private {emsd.account}"]
+        assert (private.capacity, private.capacity / private.window_s) == (20, 0.5)
+        await emsd.order("one", "buy", "0.01", 999)
+        await emsd.until(lambda: emsd.of("one"))
+        limits = {limit.name: limit for limit in emsd.dialog.rest.budget.limits}
+        trading = limits[f"trading {emsd.account} BTC/USD"]
+        assert (trading.capacity, trading.capacity / trading.window_s) == (125, 2.34)
+
+
 # -- the key ---------------------------------------------------------------------------------
 async def test_a_key_is_refused_in_the_venues_words_when_it_is_not_taken() -> None:
     """At the entry; one that can not sign is a mistake of the configuration."""

@@ -53,7 +53,7 @@ class Rates:
 
     def tier(self, most: int) -> None:
         """Take the account's tier as the venue tells it."""
-        if most > 0 and most != self._most:
+        if most != self._most:
             self._most = most
             self._budget.set_limits([self._limit(market) for market in self._known])
 

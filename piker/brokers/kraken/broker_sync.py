@@ -151,8 +151,9 @@ class Keeper:
                 self.ws.reset(f"subscribing was refused: {head.error}")
             return
         said = msgspec.json.decode(head.result, type=Subscribed)
-        self.dialog.rates.tier(said.maxratecount)
-        self.dialog.rest.tier(said.maxratecount)
+        if said.maxratecount > 0:  # of executions alone
+            self.dialog.rates.tier(said.maxratecount)
+            self.dialog.rest.tier(said.maxratecount)
 
     def _data(self, head: Head, recv_ns: int) -> None:
         last = self._sequences.get(head.channel)
