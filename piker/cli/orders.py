@@ -1,6 +1,6 @@
-"""What the orders' commands share: an order as a row and as a sentence, and what to do about no.
+"""What the orders' commands share: an order as a row and as a sentence, what to do about a no.
 
-Nothing here asks anybody anything.
+And how each of them begins, and ends with Ctrl-C.
 """
 
 from __future__ import annotations
@@ -8,8 +8,8 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime
 from decimal import Decimal
 
@@ -21,11 +21,12 @@ from piker import log
 from piker.accounting.money import plain
 from piker.brokers.spec import find_backends
 from piker.clearing.accounts import PAPER, split_account
+from piker.clearing.client import OrderClient, list_accounts, open_ems
 from piker.clearing.denials import DenialCode
 from piker.clearing.lifecycle import TERMINAL, Phase
 from piker.cli.app import EXIT_INTERRUPTED
 from piker.config import load_conf, nearest
-from piker.errors import ConfigError, PeerLost, ProviderError, Unknown
+from piker.errors import ConfigError, PeerLost, PikerError, ProviderError, Transient, Unknown
 from piker.orders import Action, Order, Status, TimeInForce
 
 __all__ = [
@@ -40,9 +41,11 @@ __all__ = [
     "exit_code_of",
     "is_live",
     "opening",
+    "opening_account",
     "outcome",
     "price_words",
     "refusal",
+    "rounded",
     "row_of",
     "show",
     "start",
@@ -50,6 +53,7 @@ __all__ = [
 ]
 
 PIPED_WIDTH = 200  # characters of a table that nobody sees on a terminal
+ANSWER_S = 5.0  # emsd answers in milliseconds; one that is being started, in a second or some
 SHORTEST = 6  # characters of an oid's end, at least: fewer look like a number
 BY_CLIENT = "by its client"  # the reason of a cancel that was asked for: there is no more to say
 ENDED = frozenset(str(phase) for phase in TERMINAL)
@@ -205,11 +209,18 @@ def _number(value: Decimal | None) -> str:
     return "?" if value is None else plain(value)
 
 
+def rounded(value: Decimal, digits: int = 10) -> str:
+    """Return a mean price, or an amount, to so many significant digits, for people."""
+    return plain(Decimal(f"{value:.{digits}g}"))
+
+
 def _traded(row: OrderRow) -> str:
     """Return what was traded, as what follows the order's own words."""
+    if row.state == Phase.FILLED and row.filled < row.size:
+        return f"; of its fills only {plain(row.filled)} were heard of: piker ledger verify"
     if not row.filled:
         return ""
-    at = f" at {row.avg_price:.10g}" if row.avg_price is not None else ""
+    at = f" at {rounded(row.avg_price)}" if row.avg_price is not None else ""
     fees = ", ".join(f"{plain(amount)} {asset}" for asset, amount in row.fees.items())
     part = "," if row.filled == row.size else f"; {plain(row.filled)} of it filled"
     return f"{part}{at}{f', fee {fees}' if fees else ''}"
@@ -288,6 +299,33 @@ def opening(text: str) -> Iterator[Callable[[], None]]:
         yield status.stop
     finally:
         status.stop()
+
+
+@asynccontextmanager
+async def opening_account(account: str, fqmes: Sequence[str] = ()) -> AsyncIterator[OrderClient]:
+    """Open an account as :func:`open_ems` does; say so when it is its venue that is not there."""
+    opened = False
+    try:
+        async with open_ems(account, fqmes, name="cli") as ems:
+            opened = True
+            yield ems
+    except PeerLost as err:
+        if opened or not await _answers():
+            raise
+        raise Transient(
+            f"{account} could not be opened: its venue does not answer.",
+            remedy="Try again; `piker doctor` tells whether it is the network.",
+        ) from err
+
+
+async def _answers() -> bool:
+    """Tell whether emsd is there, and well."""
+    try:
+        with trio.fail_after(ANSWER_S):
+            await list_accounts(start_pikerd=False)
+    except (PikerError, trio.TooSlowError):
+        return False
+    return True
 
 
 # -- what is typed -----------------------------------------------------------------------------

@@ -219,7 +219,7 @@ def halt(
 
     Example: piker halt
     """
-    from piker.cli import orders_accounts as command
+    from piker.cli import orders_halt as command
 
     return command.halt(account or "", reason=reason, as_json=json)
 
@@ -240,7 +240,7 @@ def arm(
 
     Example: piker arm binance.paper
     """
-    from piker.cli import orders_accounts as command
+    from piker.cli import orders_halt as command
 
     return command.arm(account or "", reason=reason, yes=yes, as_json=json)
 

@@ -27,6 +27,7 @@ from piker.cli.orders import (
     endings,
     opening,
     price_words,
+    rounded,
     row_of,
     show,
     start,
@@ -172,7 +173,7 @@ def _state(row: OrderRow) -> Text:
 def _filled(row: OrderRow) -> str:
     if not row.filled or row.avg_price is None:
         return plain(row.filled)
-    return f"{plain(row.filled)} at {row.avg_price:.10g}"
+    return f"{plain(row.filled)} at {rounded(row.avg_price)}"
 
 
 def _wide(row: OrderRow, oid: str, now_ns: int) -> tuple[str | Text, ...]:

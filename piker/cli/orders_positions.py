@@ -23,7 +23,7 @@ from piker.clearing.lifecycle import OrderState
 from piker.clearing.matching import MODEL
 from piker.clearing.prices import reference
 from piker.cli import orders_journal as kept
-from piker.cli.orders import check_account, console, is_live, opening, start
+from piker.cli.orders import check_account, console, is_live, opening, rounded, start
 from piker.data.feed import open_feed
 from piker.data.symbols import SymbolDb
 from piker.errors import PikerError
@@ -149,6 +149,9 @@ async def _quote(
                 price = reference(flume.first_quote, flume.mkt)
                 if price is not None:
                     prices[fqme] = price
+                if flume.state != "live":
+                    print(f"note: the feed of {fqme} is {flume.state}: its price may be old.",
+                          file=sys.stderr)  # fmt: skip
         except PikerError as err:
             print(f"note: {fqme} has no price now: {err.message}", file=sys.stderr)
 
@@ -221,7 +224,10 @@ def _cells(row: PositionRow, *, wide: bool) -> tuple[str | Text, ...]:
     account = Text(f"LIVE {row.account}", "bold red") if row.live else Text(row.account)
     avg, even, price = (_price(one) for one in (row.avg_price, row.break_even, row.price))
     open_, done = _money(row.unrealised, row.currency), _money(row.realised, row.currency)
-    fees = ", ".join(f"{amount:.6g} {asset}" for asset, amount in row.fees.items() if amount) or "-"
+    fees = (
+        ", ".join(f"{rounded(amount, 6)} {asset}" for asset, amount in row.fees.items() if amount)
+        or "-"
+    )
     size = plain(row.size)
     if row.venue_size is not None and row.venue_size != row.size:
         size += f" (venue: {plain(row.venue_size)})"
@@ -235,11 +241,12 @@ def _cells(row: PositionRow, *, wide: bool) -> tuple[str | Text, ...]:
 
 
 def _price(value: Decimal | None) -> str:
-    return "-" if value is None else f"{value:.10g}"
+    return "-" if value is None else rounded(value)
 
 
 def _money(value: Decimal | None, currency: str) -> Text:
     if value is None:
         return Text("-")
     style = "green" if value > 0 else "red" if value < 0 else ""
-    return Text(f"{value:+.2f} {currency}".rstrip() if value else f"0 {currency}".rstrip(), style)
+    sign = "+" if value > 0 else ""
+    return Text(f"{sign}{rounded(value, 6)} {currency}".rstrip(), style)
