@@ -26,6 +26,8 @@ __all__ = ["known_account", "show", "wait_for"]
 
 PIPED_WIDTH = 200  # characters of a table that nobody sees on a terminal
 SHORTEST = 6  # characters of an id's end, at least
+LONGEST_ID = 24  # characters of a trade's id in a table: Kraken's have 19, IB's 20
+SHOWN_OF_ID = 12  # of one that is longer, as those of paper are
 LONGEST_PRICE = 10  # digits of a mean price in a table; --json has all 28
 #: The phases as people say them; --json has the protocol's words.
 WORDS = {
@@ -226,11 +228,16 @@ def _fill_table(name: str, fills: Sequence[FillLine], ends: dict[str, str]) -> T
     for one in fills:
         market = _market(name, one.market)
         table.add_row(
-            _utc(one.time_ns), one.tid, f"{market} {one.leg}".strip(), _did(one),
+            _utc(one.time_ns), _short(one.tid), f"{market} {one.leg}".strip(), _did(one),
             plain(one.size.copy_abs()), "" if one.price is None else plain(one.price),
             _amounts({one.cost_asset: one.cost}), ends.get(one.oid, one.oid), one.source,
         )  # fmt: skip
     return table
+
+
+def _short(tid: str) -> str:
+    """Return the end of an id that is longer than any venue's; --json has all of it."""
+    return tid if len(tid) <= LONGEST_ID else f"...{tid[-SHOWN_OF_ID:]}"
 
 
 def _market(account: str, fqme: str) -> str:
