@@ -134,7 +134,8 @@ def test_an_error_proves_something_only_when_it_says_so() -> None:
                   "EGeneral:Invalid arguments:volume", "ESession:Invalid session"):  # fmt: skip
         assert proves(error)
     for error in ("EService:Unavailable", "EService:Deadline elapsed", "EService:Timeout",
-                  "EGeneral:Internal error", "EOrder:cl_ord_id already in use"):  # fmt: skip
+                  "EGeneral:Internal error", "EOrder:cl_ord_id already in use", "",
+                  "something that no document has"):  # fmt: skip
         assert not proves(error)
 
 

@@ -33,14 +33,16 @@ _AGES = {  # deed -> (what it costs, (younger than s, and besides), ...)
     "amend": (1, ((5, 3), (10, 2), (15, 1))),
     "cancel": (0, ((5, 8), (10, 6), (15, 5), (45, 4), (90, 2), (300, 1))),
 }  # fmt: skip
-#: Errors that do not say whether a request was carried out; "Market in ... mode" does.
-_UNPROVEN = ("EService:", "EGeneral:Internal", "EGeneral:Unknown error", "ETrade:",
-             "EOrder:cl_ord_id already in use")  # fmt: skip
+#: What begins so was refused before it was carried out. Any other error leaves that open.
+_PROOFS = ("EOrder:", "EQuery:", "EAPI:", "ESession:", "EAccount:", "EGeneral:Invalid",
+           "EGeneral:Permission", "EGeneral:Temporary lockout", "EGeneral:Too many",
+           "EGeneral:Unknown method", "EService:Market in")  # fmt: skip
+_IN_USE = "EOrder:cl_ord_id already in use"  # an earlier one has arrived
 
 
 def proves(error: str) -> bool:
     """Tell whether an error proves that a request was not carried out."""
-    return error.startswith("EService:Market in") or not error.startswith(_UNPROVEN)
+    return error.startswith(_PROOFS) and not error.startswith(_IN_USE)
 
 
 class Rates:

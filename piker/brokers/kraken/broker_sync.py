@@ -211,7 +211,7 @@ class Keeper:
 
     async def look(self) -> bool:
         """Compare once; return whether nothing is open. Raises what a question came to."""
-        dialog, gaps, began_s = self.dialog, dict(self._gaps), clock.wall_ns() // NS
+        dialog, gaps, began_s = self.dialog, dict(self._gaps), self._venue_s(clock.wall_ns())
         orders, balances = (dialog.live and gaps[channel] > 0 for channel in CHANNELS)
         if orders and self._heard_s:
             await self._missed_trades()
@@ -227,6 +227,10 @@ class Keeper:
             self._heard_s = began_s
             self._become(SyncState.SYNCED)
         return not any(self._gaps.values()) or not dialog.live
+
+    def _venue_s(self, ns: int) -> int:
+        """Return a time of our clock as the venue's has it, in seconds."""
+        return (ns + self.dialog.ahead_ns) // NS
 
     def _untold(self) -> list[Held]:
         """Return the orders that emsd believes in and that have no status yet."""
@@ -272,7 +276,7 @@ class Keeper:
         found: dict[str, OrderRow] = {}
         alone = set(names)
         if len(recent) > ONE_BY_ONE:
-            oldest_s = min(one.made_ns for one in recent) // NS - MARGIN_S
+            oldest_s = self._venue_s(min(one.made_ns for one in recent)) - MARGIN_S
             rows = await rest.closed_since(oldest_s)
             found |= {txid: row for txid, row in rows.items() if row.cl_ord_id in names}
             alone -= {cl_ord_id_of(one.client_id) for one in recent}
