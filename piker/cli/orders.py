@@ -329,11 +329,19 @@ async def _answers() -> bool:
 
 
 # -- what is typed -----------------------------------------------------------------------------
-def check_account(name: str) -> str:
-    """Return an account's name as it is written; raise for one that can not be, or no provider."""
+def check_account(name: str, *, whatever: bool = False) -> str:
+    """Return an account's name as it is written; raise for one that can not be, or no provider.
+
+    ``whatever`` is that of :func:`start`: without a conf.toml only the form is looked at.
+    """
     name = name.lower()
     provider, _ = split_account(name)
-    known = find_backends(load_conf().brokers.modules)
+    try:
+        known = find_backends(load_conf().brokers.modules)
+    except ConfigError:
+        if whatever:
+            return name
+        raise
     if provider not in known:
         near = nearest(provider, known)
         raise ProviderError(f"{name}: there is no provider {provider!r}.", remedy=near)
@@ -343,13 +351,23 @@ def check_account(name: str) -> str:
 
 
 # -- starting ----------------------------------------------------------------------------------
-def start(work: Callable[[], Awaitable[int]], left: Callable[[], str]) -> int:
+def start(
+    work: Callable[[], Awaitable[int]], left: Callable[[], str], *, whatever: bool = False
+) -> int:
     """Run a command's work with the log as configured; return its exit code.
 
     On Ctrl-C the work is ended, what ``left`` then returns is printed (what lives on), and the
-    shell's 130 returned. An error of a process that is gone says where to look.
+    shell's 130 returned. An error of a process that is gone says where to look. With ``whatever``
+    a conf.toml that can not be read is a warning: nobody mends a file before pulling a plug.
     """
-    log.configure(None, default=load_conf().log.level, actor="cli")
+    try:
+        level = load_conf().log.level
+    except ConfigError as err:
+        if not whatever:
+            raise
+        print(f"warning: {err}", file=sys.stderr)
+        level = "WARNING"
+    log.configure(None, default=level, actor="cli")
     try:
         return trio.run(_until_interrupted, work, left)
     except PeerLost as err:

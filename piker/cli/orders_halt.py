@@ -37,14 +37,18 @@ class Halted(msgspec.Struct, frozen=True, kw_only=True):
 
 def halt(account: str, *, reason: str, as_json: bool) -> int:
     """Halt an account, or all (""), by emsd, or by the file when emsd can not be reached."""
-    account = check_account(account) if account else ""
+    account = check_account(account, whatever=True) if account else ""
     done: list[Halted] = []
 
     async def work() -> int:
         done.append(await _halt(account, reason))
         return 0
 
-    code = start(work, lambda: "interrupted: whether it is halted is not known: piker accounts")
+    code = start(
+        work,
+        lambda: "interrupted: whether it is halted is not known: piker accounts",
+        whatever=True,
+    )
     if not done:
         return code
     if as_json:
@@ -124,13 +128,9 @@ def _say_halted(done: Halted) -> None:
     if done.by != "emsd":
         out.print(f"HALTED by the file {done.by}: all accounts.", style="bold red", soft_wrap=True,
                   markup=False, highlight=False)  # fmt: skip
-        end = "" if done.why.endswith((".", "!")) else "."
-        print(
-            f"emsd was not reached: {done.why}{end} It cancels every order, and lets none pass, as"
-        )
-        print(
-            "soon as it runs and sees the file. Orders at a venue may stand until then: look there."
-        )
+        print(f"emsd was not reached: {done.why}")
+        print("As soon as it runs it sees the file, cancels every order, and lets none pass.")
+        print("Until then orders may stand at their venues: look there.")
         print(f"To trade again: rm {done.by}, then: piker arm")
         return
     if done.why:

@@ -443,6 +443,23 @@ def test_halt_is_a_file_when_emsd_can_not_be_started(piker_dirs: Path) -> None:
     assert service.read_pikerd() is None
 
 
+async def test_halt_works_when_the_configuration_is_broken(
+    pikerd: Pikerd, piker_dirs: Path
+) -> None:
+    """Nobody mends a file before pulling the plug: it is a warning; all else refuses to start."""
+    async with trading(pikerd):
+        await good("buy", BTC, "0.01", "--price", "58000")
+        (piker_dirs / "config" / "conf.toml").write_text("[risk\n")
+        done = await piker("halt")
+        assert done.returncode == 0
+        assert re.match(r"warning: .*conf.toml: not TOML", done.stderr)
+        assert done.stdout.startswith("HALTED: all accounts.")
+        assert "no order is open any more." in done.stdout
+        assert (await piker("buy", BTC, "0.01")).returncode == 2
+        (piker_dirs / "config" / "conf.toml").unlink()
+        assert (await piker("buy", BTC, "0.01")).stderr.startswith("denied (halted)")
+
+
 async def test_halt_is_a_file_when_emsd_is_frozen_and_holds_once_it_goes_on(
     pikerd: Pikerd, piker_dirs: Path
 ) -> None:
