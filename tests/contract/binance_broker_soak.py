@@ -14,6 +14,7 @@ from binance_broker_client import PERP, SPOT, Ems, View, dialog_of, order_of, po
 from msgspec.structs import replace
 
 from piker import clock
+from piker.brokers import limits
 from piker.testing.engine import BUY, SELL
 from piker.testing.faults import Fault
 
@@ -46,10 +47,13 @@ BEFALLS: tuple[dict[str, Any] | None, ...] = (
 
 
 class SkewedClock(clock.WallClock):
-    """A wall clock that is off, as the venue's looks to ours."""
+    """A wall clock that is off, as the venue's looks to ours: at first five seconds behind.
+
+    It jumps ahead only: set back, it would make requests young again that were too old.
+    """
 
     def __init__(self) -> None:
-        self.off_s = 0.0
+        self.off_s = -5.0
 
     def wall_ns(self) -> int:
         """Return the time, as it is off."""
@@ -69,6 +73,7 @@ class Soak:
         self._scope = trio.CancelScope()
         self.dice = random.Random(seed)
         self.befalls = True
+        self.twice: list[str] = []  # requests that the gateway doubled
         self.share = 1.0  # of the orders that something befalls
         self.seen: Counter[str] = Counter()
         self.asked: dict[str, Decimal] = {}  # oid -> the most that was ever asked for
@@ -90,6 +95,7 @@ class Soak:
             self.up = trio.Event()
             self.ems = None
             self.restarts += 1
+            limits._budgets.clear()  # a new process has a new one
             self.view.lose()
 
     def kill(self) -> None:
@@ -133,6 +139,8 @@ class Soak:
         fault = self.dice.choice(BEFALLS) if self.dice.random() < share else None
         if fault is None or (fault["what"] == "twice" and not twice):
             return
+        if fault["what"] == "twice":
+            self.twice.append(match)
         self.seen[f"{what}: {' '.join(str(value) for value in fault.values())}"] += 1
         self.venue.gate.add_faults([Fault(on="http", match=match, count=1, **fault)])
         armed = self.venue.gate.injector.armed
@@ -147,14 +155,15 @@ class Soak:
         shape = dice.choice(("rest", "rest", "take", "market"))
         size = Decimal(dice.randrange(2, 9)) / 1000
         price = {"rest": bid - TICK * dice.randrange(100, 5000), "take": ask + 5}.get(shape)
-        if shape == "rest" and dice.random() < 0.5:
+        is_far = shape == "rest" and dice.random() < 0.5
+        if shape == "rest" and not is_far:
             price = bid + TICK * dice.randrange(int((ask - bid) / TICK))  # the best bid, or near
         more: dict[str, Any] = {"tif": "ioc"} if shape == "take" else {}
         symbol = SPOT if self.kind == "spot" else PERP
         order = order_of("buy", size, price, symbol=symbol, **more)
         self.asked[order.oid] = size
         # The venue takes a client id again once its order is over: two orders, by its rules.
-        self.befall("order", f"POST .*{order.client_id}(&|$)", twice=shape == "rest")
+        self.befall("order", f"POST .*{order.client_id}(&|$)", twice=is_far)
         self.orders[order.oid] = order
         await self.ask("send", order)
         await view.until(lambda: view.errors.get(order.oid) or self._settled(order.oid), WAIT_S)
@@ -163,7 +172,7 @@ class Soak:
                 break
             if dice.random() < 0.4:
                 await self._hit(order.price, Decimal("0.001"))
-            order = await self._edit(order)
+            order = await self._edit(order, twice=is_far)
         if shape == "rest" and self._stands(order.oid) and dice.random() < 0.4:
             await self._hit(order.price, (order.size / 2).quantize(Decimal("0.001")))
         await self._cancel(order)
@@ -187,7 +196,7 @@ class Soak:
         told = (e for e in self.view.events if getattr(e, "oid", "") == oid)
         return sum(getattr(e, "request", "") == request for e in told)
 
-    async def _edit(self, order: Any) -> Any:
+    async def _edit(self, order: Any, *, twice: bool) -> Any:
         view, dice = self.view, self.dice
         changes: dict[str, Any] = {"size": order.size - Decimal("0.001")}
         if dice.random() < 0.7:
@@ -198,7 +207,7 @@ class Soak:
         self.asked[order.oid] = max(self.asked[order.oid], edited.size)
         number = view.reqid[order.oid].rpartition("-")[2]
         name = f"({re.escape(order.client_id)}-[0-9]+|orderId={number})"
-        self.befall("edit", f"(PUT|POST) .*{name}(&|$)")
+        self.befall("edit", f"(PUT|POST) .*{name}(&|$)", twice=twice)
         before = self._outcomes(order.oid, "edit")
         restarts = self.restarts
         await self.ask("edit", order, **changes)
@@ -249,8 +258,12 @@ class Soak:
         legs: dict[str, list[Any]] = {}
         for one in account.orders.values():
             legs.setdefault(re.sub(r"-[0-9]+$", "", one.client_id), []).append(one)
-        names = [one.client_id for one in account.orders.values()]
-        assert len(set(names)) == len(names), "an order was doubled"
+        names = Counter(one.client_id for one in account.orders.values())
+        doubled = [
+            (one.client_id, one.number, one.made_ms, one.changed_ms, one.status)
+            for one in account.orders.values() if names[one.client_id] > 1
+        ]  # fmt: skip
+        assert not doubled, f"an order was doubled: {doubled}, {self.twice}"
         oids = {event.client_id: event.oid for event in view.events if getattr(event, "oid", "")}
         for client_id, found in legs.items():
             told = view.status[oids[client_id]]
@@ -314,7 +327,8 @@ async def soak(
     """
     skewed = SkewedClock()
     with clock.use_clock(skewed):
-        async with loopback(rate=20, accounts=(RICH, MAKER)) as (venue, alice, bob):
+        owners = (RICH, MAKER)
+        async with loopback(rate=20, accounts=owners, limits=not kills) as (venue, alice, bob):
             point_at(alice.port, recv_window_ms=1500)
             run = Soak(venue, bob, kind=kind, seed=seed)
             async with trio.open_nursery() as dialogs:
@@ -339,7 +353,7 @@ async def soak(
                         number += 1
                         await turns.acquire()
                         if number % 20 == 19 and not faults:
-                            skewed.off_s = run.dice.uniform(-5, 5)
+                            skewed.off_s = -5 + 10 * number / max(count, number)
                             run.seen["skew"] += 1
                         if number % 50 == 25 and not faults:
                             venue.gate.add_faults([Fault(what="refuse", on="http", count=2)])
@@ -351,5 +365,5 @@ async def soak(
                 await run.quiet()
                 run.check()
                 dialogs.cancel_scope.cancel()
-                assert not venue.limits.violations["ORDERS"]
+                assert kills or not venue.limits.violations["ORDERS"]
     return run.seen

@@ -36,6 +36,9 @@ MEASURE_EVERY_S = 600.0  # a clock that is off by 100 ppm drifts 60 ms in that t
 SLACK_MS = 1000  # beyond recvWindow until a request can no longer be taken
 DEADLINE_MORE_S = 2.0  # an answer is waited for so much longer than the request is valid
 QUERY_DEADLINE_S = 10.0  # the toolkit's own
+#: A query that comes late does no harm: it is valid for as long as the venue allows, and may wait
+#: its turn behind orders for half of that.
+QUERY_WINDOW_MS = 60_000
 CONNECTIONS = {"orders": 8, "cancels": 4, "queries": 4}  # sockets: a flood of one holds no other up
 
 #: The venue's codes for "what became of it is not known", whatever the HTTP status.
@@ -232,18 +235,19 @@ class Signed:
         kind, priority = {
             "orders": (self.order_kind, Priority.ORDER), "cancels": (CANCEL, Priority.CANCEL),
         }.get(role, (DATA, Priority.DATA))  # fmt: skip
+        changes = method != "GET"
+        window_ms = self.window_ms if changes else QUERY_WINDOW_MS
         now_ms = self.clock.now_ms()
         if sent is not None:
             sent.at_ms = now_ms
         query = ""
         if signed:
-            said = {**(params or {}), "recvWindow": self.window_ms, "timestamp": now_ms}
+            said = {**(params or {}), "recvWindow": window_ms, "timestamp": now_ms}
             query = binance_query(said, self._sign).decode("ascii")
-        changes = method != "GET"
         answer = await self._clients[role].request(
             method, path, params=query, weight=weight, kind=kind, priority=priority,
-            deadline_s=self.window_ms / 1000 + DEADLINE_MORE_S if changes else QUERY_DEADLINE_S,
-            idempotent=False, max_wait_s=self.window_ms / 2000,
+            deadline_s=window_ms / 1000 + DEADLINE_MORE_S if changes else QUERY_DEADLINE_S,
+            idempotent=False, max_wait_s=window_ms / 2000,
         )  # fmt: skip
         try:
             return msgspec.json.decode(answer.body, type=type)

@@ -290,7 +290,7 @@ class SpotDesk:
         """Send a new order."""
         said = spot_order(order, symbol, client_id, size)
         row = await self.signed.ask(
-            "POST", "/api/v3/order", said, type=_Row, role="orders", sent=sent
+            "POST", "/api/v3/order", said, type=_Row, role="orders", sent=sent, weight=0
         )
         return _fact(row)
 
@@ -328,7 +328,13 @@ class SpotDesk:
             "cancelRestrictions": "ONLY_NEW",
         }  # fmt: skip
         row = await self.signed.ask(
-            "POST", "/api/v3/order/cancelReplace", said, type=_Replaced, role="orders", sent=sent
+            "POST",
+            "/api/v3/order/cancelReplace",
+            said,
+            type=_Replaced,
+            role="orders",
+            sent=sent,
+            weight=0,
         )
         return _fact(row.cancel_response), _fact(row.new_order_response)
 

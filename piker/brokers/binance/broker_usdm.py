@@ -154,11 +154,11 @@ class UsdmDesk:
         said = usdm_order(order, symbol, client_id, size, is_dual=self.is_dual)
         if order.kind in _ALGO:
             algo = await self.signed.ask(
-                "POST", "/fapi/v1/algoOrder", said, type=AlgoRow, role="orders", sent=sent
+                "POST", "/fapi/v1/algoOrder", said, type=AlgoRow, role="orders", sent=sent, weight=0
             )
             return algo_fact(algo)
         row = await self.signed.ask(
-            "POST", "/fapi/v1/order", said, type=OrderRow, role="orders", sent=sent
+            "POST", "/fapi/v1/order", said, type=OrderRow, role="orders", sent=sent, weight=0
         )
         return order_fact(row)
 
@@ -189,7 +189,7 @@ class UsdmDesk:
             "quantity": order.size, "price": order.price or Decimal(0),
         }  # fmt: skip
         row = await self.signed.ask(
-            "PUT", "/fapi/v1/order", said, type=OrderRow, role="orders", sent=sent
+            "PUT", "/fapi/v1/order", said, type=OrderRow, role="orders", sent=sent, weight=0
         )
         return order_fact(row)
 
