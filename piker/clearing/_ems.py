@@ -8,6 +8,7 @@ venue is asked after, and every market with waiting orders is opened, before any
 from __future__ import annotations
 
 import os
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from trio_typing import TaskStatus
 from piker import clock, config, service
 from piker.brokers.spec import load_backend
 from piker.clearing.accounts import PAPER, Account, split_account
+from piker.clearing.denials import Denial, DenialCode
 from piker.clearing.journal import Journal, open_journal
 from piker.clearing.lanes import Lanes
 from piker.clearing.links import BrokerLink
@@ -150,6 +152,17 @@ class Ems:
             unopened = str(err)
         await self.router.order(message, client, unopened)
 
+    async def take_safely(self, message: Order | Cancel, client: str) -> None:
+        """Do what a client says; a fault of ours costs that one request, and is said."""
+        try:
+            await self.take(message, client)
+        except Exception as err:
+            frame = traceback.extract_tb(err.__traceback__)[-1]
+            where = f"{frame.filename}:{frame.lineno}"
+            log.error("ems.bug", oid=message.oid, error=repr(err), where=where)
+            what = f"emsd failed at it ({type(err).__name__}); its log has more."
+            self.router.refuse(message, Denial(DenialCode.FAILED, what))
+
     def picture(self) -> list[bytes]:
         """Return all that a client which comes now has missed."""
         router, found = self.router, []
@@ -203,7 +216,7 @@ async def open_order_dialog(
         async with talk.start(ems.picture()) as stream, trio.open_nursery() as nursery:
 
             async def take(message: Any) -> None:  # Any: ClientMessage is a union
-                await ems.take(message, actor)
+                await ems.take_safely(message, actor)
 
             async def relay() -> None:
                 async for message in news:

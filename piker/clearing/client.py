@@ -34,6 +34,7 @@ from piker.clearing._ems import (
 )
 from piker.clearing.lifecycle import TERMINAL
 from piker.errors import PeerLost, PikerError, RangeError
+from piker.log import get_logger
 from piker.orders import (
     AccountStatus,
     Action,
@@ -61,6 +62,7 @@ __all__ = [
     "open_ems",
 ]
 
+log = get_logger("orders")
 FLOOR_S, CAP_S = 0.05, 2.0  # waits between attempts to reach emsd again
 EVENTS = 10_000  # kept for a client that does not iterate; then the oldest go, and are counted
 ENDED_KEPT = 10_000  # ended orders that ``dialogs`` remembers
@@ -336,9 +338,10 @@ class _Line:
                         async for data in dialog:
                             self.client.take(decode(data, EmsMessage))
                         raise PeerLost("emsd ended the dialog.")
-            except PikerError:
+            except PikerError as err:
                 if first:
                     raise
+                log.warning("orders.emsd_lost", account=self.client.account, why=str(err))
             finally:
                 self._dialog = self.peer = None
             await trio.sleep(random.uniform(wait_s / 2, wait_s))

@@ -153,8 +153,11 @@ class RiskDesk:
             return judged
         rate = self._rate(mkt)
         if rate is None:
-            what = f"{mkt.src.name} has no rate to {self.limits.currency}"
-            return Denial(DenialCode.NO_RATE, f"{what}: give it one under risk.rates.")
+            currency = mkt.src.name or f"{mkt.fqme}, whose currency its backend does not tell,"
+            what = f"{currency} has no rate to {self.limits.currency}"
+            return Denial(
+                DenialCode.NO_RATE, f'{what}: give "{mkt.src.name}" one under risk.rates.'
+            )
         worth = _notional(mkt, order.size, judged) * rate
         denial = (
             self._by_size(order, worth)

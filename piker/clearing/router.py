@@ -186,7 +186,7 @@ class Router:
                 await self._begin(order, actor, unopened)
             elif state.is_over:
                 what = f"order {order.oid} has ended: {state.phase}."
-                self._refuse(order, Denial(DenialCode.DUPLICATE_ID, what))
+                self.refuse(order, Denial(DenialCode.DUPLICATE_ID, what))
             else:
                 await self._edit(state, order, actor)
 
@@ -321,7 +321,7 @@ class Router:
         state = await self.register.begin(order, denial, actor)
         if state is None:
             what = f"the oid {order.oid} was used before."
-            self._refuse(order, Denial(DenialCode.DUPLICATE_ID, what))
+            self.refuse(order, Denial(DenialCode.DUPLICATE_ID, what))
         elif state.phase is Phase.PENDING:
             await self._send(state, self._request(state.order, ""))
 
@@ -331,7 +331,7 @@ class Router:
             return
         judged = self._judge(order)
         if isinstance(judged, Denial):
-            self._refuse(order, judged)
+            self.refuse(order, judged)
             return
         await self.register.happen(order.oid, EventKind.EDIT_ASKED, actor=actor, order=order)
         if state.phase in AT_VENUE and state.reqid:
@@ -454,9 +454,11 @@ class Router:
     def _request(self, order: Order, reqid: str) -> BrokerdOrder:
         return request_of(order, self.register.mktid(order.symbol), self._tif(order), reqid)
 
-    def _refuse(self, order: Order, denial: Denial) -> None:
+    def refuse(self, request: Order | Cancel, denial: Denial) -> None:
         """Tell a denial that changes no order: of an edit, or of an oid that was used."""
         self.news.tell(
-            Status(oid=order.oid, resp="error", time_ns=clock.wall_ns(), code=denial.code,
-                   reason=denial.reason, req=order)
+            Status(
+                oid=request.oid, resp="error", time_ns=clock.wall_ns(), code=denial.code,
+                reason=denial.reason, req=request if isinstance(request, Order) else None,
+            )
         )  # fmt: skip

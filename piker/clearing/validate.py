@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from decimal import Decimal
+from collections.abc import Callable, Iterator
+from decimal import Decimal, InvalidOperation
 
 from piker.clearing.denials import Denial, DenialCode
 from piker.market import MktPair
@@ -41,13 +41,23 @@ def _rules(order: Order, mkt: MktPair, now_ns: int) -> Iterator[Denial]:
             yield Denial(DenialCode.MARKET_CLOSED, f"{mkt.fqme} is {mkt.status}.")
 
 
+def _near(value: Decimal, rounded: Callable[[Decimal], Decimal]) -> Decimal | None:
+    """Return the nearest value on the grid; None where it has too many digits for Decimal."""
+    try:
+        return rounded(value)
+    except InvalidOperation:
+        return None
+
+
 def _size(order: Order, mkt: MktPair) -> Iterator[Denial]:
     size = order.size
     if not size.is_finite() or not 0 < size < MAX_VALUE:
         yield Denial(DenialCode.BAD_SIZE, f"a size of {size} can not be traded.")
         return
-    if size % mkt.size_tick:
-        near = mkt.round_size(size)
+    near = _near(size, mkt.round_size)
+    if near is None:
+        yield Denial(DenialCode.BAD_SIZE, f"a size of {size} has more digits than can be counted.")
+    elif size != near:
         what = f"{size} is no multiple of {mkt.size_tick}, the lot of {mkt.fqme}; {near} is."
         yield Denial(DenialCode.OFF_LOT, what)
     if size < mkt.min_size:
@@ -63,8 +73,11 @@ def _prices(order: Order, mkt: MktPair) -> Iterator[Denial]:
         if not value.is_finite() or not 0 < value < MAX_VALUE:
             yield Denial(DenialCode.BAD_PRICE, f"a {name} of {value} is no price.")
             return
-        if value % mkt.price_tick:
-            near = mkt.round_price(value)
+        near = _near(value, mkt.round_price)
+        if near is None:
+            what = f"a {name} of {value} has more digits than can be counted."
+            yield Denial(DenialCode.BAD_PRICE, what)
+        elif value != near:
             what = f"{name} {value} is no multiple of {mkt.price_tick}, the tick of {mkt.fqme}"
             yield Denial(DenialCode.OFF_TICK, f"{what}; {near} is.")
 

@@ -27,6 +27,7 @@ SILENCE_S = 1.5  # a heartbeat unanswered for this long is suspicious ...
 AGAIN_S = 1.0  # ... and a loss when a second one is too. A dead process is known at once (pidfd);
 # this is for a frozen one, and a machine under load must not look like that (docs/adr/0003).
 GREET_S = 2.0  # a busy peer may take this long for its first word
+LAST_S = 0.5  # how long a handler that has ended its stream may take for its last word
 LEAVE_S = 0.5  # how long an orderly good-bye may take
 
 _GONE = (
@@ -155,8 +156,12 @@ class Dialog:
             message = await self._context._recv_chan.receive()
             if "yield" in message:
                 return _convert(message["yield"], self._type)
-        if "return" in message:
-            _value(message, "return", Any)
+            if "stop" in message:  # the stream has ended; what the handler failed of comes next
+                message = None
+                with trio.move_on_after(LAST_S):
+                    message = await self._context._recv_chan.receive()
+            if message is not None:
+                _value(message, "return", Any)
         raise trio.EndOfChannel
 
     async def send(self, value: Any) -> None:
