@@ -358,7 +358,7 @@ async def soak(
                         if number % 50 == 25 and not faults:
                             venue.gate.add_faults([Fault(what="refuse", on="http", count=2)])
                             run.seen["refuse"] += 1
-                        if number % 100 == 60 and not faults:
+                        if number % 100 == 60 and not faults and not kills:
                             venue.cut(refuse_s=0.5)
                             run.seen["cut"] += 1
                         nursery.start_soon(one)

@@ -148,17 +148,21 @@ async def test_beliefs_are_answered_when_the_process_began_anew(piker_dirs: Path
         await alice.ask(
             "DELETE", "/api/v3/order", symbol="BTCUSDT", origClientOrderId=canceled.client_id
         )
+        unheard = order_of("buy", "0.1", price - 400)  # taken, but no answer came before the end
+        await alice.order("BUY", price - 400, "0.1", newClientOrderId=unheard.client_id)
+        beliefs.append(ems.view.believe(unheard))
         lost = order_of("buy", "0.1", price - 500)
         beliefs.append(ems.view.believe(lost))
         for _ in range(2):  # twice is the same as once
             async with dialog_of(ALICE, beliefs) as ems:
-                status = {o.oid: ems.view.status[o.oid].status for o in [*orders, lost]}
+                status = {o.oid: ems.view.status[o.oid].status for o in [*orders, unheard, lost]}
                 assert status == {
                     filled.oid: "closed", still.oid: "open", replaced.oid: "open",
-                    canceled.oid: "canceled", lost.oid: "absent",
+                    canceled.oid: "canceled", unheard.oid: "open", lost.oid: "absent",
                 }  # fmt: skip
                 assert ems.view.filled(filled.oid) == Decimal("0.2")
                 assert len(ems.view.fills) == 2
+                assert ems.view.reqid[unheard.oid].startswith("spot-BTCUSDT-")
                 assert ems.view.status[replaced.oid].order.price == price - 250
                 _, rows = await alice.ask("GET", "/api/v3/openOrders")
                 (row,) = [r for r in rows if Decimal(r["price"]) == price - 250]

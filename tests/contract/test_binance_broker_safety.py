@@ -234,6 +234,28 @@ async def _copy(source: Any, sink: Any, scope: trio.CancelScope) -> None:
     scope.cancel()
 
 
+@pytest.mark.slow
+async def test_a_cancel_does_not_wait_when_orders_wait_for_the_venues_limit(
+    piker_dirs: Path,
+) -> None:
+    """100 orders in 10 s are allowed: more of them wait, a cancel goes at once, none is refused."""
+    async with loopback() as (venue, alice, _, _):
+        point_at(alice.port)
+        bid, _ = top_of(venue)
+        account = venue.accounts.spot.accounts["alice"]
+        async with dialog_of(ALICE) as ems:
+            first = await ems.send(order_of("buy", "0.001", bid - 100))
+            await ems.view.until_status(first.oid, "open")
+            for number in range(150):
+                await ems.send(order_of("buy", "0.001", bid - 200 - number))
+            await until(lambda: len(account.orders) > 80)
+            await ems.cancel(first)
+            await ems.view.until_status(first.oid, "canceled")
+            assert len(account.orders) < 151
+            assert not ems.view.errors
+        assert not venue.limits.violations
+
+
 async def test_events_that_were_dropped_are_found_when_the_minute_is_over(
     piker_dirs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -182,7 +182,7 @@ class Venue:
         there = {row.reqid for row in rows}
         proofs = []
         for known in self.book.live(self.name):
-            if known.flying or known.editing:
+            if (known.flying or known.editing) and not known.probing:
                 continue  # its outcome is told when it is known
             leg = known.open_leg()
             if known.probing or leg is None or leg.reqid not in there or known.lacks_fills:
