@@ -109,6 +109,7 @@ class OrderClient:
         self._asked: dict[str, list[_Asked]] = {}  # by oid: sent, and not acknowledged
         self._events: deque[Told] = deque()
         self._changed = trio.Event()
+        self._by_oid: dict[str, trio.Event] = {}  # set by an order's next status
         self._ended: deque[str] = deque()
 
     # -- orders --------------------------------------------------------------------------------
@@ -171,7 +172,7 @@ class OrderClient:
             status = self.dialogs.get(oid)
             if status is not None and status.resp in wanted:
                 return status
-            await self._changed.wait()
+            await self._news_of(oid).wait()
 
     async def changed(self) -> None:
         """Wait until emsd tells anything, whatever it is."""
@@ -237,14 +238,21 @@ class OrderClient:
             with suppress(PeerLost):  # it is sent again when emsd is back
                 await self._send(message)
             while asked.answer is None:
-                await self._changed.wait()
+                await self._news_of(message.oid).wait()
             return asked.answer
         finally:
             self._asked[message.oid].remove(asked)
             if not self._asked[message.oid]:
                 del self._asked[message.oid]
 
+    def _news_of(self, oid: str) -> trio.Event:
+        """Return what the next status of an order sets: a thousand may be waited for at once."""
+        return self._by_oid.setdefault(oid, trio.Event())
+
     def _take_status(self, status: Status) -> None:
+        news = self._by_oid.pop(status.oid, None)
+        if news is not None:
+            news.set()
         for asked in self._asked.get(status.oid, ()):
             if asked.answer is None and _answers(status, asked.message):
                 asked.answer = status
