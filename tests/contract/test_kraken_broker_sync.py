@@ -251,6 +251,21 @@ async def test_edits_and_cancels_are_proved_when_their_answers_are_lost() -> Non
         await agree(venue, emsd)
 
 
+async def test_an_end_stays_the_last_word_when_an_edit_of_it_is_not_answered() -> None:
+    """The order is filled while its edit is under way: refused, and nothing is unknown again."""
+    async with session() as (venue, bob, emsd):
+        price = middle(venue)
+        await emsd.order("one", "buy", "0.1", price)
+        await emsd.status("one", "open")
+        venue.gate.add_faults([Fault(what="drop", match="answer amend_order")])
+        await bob.order("sell", price, "0.1")
+        await emsd.order("one", "buy", "0.2", price - 1, reqid=emsd.reqid("one"))
+        await emsd.status("one", "closed")
+        await emsd.until(lambda: emsd.errors("one"))
+        assert emsd.errors("one")[0].request == "edit"
+        assert emsd.statuses("one") == ["open", "closed"]
+
+
 async def test_requests_are_refused_and_cancels_go_by_rest_when_there_is_no_stream() -> None:
     """Nothing is sent without the stream but what lowers risk."""
     async with session() as (venue, _, emsd):

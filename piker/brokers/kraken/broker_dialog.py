@@ -310,6 +310,9 @@ class Dialog:
             if has_terms(held.order, doubt.request):
                 self.edited(doubt.request, held)
                 return
+        if held.is_over:  # whatever became of the edit, there is nothing left that it could change
+            self.refuse(doubt, "the order has ended")
+            return
         reason = (answer.error if answer is not None else why) or "an answer that says nothing"
         doubt.ends_ns = self.ends_ns()
         self.doubts.append(doubt)
