@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from decimal import Decimal
 
 import msgspec
@@ -22,6 +22,7 @@ from piker.clearing.journal import Journal
 from piker.clearing.lifecycle import OrderState
 from piker.clearing.matching import MODEL
 from piker.clearing.prices import reference
+from piker.clearing.records import Record
 from piker.cli import orders_journal as kept
 from piker.cli.orders import check_account, console, is_live, opening, rounded, start
 from piker.data.feed import open_feed
@@ -33,6 +34,7 @@ from piker.orders import BrokerdPosition
 __all__ = ["PositionRow", "run", "transactions"]
 
 QUOTE_S = 10.0  # for a market that is not open yet; without its price a position is still shown
+BATCH = 10_000  # rows of the journal folded at a time
 _INVERSE = ("coinm",)  # venues whose contracts can not be counted without what the market says
 Where = tuple[str, str]  # account, fqme
 
@@ -91,7 +93,10 @@ async def _look(account: str) -> list[PositionRow]:
     ours: dict[Where, list[Transaction]] = {}
     if kept.has_journal():
         async with kept.opened() as journal:
-            ours = await transactions(journal, account)
+            nets = journal.standing.nets.items()
+            wanted = {where for where, net in nets if net and account in ("", where[0])}
+            if wanted:
+                ours = await transactions(journal, wanted)
     told: dict[Where, BrokerdPosition] = {}
     markets: dict[str, MktPair] = {}
     prices: dict[str, Decimal] = {}
@@ -99,15 +104,13 @@ async def _look(account: str) -> list[PositionRow]:
     if running:
         with opening("Asking emsd ..."):
             told = await _told(account)
-    folded = {where: fold(found) for where, found in ours.items()}
-    shown = [where for where in {*folded, *told} if where in told or folded[where].size]
-    fqmes = sorted({fqme for _, fqme in shown})
+    fqmes = sorted({fqme for _, fqme in {*ours, *told}})
     if running:
         with opening("Asking for prices ..."):
             await _quote(fqmes, markets, prices)
     _look_up(fqmes, markets)
     rows = []
-    for where in sorted(shown):
+    for where in sorted({*ours, *told}):
         mkt, price = markets.get(where[1]), prices.get(where[1])
         contract = contract_of(mkt) if mkt is not None else _guess(where[1])
         position = fold(ours.get(where, []), contract or Contract())
@@ -115,14 +118,26 @@ async def _look(account: str) -> list[PositionRow]:
     return [row for row in rows if row.size or row.venue_size]
 
 
-async def transactions(journal: Journal, account: str = "") -> dict[Where, list[Transaction]]:
-    """Return the fills of a journal, of one account where named, by account and market."""
+async def transactions(
+    journal: Journal, wanted: Collection[Where]
+) -> dict[Where, list[Transaction]]:
+    """Return the fills of a journal, of some accounts and markets, by account and market."""
     orders: dict[str, OrderState] = {}
     found: defaultdict[Where, list[Transaction]] = defaultdict(list)
+    batch: list[Record] = []
+
+    def take() -> None:
+        for one in executions(batch, orders):
+            where = (one.fill.account, one.symbol)
+            if where in wanted:
+                found[where].append(of_fill(one.fill, symbol=one.symbol))
+        batch.clear()
+
     async for record in journal.read():
-        if account in ("", record.account):
-            for one in executions((record,), orders):
-                found[one.fill.account, one.symbol].append(of_fill(one.fill, symbol=one.symbol))
+        batch.append(record)
+        if len(batch) == BATCH:
+            take()
+    take()
     return dict(found)
 
 
