@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import re
 from collections import Counter
+from contextlib import suppress
 from decimal import Decimal
 from typing import Any
 
@@ -89,17 +90,17 @@ class Soak:
             ]  # fmt: skip
             with trio.CancelScope() as self._scope:
                 opened = dialog_of(RICH, beliefs, synced=False, view=self.view)
-                async with opened as self.ems:
+                async with opened as ems:
+                    self.ems = ems
                     self.up.set()
                     await trio.sleep_forever()
-            self.up = trio.Event()
-            self.ems = None
             self.restarts += 1
             limits._budgets.clear()  # a new process has a new one
             self.view.lose()
 
     def kill(self) -> None:
-        """End the dialog, whatever it is doing."""
+        """End the dialog, whatever it is doing; nothing is sent by it from now on."""
+        self.up, self.ems = trio.Event(), None
         self._scope.cancel()
 
     async def kill_often(self, times: int) -> None:
@@ -116,8 +117,8 @@ class Soak:
 
     async def ask(self, what: str, order: Any, **more: Any) -> None:
         """Send, edit or cancel an order by the dialog there is; lost where that is killed."""
-        await self.up.wait()
-        assert self.ems is not None
+        while self.ems is None:
+            await self.up.wait()
         await getattr(self.ems, what)(order, **more)
 
     def is_over(self, oid: str) -> bool:
@@ -178,11 +179,10 @@ class Soak:
         await self._cancel(order)
 
     async def _hit(self, price: Decimal, size: Decimal) -> None:
-        """Have somebody else sell."""
-        await self.bob.ask(
-            "POST", f"{self.api}/order", symbol="BTCUSDT", side="SELL", type="LIMIT",
-            timeInForce="IOC", price=price, quantity=size,
-        )  # fmt: skip
+        """Have somebody else sell; what befalls their connection is not ours to mend."""
+        said = {"symbol": "BTCUSDT", "side": "SELL", "type": "LIMIT", "timeInForce": "IOC"}
+        with suppress(trio.BrokenResourceError):
+            await self.bob.ask("POST", f"{self.api}/order", **said, price=price, quantity=size)
 
     def _settled(self, oid: str) -> bool:
         last = self.view.status.get(oid)
