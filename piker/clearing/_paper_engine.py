@@ -184,11 +184,13 @@ class PaperEngine:
         """Tell the model what the market shows, and what it has traded, in their order."""
         broker, now = self.broker, clock.wall_ns()
         if broker.has_orders(mkt.mktid):
+            low, high = broker.reach(mkt.mktid)
             for tick in quote.ticks:
-                if tick.type is TickType.TRADE:
+                if tick.type is TickType.TRADE and not low < tick.price < high:
                     side = {Side.BUY: 1, Side.SELL: -1}.get(tick.side, 0)
                     price, size = mkt.round_price(repr(tick.price)), Decimal(repr(tick.size))
                     self._tell(broker.trade(mkt.mktid, price, size, side, now))
+                    low, high = broker.reach(mkt.mktid)
         if quote.bid and quote.ask:
             bid = (mkt.round_price(repr(quote.bid)), Decimal(repr(quote.bid_size or 0.0)))
             ask = (mkt.round_price(repr(quote.ask)), Decimal(repr(quote.ask_size or 0.0)))

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from decimal import Decimal
+from math import inf
 from typing import NamedTuple
 
 import msgspec
@@ -22,7 +23,7 @@ import msgspec
 from piker.orders import Action, ExecMode, Order, OrderKind, TriggerBy
 from piker.ticks import Side, TickType
 
-__all__ = ["DarkBook", "Met", "Trigger", "released", "watched"]
+__all__ = ["ALWAYS", "Bounds", "DarkBook", "Met", "Trigger", "released", "watched"]
 
 _STOPS = frozenset({OrderKind.STOP, OrderKind.STOP_LIMIT, OrderKind.TRAILING_STOP})
 
@@ -33,6 +34,17 @@ class Met(NamedTuple):
     trigger: Decimal
     price: Decimal
     across_gap: bool
+
+
+class Bounds(NamedTuple):
+    """Prices strictly between them mean nothing to what waits; all others are to be looked at."""
+
+    low: float
+    high: float
+
+
+NEVER = Bounds(inf, -inf)  # every price is to be looked at
+ALWAYS = Bounds(-inf, inf)  # none is
 
 
 def watched(order: Order) -> tuple[TickType, int]:
@@ -61,6 +73,16 @@ class Trigger:
     def rearm(self) -> None:
         """Say that prices were missed: what the next one meets was perhaps met before."""
         self._gap = True
+
+    def bounds(self) -> Bounds:
+        """Return between which prices nothing happens to it: neither met, nor moved, nor begun."""
+        level, trail = self.level, self.order.trail
+        if self._gap or level is None or self._rising is None:
+            return NEVER
+        follows = self.order.kind is OrderKind.TRAILING_STOP and trail is not None
+        if self._rising:
+            return Bounds(float(level - trail) if follows and trail else -inf, float(level))
+        return Bounds(float(level), float(level + trail) if follows and trail else inf)
 
     def see(self, price: Decimal) -> Met | None:
         """Take a price of the watched kind; return what it met, once, or None."""
@@ -113,25 +135,44 @@ class DarkBook:
 
     def __init__(self) -> None:
         self._by_market: defaultdict[str, dict[str, Trigger]] = defaultdict(dict)
+        self._bounds: dict[str, dict[tuple[TickType, int], Bounds]] = {}  # until something changes
 
     def arm(self, order: Order, *, level: Decimal | None = None) -> None:
         """Take an order in, or its new terms; a trail's journaled ``level`` is where it stood."""
         self._by_market[order.symbol][order.oid] = Trigger(order, level=level)
+        self._bounds.pop(order.symbol, None)
 
     def disarm(self, order: Order) -> None:
         """Let go of an order, if it is here."""
-        self._by_market[order.symbol].pop(order.oid, None)
+        if self._by_market[order.symbol].pop(order.oid, None) is not None:
+            self._bounds.pop(order.symbol, None)
 
     def missed(self, fqme: str = "") -> None:
         """Say that prices of a market (or of all) were missed."""
         for market, waiting in self._by_market.items():
             if not fqme or market == fqme:
+                self._bounds.pop(market, None)
                 for trigger in waiting.values():
                     trigger.rearm()
 
     def waits(self, fqme: str) -> bool:
         """Tell whether anything waits in a market."""
         return bool(self._by_market.get(fqme))
+
+    def bounds(self, fqme: str) -> dict[tuple[TickType, int], Bounds]:
+        """Return, for each kind and side that something in a market looks at, what it passes over.
+
+        What is not in it nobody looks at. Asked for every tick: kept until something changes.
+        """
+        kept = self._bounds.get(fqme)
+        if kept is None:
+            kept = self._bounds[fqme] = {}
+            for trigger in self._by_market.get(fqme, {}).values():
+                at = watched(trigger.order)
+                low, high = trigger.bounds()
+                before = kept.get(at, ALWAYS)
+                kept[at] = Bounds(max(low, before.low), min(high, before.high))
+        return kept
 
     def see(self, fqme: str, kind: TickType, side: int, price: Decimal) -> list[tuple[str, Met]]:
         """Take a price; return the oids that it meets, in the order they were armed. They are out.
@@ -142,6 +183,7 @@ class DarkBook:
         if not waiting:
             return []
         found = []
+        self._bounds.pop(fqme, None)
         for oid, trigger in waiting.items():
             at_kind, at_side = watched(trigger.order)
             if at_kind is not kind or (kind is TickType.QUOTE and at_side != side):

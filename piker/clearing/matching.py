@@ -26,6 +26,7 @@ __all__ = ["MODEL", "PaperFill", "PaperMarket", "Resting"]
 
 MODEL = "paper.queue"
 ZERO = Decimal(0)
+BEYOND = Decimal("Infinity")  # above every price
 
 
 class PaperFill(NamedTuple):
@@ -55,6 +56,7 @@ class PaperMarket:
 
     def __init__(self) -> None:
         self.resting: dict[str, Resting] = {}
+        self._reach: tuple[Decimal, Decimal] | None = None  # until what rests changes
         self._best: dict[int, tuple[Decimal, Decimal]] = {}  # side of who quotes -> price, size
         self._taken = {1: ZERO, -1: ZERO}  # of the level shown now
 
@@ -62,6 +64,14 @@ class PaperMarket:
     def is_known(self) -> bool:
         """Tell whether both sides have been quoted."""
         return len(self._best) == 2
+
+    def reach(self) -> tuple[Decimal, Decimal]:
+        """Return (highest buy, lowest sell) that rests; nothing happens strictly between them."""
+        if self._reach is None:
+            buys = [one.limit or BEYOND for one in self.resting.values() if one.side > 0]
+            sells = [one.limit or ZERO for one in self.resting.values() if one.side < 0]
+            self._reach = max(buys, default=ZERO), min(sells, default=BEYOND)
+        return self._reach
 
     # -- orders --------------------------------------------------------------------------------
     def submit(self, order: BrokerdOrder) -> tuple[list[PaperFill], str]:
@@ -87,6 +97,7 @@ class PaperMarket:
 
     def cancel(self, oid: str) -> Resting | None:
         """Take an order out; return it, or None when it is not there."""
+        self._reach = None
         return self.resting.pop(oid, None)
 
     def amend(self, order: BrokerdOrder, filled: Decimal) -> tuple[list[PaperFill], str] | None:
@@ -95,6 +106,7 @@ class PaperMarket:
         if one is None:
             return None
         left = order.size - filled
+        self._reach = None
         if left <= 0:
             del self.resting[order.oid]
             return [], "closed"
@@ -119,6 +131,10 @@ class PaperMarket:
             if before != (price, size):
                 self._taken[side] = ZERO
             self._best[side] = (price, size)
+        buy, sell = self.reach()
+        if buy < bid and ask < sell:
+            return []
+        for side, price, size in ((1, bid, bid_size), (-1, ask, ask_size)):
             for one in self.resting.values():
                 if one.side == side and one.limit == price:
                     one.ahead = size if one.ahead is None else min(one.ahead, size)
@@ -131,6 +147,9 @@ class PaperMarket:
 
     def trade(self, price: Decimal, size: Decimal, aggressor: int) -> list[PaperFill]:
         """Take a print; return what it fills. ``aggressor``: 1 bought, -1 sold, 0 not known."""
+        buy, sell = self.reach()
+        if buy < price < sell:
+            return []
         fills = []
         left = size
         for one in self._in_turn():
@@ -187,6 +206,7 @@ class PaperMarket:
             better = (one.limit - ours[0]) * one.side
             one.ahead = ours[1] if better == 0 else ZERO if better > 0 else None
         self.resting[one.oid] = one
+        self._reach = None
 
     def _fill(self, one: Resting, size: Decimal, price: Decimal, *, maker: bool) -> PaperFill:
         one.left -= size
@@ -195,3 +215,4 @@ class PaperMarket:
     def _forget(self) -> None:
         for oid in [oid for oid, one in self.resting.items() if not one.left]:
             del self.resting[oid]
+            self._reach = None

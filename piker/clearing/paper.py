@@ -77,6 +77,11 @@ class PaperBroker:
         """Tell whether anything stands in a market."""
         return symbol in self._books and bool(self._books[symbol].resting)
 
+    def reach(self, symbol: str) -> tuple[float, float]:
+        """Return the prices strictly between which a trade touches nothing that stands."""
+        low, high = self._books[symbol].reach()
+        return float(low), float(high)
+
     def restore(self, belief: BrokerdBelief, now_ns: int) -> list[BrokerdEvent]:
         """Let an order stand again as emsd knows it, at the end of its queue; or prove it absent.
 

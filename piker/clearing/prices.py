@@ -38,12 +38,18 @@ def reference(quote: Quote, mkt: MktPair) -> Decimal | None:
 
 def watch(router: Router, mkt: MktPair, quote: Quote) -> None:
     """Tell a quote's ticks to the triggers of its market, in their order."""
-    if not router.dark.waits(mkt.fqme):
+    dark = router.dark
+    if not dark.waits(mkt.fqme):
         return
+    bounds = dark.bounds(mkt.fqme)
     for tick in quote.ticks:
         seen = _SEEN.get(tick.type)
-        if seen is not None and tick.price > 0:
+        if seen is None or seen not in bounds:
+            continue
+        low, high = bounds[seen]
+        if not low < tick.price < high and tick.price > 0:
             router.see(mkt.fqme, *seen, mkt.round_price(repr(tick.price)))
+            bounds = dark.bounds(mkt.fqme)
 
 
 class _Line:

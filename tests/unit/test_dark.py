@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from piker.clearing.dark import DarkBook, Trigger, released, watched
+from piker.clearing.dark import ALWAYS, DarkBook, Trigger, released, watched
 from piker.orders import Action, ExecMode, Order, OrderKind, TriggerBy
 from piker.ticks import Side, TickType
 
@@ -140,3 +140,50 @@ def test_met_order_is_sent_as_what_it_becomes_when_released(
     """Live, without a trigger."""
     live = released(order(kind=kind))
     assert (live.kind, live.trigger, live.exec_mode) == (sent, None, ExecMode.LIVE)
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(
+                (OrderKind.STOP, OrderKind.TAKE_PROFIT, OrderKind.TRAILING_STOP, OrderKind.LIMIT)
+            ),
+            st.sampled_from((Action.BUY, Action.SELL, Action.ALERT)),
+            st.sampled_from((TriggerBy.LAST, TriggerBy.SIDE)),
+            st.integers(90, 110), st.integers(1, 9),
+        ),
+        max_size=6,
+    ),
+    st.lists(
+        st.tuples(
+            st.sampled_from(
+                ((TickType.TRADE, 0), (TickType.QUOTE, Side.BUY), (TickType.QUOTE, Side.SELL))
+            ),
+            st.integers(880, 1120), st.booleans(),
+        ),
+        max_size=60,
+    ),
+)  # fmt: skip
+def test_nothing_is_passed_over_when_prices_within_the_bounds_are_left_out(
+    waiting: list[Any], ticks: list[Any]
+) -> None:
+    """A book that is shown only what its bounds ask for meets the same as one that sees all."""
+    whole, spared = DarkBook(), DarkBook()
+    for number, (kind, action, by, level, trail) in enumerate(waiting):
+        trails = kind is OrderKind.TRAILING_STOP and action is not Action.ALERT
+        one = order(
+            action, OrderKind.LIMIT if action is Action.ALERT else kind, trigger_by=by,
+            trigger=None if trails else D(level), trail=D(trail) if trails else None,
+        )  # fmt: skip
+        one = msgspec.structs.replace(one, oid=str(number))
+        whole.arm(one)
+        spared.arm(one)
+    symbol = order().symbol
+    for (kind, side), tenths, gap in ticks:
+        if gap:
+            whole.missed(symbol)
+            spared.missed(symbol)
+        price = D(tenths) / 10
+        low, high = spared.bounds(symbol).get((kind, side), ALWAYS)
+        met = [] if low < float(price) < high else spared.see(symbol, kind, side, price)
+        assert met == whole.see(symbol, kind, side, price)

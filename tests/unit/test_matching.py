@@ -140,3 +140,43 @@ def test_no_fill_is_better_than_the_market_when_anything_comes() -> None:
                 one.cancel(rng.choice(list(one.resting)))
         assert all(size <= limits[oid][2] for oid, size in got.items())
         assert got
+
+
+class _LooksAtAll(PaperMarket):
+    """A market that passes nothing over."""
+
+    def reach(self) -> tuple[Decimal, Decimal]:
+        """Reach everywhere."""
+        return D("Infinity"), D(0)
+
+
+def test_nothing_is_passed_over_when_trades_and_quotes_are_out_of_reach() -> None:
+    """The same fills, and the same orders left, over random markets."""
+    for seed in range(60):
+        rng = random.Random(seed)
+        one, whole = PaperMarket(), _LooksAtAll()
+        for number in range(120):
+            low = rng.randrange(95, 104)
+            bid, ask = D(low), D(low + rng.randrange(1, 4))
+            sizes = D(rng.randrange(1, 9)), D(rng.randrange(1, 9))
+            action = rng.choice((Action.BUY, Action.SELL))
+            placed = order(str(number), action, str(rng.randrange(1, 7)), price=D(low - 1))
+            if rng.random() < 0.1:
+                placed = order(str(number), action, "5", price=None, kind=OrderKind.MARKET)
+            print_ = D(rng.randrange(93, 109)), D(rng.randrange(1, 9)), rng.choice((1, -1, 0))
+            do = rng.random()
+            oid = str(rng.randrange(number + 1))
+            for made in (one, whole):
+                if do < 0.4 or not number:
+                    made.fills = made.quote(bid, sizes[0], ask, sizes[1])  # type: ignore[attr-defined]
+                elif do < 0.6:
+                    made.fills = made.submit(placed)  # type: ignore[attr-defined]
+                elif do < 0.65:
+                    made.fills = made.cancel(oid) is None  # type: ignore[attr-defined]
+                else:
+                    made.fills = made.trade(*print_)  # type: ignore[attr-defined]
+            assert one.fills == whole.fills  # type: ignore[attr-defined]
+        assert one.resting.keys() == whole.resting.keys()
+        for oid, left in one.resting.items():
+            other = whole.resting[oid]
+            assert (left.left, left.ahead) == (other.left, other.ahead)
