@@ -93,6 +93,7 @@ REMEDIES = {
     DenialCode.OPEN_ORDERS: "Cancel some: piker orders",
     DenialCode.GROSS_EXPOSURE: "Order less, or raise [risk] gross_exposure in conf.toml.",
     DenialCode.DAILY_LOSS: "Trade again tomorrow (UTC): only what closes a position passes today.",
+    DenialCode.FAILED: "Look whether it stands (piker orders), and report it with the log.",
     DenialCode.DUPLICATE_ORDER: "If you mean it twice, wait a moment and send it again.",
 }
 
