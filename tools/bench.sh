@@ -17,3 +17,4 @@ peer=()
 .venv/bin/python benchmarks/symbols.py
 .venv/bin/python benchmarks/tick_store.py
 .venv/bin/python benchmarks/journal.py
+.venv/bin/python benchmarks/replay.py

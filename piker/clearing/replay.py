@@ -24,7 +24,7 @@ from piker.clearing.client import OrderClient
 from piker.clearing.matching import MODEL, Resting
 from piker.clearing.paper import OFFERED, Fees, PaperBroker
 from piker.clearing.prices import watch
-from piker.clearing.replay_clock import ReplayClock, Scheduled, repeatable
+from piker.clearing.replay_clock import ReplayClock, Scheduled, repeatable, unswept
 from piker.clearing.replay_conductor import Conductor
 from piker.clearing.replay_feed import Moment, ReplayFeed, ReplayFlume
 from piker.clearing.replay_journal import MemoryJournal
@@ -171,7 +171,7 @@ class Replay:
         """
         began_ns = self._go_to_first_quotes()
         self._clock, self._scheduled = ReplayClock(began_ns), Scheduled()
-        with repeatable(self._seed), clock.use_clock(self._clock):
+        with repeatable(self._seed), unswept(), clock.use_clock(self._clock):
             session = f"{random.getrandbits(64):016x}"
             self.client = OrderClient(self.account, self._take, session)
             trio.run(self._main, strategy, clock=self._clock, instruments=[self._scheduled])
@@ -196,7 +196,7 @@ class Replay:
         )
 
     async def _main(self, strategy: Run) -> None:
-        self._day, self._priced_ns = clock.wall_ns() // DAY_NS, -1
+        self._next_day_ns, self._priced_ns = self._midnight(), -1
         self._conductor = Conductor(self._clock, self._scheduled, self._moments, self._show)
         flumes = {
             fqme: ReplayFlume(line.mkt, msgspec.structs.replace(line.quote, ticks=[]))
@@ -278,8 +278,8 @@ class Replay:
                 self._dark.missed(item.symbol)
             return
         self._priced_ns = -1
-        if self._clock.wall_ns() // DAY_NS != self._day:
-            self._day = self._clock.wall_ns() // DAY_NS
+        if self._clock.wall_ns() >= self._next_day_ns:
+            self._next_day_ns = self._midnight()
             self._price()
             self._desk.new_day()
         for fqme, quote in item.items():

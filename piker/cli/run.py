@@ -233,13 +233,15 @@ async def _until_ready(watch: OrderClient, account: str) -> None:
 
 
 async def _settled(tally: Tally, ems: OrderClient) -> None:
-    """Wait a moment for the cancels that are under way, and for the tally to have heard it all."""
+    """Wait a moment for what is on its way, and for the tally to have heard it all."""
 
     def is_open() -> bool:
         own = [one for oid, one in ems.dialogs.items() if oid.startswith(tally.session)]
         standing = {one.oid for one in ems.open_orders()}
         return any(
-            (one.cancel_called and one.oid in standing) or not tally.has_heard(one) for one in own
+            (one.oid in standing and (one.cancel_called or one.resp == "pending"))
+            or not tally.has_heard(one)
+            for one in own
         )
 
     with trio.move_on_after(SETTLE_S):

@@ -152,7 +152,10 @@ def told(capture: Capture) -> Iterator[Told]:
     quality = QualityLog(provider)
     places = _Places(lambda: _DECODERS[provider](listed, quality))
     now = 0
-    for (kind, number, time_ns), group in groupby(capture.records, key=_read_of):
+    heard = [at for at, one in enumerate(capture.records) if isinstance(one, In)]
+    # What is closed after the last frame was closed by the recorder's end, not by the venue.
+    records = capture.records[: heard[-1] + 1] if heard else []
+    for (kind, number, time_ns), group in groupby(records, key=_read_of):
         now = max(now, time_ns)
         if kind is In:
             yield from places.read(number, [payload(one) for one in group], now)  # type: ignore[arg-type]

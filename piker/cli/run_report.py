@@ -221,12 +221,16 @@ def _headline(report: Report) -> str:
         "paper": f"on paper ({report.account})", "live": f"LIVE on {report.account}",
         "replay": f"on {report.capture}, seed {report.seed}",
     }[report.mode]  # fmt: skip
-    counts = [f"{report.orders:,} orders"]
+    counts = [_counted(report.orders, "order")]
     counts += [f"{count:,} {_END_WORDS.get(end, end)}" for end, count in report.ended.items()]
-    counts.append(f"{report.fills:,} fills")
+    counts.append(_counted(report.fills, "fill"))
     fees = ", ".join(f"{fee:f} {asset}" for asset, fee in report.fees.items())
     counts += [f"fees {fees}"] if fees else []
     return f"{report.strategy} {where}, {report.seconds:,.1f} s: {', '.join(counts)}."
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
 
 
 _END_WORDS = {"closed": "filled"}
@@ -252,11 +256,11 @@ def _money(value: Decimal) -> str:
 def _standing_lines(report: Report) -> list[str]:
     if not report.standing:
         return ["No order stands any more."] if report.orders else []
-    count = len(report.standing)
+    what = _counted(len(report.standing), "order")
     if report.mode == "replay":
-        what = f"{count} order{'s'[: count > 1]} stood at the end:"
+        what += " stood at the end:"
     else:
-        what = f"{count} order{'s'[: count > 1]} still stand{'s'[: count == 1]}, at emsd and on:"
+        what += f" still stand{'s'[: len(report.standing) == 1]}, at emsd and on:"
     lines = [what]
     for one in report.standing:
         price = f" at {one.price:f}" if one.price is not None else ""

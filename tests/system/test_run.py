@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,11 @@ from daemons import Pikerd
 
 from piker.brokers.spec import load_backend
 from piker.clearing.client import open_ems
+from piker.clearing.replay_feed import moments
+from piker.cli.run_capture import open_capture, told
 from piker.testing.loopback import open_loopback, point_backend_at
 from piker.testing.recorder import record
+from piker.ticks import Outage, Resync
 
 GUIDE = Path(__file__).resolve().parents[2] / "docs" / "guides" / "strategies.md"
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
@@ -49,30 +53,38 @@ def report_of(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
     return dict(json.loads(done.stdout))
 
 
+async def recorded(out: Path, *, seconds: float, cut_after_s: float | None = None) -> None:
+    """Record the loopback venue, as `piker record` does, and cut its lines once if asked to."""
+    async with open_loopback("binance", symbols=2, rate=60.0, seed=11, limits=False) as (
+        venue,
+        port,
+    ):
+        point_backend_at("binance", port)
+        async with trio.open_nursery() as nursery:
+
+            def began(_: object) -> None:
+                nursery.cancel_scope.deadline = trio.current_time() + seconds
+                if cut_after_s is not None:
+                    nursery.start_soon(cut, cut_after_s)
+
+            async def cut(after_s: float) -> None:
+                await trio.sleep(after_s)
+                venue.gate.cut(for_s=0.5)
+
+            await record(
+                load_backend("binance"), ["btcusdt.spot", "ethusdt.spot"], out, book=False,
+                on_start=began,
+            )  # fmt: skip
+
+
 @pytest.fixture(scope="module")
 def capture(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a recording of the loopback venue, made as `piker record` makes one."""
+    """Return a recording of the loopback venue."""
     folder = tmp_path_factory.mktemp("recorded")
     out = folder / "btc.jsonl.gz"
-
-    async def make() -> None:
-        async with open_loopback("binance", symbols=2, rate=60.0, seed=11, limits=False) as (
-            _,
-            port,
-        ):
-            point_backend_at("binance", port)
-            with trio.move_on_after(RECORD_S + 5):
-                await record(
-                    load_backend("binance"), ["btcusdt.spot", "ethusdt.spot"], out, book=False,
-                    on_start=lambda _: None,
-                )  # fmt: skip
-
-    patch = pytest.MonkeyPatch()
-    patch.setenv("PIKER_CONFIG_DIR", str(folder))
-    try:
-        trio.run(make)
-    finally:
-        patch.undo()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PIKER_CONFIG_DIR", str(folder))
+        trio.run(partial(recorded, out, seconds=RECORD_S))
     return out
 
 
@@ -154,6 +166,21 @@ def test_error_in_a_strategy_names_its_line_when_it_is_replayed(
     assert "nothing.there" in done.stderr
 
 
+async def test_outage_is_in_the_feed_when_it_was_recorded(piker_dirs: Path) -> None:
+    """In its place: an outage, a resync, and quotes again."""
+    out = piker_dirs / "cut.jsonl"
+    await recorded(out, seconds=8, cut_after_s=3)
+    found = open_capture(out)
+    names = {symbol: f"{symbol}.binance" for symbol in found.header.symbols}
+    kinds = [type(item) for _, item in moments(told(found), names)]
+    lost, back = kinds.index(Outage), kinds.index(Resync)
+    assert dict in kinds[:lost]
+    assert lost < back
+    assert dict not in kinds[lost:back]
+    assert kinds[back:].count(dict) > 10
+    assert kinds.count(Outage) == 1
+
+
 def test_guides_example_trades_when_it_is_replayed(
     capture: Path, piker_dirs: Path, tmp_path: Path
 ) -> None:
@@ -205,15 +232,15 @@ async def test_run_on_paper_ends_in_order_when_it_is_interrupted(
             stdout=subprocess.PIPE,
         )  # fmt: skip
         assert process.stdout is not None
-        told = b""
+        heard = b""
         with trio.fail_after(60):
-            while told.count(b"\n") < 2:
-                told += await process.stdout.receive_some()
+            while heard.count(b"\n") < 2:
+                heard += await process.stdout.receive_some()
             process.send_signal(signal.SIGINT)
             async for part in process.stdout:
-                told += part
+                heard += part
             assert await process.wait() == 0
-        stays, goes, *said = told.decode().splitlines()
+        stays, goes, *said = heard.decode().splitlines()
         text = "\n".join(said)
         assert said[0] == "tidied up"
         assert "waiting.py on paper (binance.paper)" in text
