@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from collections.abc import Sequence
 from decimal import Decimal
 from typing import Any
 
@@ -398,11 +399,27 @@ HARM = (
 )
 
 
-async def _trade_through(count: int, seed: int, *, rate: float = 30.0) -> Counter[str]:
+#: Almost half of what the stream says is lost, and a third of what is asked comes to nothing.
+HEAVY = (
+    Fault(what="drop", match="answer", probability=0.4),
+    Fault(what="drop", match="executions", probability=0.4),
+    Fault(what="late", match="executions|answer", probability=0.2, delay_s=0.8),
+    Fault(what="duplicate", match="answer|executions", probability=0.3),
+    Fault(what="unanswered", probability=0.15),
+    Fault(what="twice", probability=0.2),
+    Fault(what="status", status=503, probability=0.1),
+    Fault(what="garble", on="http", part="number", probability=0.1),
+    Fault(what="close", match="answer", probability=0.02),
+)
+
+
+async def _trade_through(
+    count: int, seed: int, *, rate: float = 30.0, harm: Sequence[Fault] = HARM
+) -> Counter[str]:
     """Send so many orders, with edits and cancels, through every fault; return what was counted."""
     dice = random.Random(seed)
     async with session(limits=False, rate=rate, seed=seed) as (venue, _, emsd):
-        venue.gate.add_faults(HARM)
+        venue.gate.add_faults(harm)
         for number in range(count):
             bid, ask = top_of(venue)
             side = dice.choice(("buy", "sell"))
@@ -455,6 +472,19 @@ async def test_local_equals_the_venue_when_a_hundred_submits_go_through_every_fa
     found = await _trade_through(100, 11)
     assert found["placed"] > 20
     assert found["unknown"] > 0
+
+
+@pytest.mark.slow
+async def test_local_equals_the_venue_when_almost_half_of_what_it_says_is_lost() -> None:
+    """Fifty orders; what is told after an order's end is never anything but its end."""
+    found = await _trade_through(50, 6, harm=HEAVY)
+    assert found["placed"] > 30
+
+
+@pytest.mark.full
+async def test_local_equals_the_venue_when_it_goes_on_so_for_long() -> None:
+    """Two hundred and fifty, with the seed that once found an end that was taken back."""
+    print(dict(await _trade_through(250, 5, harm=HEAVY)))
 
 
 @pytest.mark.full
