@@ -49,6 +49,7 @@ __all__ = [
     "row_of",
     "show",
     "start",
+    "told_refusal",
     "utc",
 ]
 
@@ -254,6 +255,12 @@ def refusal(row: OrderRow) -> str:
     mark = f"LIVE {row.account}: " if row.live else ""
     remedy = row.remedy or "Nothing was traded."
     return f"{word}{by}{code}: {mark}{reason}{end} {remedy}"
+
+
+def told_refusal(code: str, reason: str) -> str:
+    """Return the sentence of a request that emsd refused, with what to do about it."""
+    end = "" if reason.endswith((".", "!", "?")) else "."
+    return f"refused ({code}): {reason}{end} {_remedy(code)}".strip()
 
 
 def exit_code_of(rows: Iterable[OrderRow]) -> int:

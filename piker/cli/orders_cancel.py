@@ -14,7 +14,6 @@ from piker.cli import orders_journal as kept
 from piker.cli.markets import check_markets
 from piker.cli.orders import (
     ENDED,
-    REMEDIES,
     OrderRow,
     check_account,
     describe,
@@ -23,6 +22,7 @@ from piker.cli.orders import (
     row_of,
     show,
     start,
+    told_refusal,
 )
 from piker.errors import ConfigError, Unknown
 from piker.market import parse_fqme
@@ -132,7 +132,7 @@ class _Work:
 
     def _refuse(self, code: DenialCode, said: str) -> None:
         self._failed = True
-        print(f"refused ({code}): {said} {REMEDIES[code]}", file=sys.stderr)
+        print(told_refusal(code, said), file=sys.stderr)
 
     async def _tell(self, ems: OrderClient) -> int:
         with trio.move_on_after(GONE_S):

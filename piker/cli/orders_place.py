@@ -9,6 +9,7 @@ import trio
 
 from piker import clock
 from piker.clearing.client import OrderClient
+from piker.clearing.denials import DenialCode
 from piker.clearing.lifecycle import Phase
 from piker.clearing.prices import reference
 from piker.cli.orders import (
@@ -22,13 +23,14 @@ from piker.cli.orders import (
     row_of,
     show,
     start,
+    told_refusal,
 )
 from piker.cli.orders_ticket import Ticket, build, checked
 from piker.data.feed import open_feed
 from piker.errors import Unknown
 from piker.orders import Action, Order, OrderKind, Status, SyncState, TimeInForce
 
-__all__ = ["Ticket", "run"]
+__all__ = ["Desk", "Ticket", "run"]
 
 SYNC_S = 10.0  # an account that was just opened is compared with its venue: a second, or some
 ACK_S = 30.0  # emsd that was lost is back within seconds; who waits longer is told
@@ -39,11 +41,11 @@ _REFUSED = (Phase.DENIED, Phase.REJECTED)
 def run(typed: Ticket, *, wait: bool, as_json: bool) -> int:
     """Send what was typed; return the exit code."""
     typed = checked(typed)
-    desk = _Desk(typed, wait=wait, as_json=as_json)
+    desk = Desk(typed, wait=wait, as_json=as_json)
     return start(desk.work, desk.left)
 
 
-class _Desk:
+class Desk:
     """One command's orders: what was sent, and what has become of each."""
 
     def __init__(self, typed: Ticket, *, wait: bool, as_json: bool) -> None:
@@ -51,10 +53,18 @@ class _Desk:
         self._wait = wait
         self._as_json = as_json
         self._account = typed.account or ""
-        self._orders: list[Order] = []
+        self.orders: list[Order] = []
         self._sent: list[str] = []
+        self._refused: list[str] = []
         self._rows: dict[str, OrderRow] = {}
         self._shown: dict[str, OrderRow] = {}
+
+    @property
+    def code(self) -> int:
+        """Return the exit code: 1 of what does not stand, 7 of what is not known, else 0."""
+        if DenialCode.FAILED in self._refused:
+            return Unknown.exit_code
+        return 1 if self._refused else exit_code_of(self._rows.values())
 
     async def work(self) -> int:
         """Send the orders and tell what becomes of them; return the exit code."""
@@ -62,11 +72,11 @@ class _Desk:
         with opening(f"Opening {self._account} and {typed.fqme} ...") as opened:
             async with opening_account(self._account, [typed.fqme]) as ems:
                 await _synced(ems, self._account)
-                self._orders = build(ems, typed, await self._market())
+                self.orders = build(ems, typed, await self._market())
                 opened()
                 self._announce()
-                await self._send(ems)
-        return exit_code_of(self._rows.values())
+                await self.send(ems)
+        return self.code
 
     async def _market(self) -> Decimal | None:
         """Return the market's price, where something is to be compared with it."""
@@ -85,9 +95,9 @@ class _Desk:
             text = f"LIVE: this is real money, on {self._account}."
             console(stderr=True).print(text, style="bold red", highlight=False)
 
-    async def _send(self, ems: OrderClient) -> None:
+    async def send(self, ems: OrderClient) -> None:
         """Send one after the other; of a bracket nothing more once a part of it is denied."""
-        for order in self._orders:
+        for order in self.orders:
             self._sent.append(order.oid)
             status = None
             with trio.move_on_after(ACK_S):
@@ -99,6 +109,11 @@ class _Desk:
                     remedy="Look, before you send it again: piker orders",
                 )
             self._take(status)
+            if status.resp == "error":
+                self._refused.append(status.code)
+                said = told_refusal(status.code, status.reason)
+                print(f"{said} Order {order.oid}.", file=sys.stderr)
+                break  # of a failure of emsd's own it is not known what stands: nothing is undone
             if status.resp == Phase.DENIED:
                 await self._withdraw(ems)
                 break
@@ -106,7 +121,7 @@ class _Desk:
 
     async def _withdraw(self, ems: OrderClient) -> None:
         """Take back the children of a bracket that is not to be."""
-        for oid in self._sent[:-1]:
+        for oid in [oid for oid, row in self._rows.items() if not row.is_over]:
             with trio.move_on_after(ACK_S):
                 await ems.cancel(oid)
 

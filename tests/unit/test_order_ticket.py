@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from piker import clock
 from piker.clearing.client import OrderClient
 from piker.clearing.dark import Trigger
+from piker.cli.orders_place import Desk
 from piker.cli.orders_ticket import Ticket, build, checked
 from piker.errors import ConfigError, RangeError
-from piker.orders import Action, Cancel, Order, OrderKind, TimeInForce
+from piker.orders import Action, Cancel, Order, OrderKind, Status, TimeInForce
 
 BTC = "btcusdt.spot.binance"
 ACCOUNT = "binance.paper"
@@ -134,3 +135,25 @@ def test_names_are_made_whole_and_belong_together(piker_dirs: Path) -> None:
     assert (ticket.fqme, ticket.account) == (BTC, ACCOUNT)
     with pytest.raises(ConfigError, match="does not trade"):
         checked(typed(account="kraken.paper"))
+
+
+@pytest.mark.parametrize(("code", "exit_code"), [("failed", 7), ("duplicate-id", 1)])
+async def test_refused_request_is_said_and_is_no_success(
+    code: str, exit_code: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whether an order that emsd failed at stands is not known: nothing is sent or undone."""
+    sent = []
+
+    async def send(message: Order | Cancel) -> None:
+        sent.append(message)
+        ems.take(Status(oid=message.oid, resp="error", time_ns=1, code=code, reason="a reason"))
+
+    ems = OrderClient(ACCOUNT, send, "session")
+    desk = Desk(typed(), wait=False, as_json=False)
+    desk.orders = build(ems, typed(price="9", stop_loss="8"), None)
+    await desk.send(ems)
+    assert desk.code == exit_code
+    assert len(sent) == 1
+    said = capsys.readouterr().err
+    assert said.startswith(f"refused ({code}): a reason. ")
+    assert f"Order {sent[0].oid}." in said
