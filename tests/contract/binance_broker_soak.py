@@ -267,7 +267,8 @@ class Soak:
         oids = {event.client_id: event.oid for event in view.events if getattr(event, "oid", "")}
         for client_id, found in legs.items():
             told = view.status[oids[client_id]]
-            assert told.filled == sum(one.filled for one in found) == view.filled(told.oid), told
+            whole = sum(one.filled for one in found)
+            assert told.filled == whole == view.filled(told.oid), self._story(told.oid, found)
             assert told.filled <= self.asked[told.oid], "more was traded than was asked for"
             assert told.status in ENDS
             assert not any(one.is_open for one in found)
@@ -287,6 +288,12 @@ class Soak:
         self.seen["refused"] = sum(map(len, view.errors.values()))
         self.seen["orders at the venue"] = len(account.orders)
         self.seen["fills"] = len(account.fills)
+
+    def _story(self, oid: str, legs: list[Any]) -> str:
+        """Return what was told of an order, and what the venue has of it."""
+        told = [str(e) for e in self.view.events if getattr(e, "oid", "") == oid]
+        has = [(o.number, o.client_id, o.status, o.made_ms, o.filled) for o in legs]
+        return "\n".join([*told, str(has)])
 
     async def quiet(self) -> None:
         """Wait until the account is synced, and its balances are the venue's."""

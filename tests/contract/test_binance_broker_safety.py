@@ -13,10 +13,12 @@ import pytest
 import trio
 from account_client import ALICE, account_of, loopback, top_of
 from binance_broker_client import PERP, dialog_of, order_of, point_at
+from msgspec.structs import replace
 
 from piker.config import config_dir
 from piker.errors import ConfigError
 from piker.log import configure
+from piker.orders import BrokerdBelief
 from piker.testing.engine import BUY, SELL
 from piker.testing.faults import Fault
 
@@ -140,10 +142,13 @@ async def test_spot_is_synced_when_futures_can_not_be_reached(
             await ems.view.until_status(order.oid, "open")
             perp = await ems.send(order_of("buy", "0.01", bid - 100, symbol=PERP))
             assert "not reached yet" in (await ems.view.until_error(perp.oid)).reason
-            beliefs = [ems.view.believe(order), ems.view.believe(order_of("buy", 1, symbol=PERP))]
+            late = replace(order_of("buy", 1, bid - 100, symbol=PERP), reqid="usdm-BTCUSDT-7")
+            beliefs = [ems.view.believe(order), BrokerdBelief(order=late)]
         async with dialog_of(ALICE, beliefs, synced=False) as ems:
             await ems.view.until_status(order.oid, "open")
             await ems.view.until(lambda: "usdt" in ems.view.balances)
+            await ems.send(late)  # what is believed there is taken in before anything is sent
+            assert "not reached yet" in (await ems.view.until_error(late.oid)).reason
             assert ems.view.sync == "syncing"
 
 

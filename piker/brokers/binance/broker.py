@@ -269,17 +269,20 @@ class Dialog:
             self.book.markets[market] = mkt.mktid
 
     def believe(self, beliefs: Sequence[BrokerdBelief], venue: VenueName, expires_ms: int) -> None:
-        """Take in what emsd thinks the venue has."""
+        """Take in what emsd thinks a market kind has, before any request to it."""
         for belief in beliefs:
-            market = self._market_of(belief.order)
-            if market is not None and market.venue == venue:
-                self.book.believe(belief, market, expires_ms)
+            if _is_usdm(belief) != (venue == "usdm"):
+                continue
+            self.book.believe(belief, self._market_of(belief.order), expires_ms)
 
-    def _market_of(self, order: BrokerdOrder) -> Market | None:
-        """Return an order's market; by its id at the venue where that is listed no more."""
+    def _market_of(self, order: BrokerdOrder) -> Market:
+        """Return an order's market; by its names where it is listed no more."""
         found = self._markets.get(order.symbol)
-        if found is None and (leg := leg_of(order.reqid)) is not None:
-            found = Market("spot" if leg[0] == "spot" else "usdm", leg[1])
+        if found is None:
+            leg, (pair, _, *rest) = leg_of(order.reqid), [*order.symbol.split("."), "", ""][:3]
+            dated = f"_{rest[0]}" if rest[0].isdecimal() else ""
+            wire = leg[1] if leg is not None else f"{pair.upper()}{dated}"
+            found = Market("usdm" if ".usdtm" in order.symbol else "spot", wire)
             self._markets[order.symbol] = found
             self.book.markets.setdefault(found, order.symbol)
         return found
