@@ -46,6 +46,7 @@ __all__ = [
 ]
 
 BEAT_S = 0.25  # how often time is looked at: expiries, the halt file, the turn of the day
+OPEN_S = 5.0  # how long a client waits for a venue's first word of its account
 DAY_NS = 86_400 * clock.NS
 log = get_logger("ems")
 
@@ -104,11 +105,12 @@ class Ems:
             if name not in self.router.accounts:
                 account, link = self._make(name)
                 self.router.add(account)
-                try:
-                    await self._nursery.start(link.run, self.router)
-                except BaseException:
+                self._nursery.start_soon(link.keep, self.router)
+                with trio.move_on_after(OPEN_S):  # a venue that is away is waited for by orders
+                    await link.begun.wait()
+                if link.refused is not None:
                     self.router.accounts.drop(name)
-                    raise
+                    raise link.refused
             return self.router.accounts[name]
 
     def _make(self, name: str) -> tuple[Account, BrokerLink]:
@@ -250,6 +252,8 @@ async def set_account_state(account: str, state: str, reason: str, client: str) 
             f"trading is halted by {halt_file()}.", remedy=f"Remove it first: rm {halt_file()}"
         )
     if account:
+        split_account(account)
+    if account and wanted is TradingState.ACTIVE:  # a halt waits for no venue
         await ems.open_account(account)
     await ems.router.set_state(account, wanted, reason, f"{client} (uid {os.getuid()})")
     return True

@@ -164,6 +164,11 @@ class Account:
             if wanted and not self.offers(_venue(mkt), needed):
                 what = f"{self.link.name} does no {needed} orders in {mkt.fqme}."
                 return Denial(DenialCode.NOT_OFFERED, what)
+        if order.reduce_only and not self.offers(_venue(mkt), "reduce_only"):
+            held = self.desk.held(order.symbol)
+            if held * order.side >= 0 or order.size > abs(held):
+                what = f"{order.size} is more than there is to reduce: {held} {order.symbol}."
+                return Denial(DenialCode.REDUCING, what)
         if self.sync is not SyncState.SYNCED:
             why = f": {self.sync_why}" if self.sync_why else ""
             return Denial(DenialCode.NOT_SYNCED, f"{self.name} is {self.sync}{why}.")
@@ -229,7 +234,7 @@ class Accounts(Mapping[str, Account]):
     def add(self, account: Account) -> None:
         """Take an account in, with the state and positions that the journal has of it."""
         self._accounts[account.name] = account
-        change = self._standing.risk.get(account.name)
+        change = self._own.get(account.name) or self._standing.risk.get(account.name)
         if change is not None:
             self.apply(account.name, change)
         self._settle(account)
@@ -249,8 +254,10 @@ class Accounts(Mapping[str, Account]):
             for account in self._accounts.values():
                 self._settle(account)
             return
-        account = self._accounts[name]
         self._own[name] = change
+        if name not in self._accounts:  # it is opened with it
+            return
+        account = self._accounts[name]
         account.armed = account.armed or state is not TradingState.HALTED
         self._settle(account)
 

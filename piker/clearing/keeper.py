@@ -44,10 +44,11 @@ class Keeper:
         self._accounts.apply(name, change)
         log.warning("ems.state", account=name or "all", state=state, reason=reason, by=actor)
         records = [_record(name, change, actor)]
-        if name and state is TradingState.ACTIVE:
+        known = [self._accounts[name]] if name in self._accounts else []
+        if known and state is TradingState.ACTIVE:
             records += self._rebase(self._accounts[name])
         await self._journal.append(records)
-        for account in [self._accounts[name]] if name else self._accounts.values():
+        for account in known if name else self._accounts.values():
             self._news.tell(account.status())
 
     def hear(self, name: str, event: BrokerdPosition | BrokerdBalance | BrokerdSync) -> None:

@@ -51,6 +51,8 @@ class Ties:
     def of(self, order: Order) -> list[str]:
         """Return the oids of those that a change of the order may mean something for, in order."""
         ties = (order.oid, *_ties(order))
+        if not any(tie in self._tied for tie in ties):
+            return []
         return sorted(set().union(*(self._tied.get(tie, ()) for tie in ties)))
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 
 import trio
-from trio_typing import TaskStatus
 
 from piker import clock, service
 from piker.clearing.accounts import PAPER, split_account
@@ -35,7 +34,8 @@ class BrokerLink:
         self.name = MODEL if own == PAPER else provider
         self._dialog: service.Dialog | None = None
         self._again = trio.CancelScope()
-        self._first = True
+        self.begun = trio.Event()
+        self.refused: PikerError | None = None
 
     async def send(self, request: BrokerdRequest) -> None:
         """Hand a request over; raise ``Transient`` while there is nobody to take it."""
@@ -47,34 +47,30 @@ class BrokerLink:
         """Begin the dialog anew: everything is then compared with the venue."""
         self._again.cancel()
 
-    async def run(self, router: Router, task_status: TaskStatus[None]) -> None:
-        """Keep the dialog open; the first failure is raised, later ones are waited out."""
-        try:
-            await self._once(router, task_status)
-        except PikerError as err:
-            if self._first:
-                raise
-            await router.lost(self.account, err.message)
-        await self.keep(router)
-
     async def keep(self, router: Router) -> None:
-        """Keep the dialog open, whatever happens."""
+        """Keep the dialog open, whatever happens, but for an account that there is not.
+
+        ``begun`` is set at the first dialog, or when the first one was refused for a reason that
+        time does not mend: that is ``refused``, and the end.
+        """
         wait_s = FLOOR_S
         while True:
             begun_ns = clock.monotonic_ns()
             try:
                 await self._once(router)
             except PikerError as err:
-                log.warning("ems.link", account=self.account, why=err.message)
                 lasting = isinstance(err, LASTING)
+                if lasting and not self.begun.is_set() and not router.register.live(self.account):
+                    self.refused = err
+                    self.begun.set()
+                    return
+                log.warning("ems.link", account=self.account, why=err.message)
                 await router.lost(self.account, err.message)
                 await trio.sleep(LASTING_S if lasting else random.uniform(wait_s / 2, wait_s))
             lived_s = (clock.monotonic_ns() - begun_ns) / clock.NS
             wait_s = FLOOR_S if lived_s > HEALTHY_S else min(CAP_S, wait_s * 2)
 
-    async def _once(
-        self, router: Router, task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED
-    ) -> None:
+    async def _once(self, router: Router) -> None:
         """Open the dialog and hear it to its end."""
         with trio.CancelScope() as self._again:
             try:
@@ -84,8 +80,7 @@ class BrokerLink:
                         open_broker_dialog, stream_type=bytes, account=self.account,
                         beliefs=beliefs,
                     ) as (_, self._dialog):  # fmt: skip
-                        self._first = False
-                        task_status.started()
+                        self.begun.set()
                         await self._hear(router)
             finally:
                 self._dialog = None

@@ -30,6 +30,7 @@ from piker.orders import (
 
 __all__ = ["KINDS", "OFFERED", "Fees", "PaperBroker"]
 
+COIN = Decimal("1e-12")  # to which a division is rounded: a coin's smallest unit is larger
 #: What the model does itself; emsd's dark book does the rest.
 KINDS = frozenset({OrderKind.MARKET, OrderKind.LIMIT})
 #: The same in the words of ``Capabilities.orders``.
@@ -218,7 +219,8 @@ class PaperBroker:
         rate = fees.maker if fill.maker else fees.taker
         self.next_id += 1
         worth = fill.size * mkt.contract_size
-        fee = worth / fill.price * rate if mkt.inverse else worth * fill.price * rate
+        coins = (worth / fill.price).quantize(COIN) if mkt.inverse else worth * fill.price
+        fee = coins * rate
         return BrokerdFill(
             reqid=held.reqid, tid=f"{held.reqid}.{self.next_id}", time_ns=now_ns, size=fill.size,
             price=fill.price, action=order.action, account=self.account, oid=order.oid,

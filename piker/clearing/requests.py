@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from base64 import b32encode
+from functools import lru_cache
 from hashlib import blake2b
 
 from piker import clock
@@ -23,6 +24,7 @@ __all__ = ["Box", "cancel_of", "client_id_of", "request_of", "status_of"]
 Box = BrokerdFill | BrokerdStatus | BrokerdError | None
 
 
+@lru_cache(maxsize=65_536)
 def client_id_of(oid: str) -> str:
     """Return the id that a venue is given for an order: the same at every retry and restart.
 

@@ -101,6 +101,10 @@ class RiskDesk:
         """Take a position, signed; the venue's, or the journal's."""
         self._positions[fqme] = size
 
+    def held(self, fqme: str) -> Decimal:
+        """Return the position in a market, signed."""
+        return self._positions.get(fqme, ZERO)
+
     def standing(self, order: Order, remaining: Decimal) -> None:
         """Take an order that may still trade ``remaining``; with nothing left it is forgotten."""
         if remaining <= 0:

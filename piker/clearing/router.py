@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections import defaultdict, deque
 from decimal import Decimal
 
+import msgspec
 import trio
 
 from piker import clock
@@ -22,7 +23,7 @@ from piker.clearing.denials import Denial, DenialCode
 from piker.clearing.journal import Journal
 from piker.clearing.keeper import Keeper
 from piker.clearing.lifecycle import EventKind, OrderState, Phase
-from piker.clearing.linked import Consequence, What
+from piker.clearing.linked import Consequence, What, consequences
 from piker.clearing.news import News
 from piker.clearing.records import Note, Record
 from piker.clearing.register import AT_VENUE, OfOrder, Register
@@ -324,6 +325,16 @@ class Router:
             self.refuse(order, Denial(DenialCode.DUPLICATE_ID, what))
         elif state.phase is Phase.PENDING:
             await self._send(state, self._request(state.order, ""))
+        elif state.phase is Phase.HELD:
+            self._catch_up(state)
+
+    def _catch_up(self, child: OrderState) -> None:
+        """Do to a child what its parent's fills meant, which came before it."""
+        parent = self.orders.get(child.order.parent)
+        if parent is not None and (parent.filled or parent.is_over):
+            before = msgspec.structs.replace(parent, filled=ZERO)
+            for one in consequences(before, parent, [child]):
+                self._soon(one)
 
     async def _edit(self, state: OrderState, order: Order, actor: str) -> None:
         if order == (state.editing or state.order):  # a client that was cut off asks again
@@ -385,6 +396,8 @@ class Router:
     ) -> None:
         """Let an order go that waited: to the dark book, to its venue, or no further."""
         judged = self._judge(order, by_client=False)
+        if isinstance(judged, Denial) and self._grows(state, judged):
+            return  # the next fill of its parent sets it free
         if isinstance(judged, Denial):
             await self.register.happen(
                 order.oid, EventKind.DENY, code=judged.code, reason=f"{how}; {judged.reason}"
@@ -395,6 +408,12 @@ class Router:
         if freed.phase is Phase.PENDING:
             await self.register.happen(order.oid, EventKind.SUBMIT)
             await self._send(freed, self._request(freed.order, ""))
+
+    def _grows(self, child: OrderState, denial: Denial) -> bool:
+        """Tell whether a child is too small yet, and its parent may still be filled."""
+        parent = self.orders.get(child.order.parent)
+        small = denial.code is DenialCode.TOO_SMALL and child.phase is Phase.HELD
+        return small and parent is not None and not parent.is_over
 
     async def _absent(self, state: OrderState) -> None:
         """Act on the proof that the venue never had an order.
@@ -430,6 +449,9 @@ class Router:
         mkt = self.register.markets.get(order.symbol)
         if mkt is None:
             return Denial(DenialCode.WRONG_SYMBOL, unopened or f"{order.symbol} is not open here.")
+        if mkt.provider != account.provider:
+            what = f"{account.name} trades at {account.provider}; {mkt.fqme} is not there."
+            return Denial(DenialCode.WRONG_SYMBOL, what)
         denial = senseless(order, mkt, clock.wall_ns())
         if denial is not None:
             return denial

@@ -7,7 +7,9 @@ from decimal import Decimal
 from typing import Any
 
 from piker.clearing.matching import PaperFill, PaperMarket
-from piker.orders import Action, BrokerdOrder, OrderKind, TimeInForce
+from piker.clearing.paper import PaperBroker
+from piker.market import Asset, AssetType, MktPair
+from piker.orders import Action, BrokerdFill, BrokerdOrder, OrderKind, TimeInForce
 
 D = Decimal
 
@@ -16,10 +18,10 @@ def order(
     oid: str = "o", action: Action = Action.BUY, size: str = "5", **fields: Any
 ) -> BrokerdOrder:
     """Return an order to buy five at 99."""
-    fields.setdefault("price", D(99))
+    fields = {"price": D(99), "symbol": "btcusdt.spot"} | fields
     return BrokerdOrder(
-        oid=oid, client_id="c", account="paper", time_ns=0, symbol="btcusdt.spot", action=action,
-        size=D(size), **fields,
+        oid=oid, client_id="c", account="paper", time_ns=0, action=action, size=D(size),
+        **fields,
     )  # fmt: skip
 
 
@@ -180,3 +182,19 @@ def test_nothing_is_passed_over_when_trades_and_quotes_are_out_of_reach() -> Non
         for oid, left in one.resting.items():
             other = whole.resting[oid]
             assert (left.left, left.ahead) == (other.left, other.ahead)
+
+
+def test_fee_of_an_inverse_contract_has_no_more_digits_than_a_coin() -> None:
+    """A third of a coin is rounded: what has no end could not be counted with."""
+    mkt = MktPair(
+        fqme="btcusd.coinm.perp.binance", bs_mktid="BTCUSD_PERP",
+        dst=Asset("btc", AssetType.CRYPTO), src=Asset("usd", AssetType.CRYPTO),
+        price_tick=D("0.1"), size_tick=D(1), contract_size=D(100), inverse=True,
+    )  # fmt: skip
+    broker = PaperBroker("binance.paper")
+    broker.know(mkt)
+    broker.quote(mkt.mktid, (D(29_999), D(9)), (D(30_000), D(9)), 1)
+    placed = order(symbol=mkt.mktid, price=None, kind=OrderKind.MARKET)
+    (fill,) = [one for one in broker.request(placed, 2) if isinstance(one, BrokerdFill)]
+    assert fill.fee == D("0.000016666666667")  # 0.1 % of 500 / 30,000
+    assert fill.fee_asset == "btc"

@@ -330,3 +330,49 @@ def test_client_id_is_the_same_and_fits_the_venues_when_made() -> None:
     for oid in ("a", "x" * 500, "ü\n"):
         assert client_id_of(oid).isalnum()
         assert len(client_id_of(oid)) == 28
+
+
+async def test_child_is_set_free_when_its_parent_was_filled_before_it_came(tmp_path: Path) -> None:
+    """Whoever sends the exits after the entry is protected all the same."""
+    async with routing(tmp_path) as (router, _), router.news.listen() as news:
+        await router.order(order("in", price=D(101)))
+        await told(news, upto="closed")
+        stop = {"kind": OrderKind.STOP, "trigger": D(95), "price": None}
+        await router.order(order("sl", action=Action.SELL, parent="in", **stop))
+        await told(news, upto="dark_open")
+        assert len(router.dark) == 1
+
+
+async def test_child_waits_for_more_when_its_parents_first_fill_is_too_small(
+    tmp_path: Path,
+) -> None:
+    """It is never denied while the parent may still be filled; then it has all of it."""
+    async with routing(tmp_path) as (router, link), router.news.listen() as news:
+        small = msgspec.structs.replace(BTC, min_size=D("0.5"))
+        router.know(small)
+        await router.order(order("in", price=D(98)))
+        await router.order(order("tp", action=Action.SELL, price=D(103), parent="in"))
+        await told(news, upto="held")
+        link.tell(link.broker.trade(BTC.mktid, D(97), D("0.1"), -1, wall_ns()))
+        await told(news, upto="fill")
+        await trio.testing.wait_all_tasks_blocked(0.2)
+        assert router.orders["tp"].phase is Phase.HELD
+        link.tell(link.broker.trade(BTC.mktid, D(97), D(5), -1, wall_ns()))
+        with trio.fail_after(10):
+            while router.orders["tp"].phase is not Phase.OPEN:
+                await news.receive()
+        assert router.orders["tp"].order.size == D(2)
+
+
+async def test_reduce_only_is_held_to_when_the_venue_does_not_do_it(tmp_path: Path) -> None:
+    """With nothing to reduce it is denied; of what is held, no more than that."""
+    async with routing(tmp_path) as (router, _), router.news.listen() as news:
+        await router.order(order("a", action=Action.SELL, price=D(103), reduce_only=True))
+        assert router.orders["a"].code == "reducing"
+        await router.order(order("in", price=D(101)))
+        await told(news, upto="closed")
+        out = {"action": Action.SELL, "price": D(103), "reduce_only": True}
+        await router.order(order("b", size=D(3), **out))
+        await router.order(order("c", size=D(2), **out))
+        assert router.orders["b"].code == "reducing"
+        assert not router.orders["c"].code
