@@ -47,4 +47,10 @@ capabilities = Capabilities(
         *(f"{venue}:{what}" for venue in ("spot", "usdtm") for what in _BOTH),
         *("usdtm:gtd", "usdtm:reduce_only", "usdtm:cancel_after"),
     ),
+    # Binance's fee schedule for regular users, without its own coin's discount.
+    fees={
+        "spot": ("0.001", "0.001"),
+        "usdtm": ("0.0002", "0.0005"),
+        "coinm": ("0.0002", "0.0005"),
+    },
 )
