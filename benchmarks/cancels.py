@@ -88,7 +88,7 @@ async def measure(cancels: int, ticks: int, folder: Path) -> dict[str, object]:
     os.environ["PIKER_FLOOD"] = str(folder / "flood")
     here = str(Path(__file__).parent)
     os.environ["PYTHONPATH"] = os.pathsep.join([here, os.environ.get("PYTHONPATH", "")])
-    conf = CONF.replace("[risk]", "[risk]\nprice_collar = 0.9\nrates = { \"\" = 1 }")
+    conf = CONF.replace("[risk]", '[risk]\nprice_collar = 0.9\nrates = { "" = 1 }')
     (folder / "config" / "conf.toml").write_text(conf + MORE)
     async with trio.open_nursery() as nursery:
         await nursery.start(demo.keep_pikerd)

@@ -6,7 +6,6 @@ trades as that file says, as fast as datad takes them, and removes it.
 
 import os
 from contextlib import asynccontextmanager
-from pathlib import Path
 
 import trio
 
@@ -25,7 +24,7 @@ async def stream_quotes(
     send_chan, symbols, shm, feed_is_live, loglevel=None, task_status=trio.TASK_STATUS_IGNORED
 ):
     """Show a market that stands still, and flood it."""
-    symbol, flood = symbols[0], Path(os.environ["PIKER_FLOOD"])
+    symbol, flood = symbols[0], trio.Path(os.environ["PIKER_FLOOD"])
     task_status.started(({symbol: {}}, {symbol: {"symbol": symbol, "last": 100.0, "ticks": []}}))
     feed_is_live.set()
     number = 0
@@ -49,12 +48,12 @@ async def stream_quotes(
 
     while True:
         await send_chan.send(TickBatch(rows(1, QUOTE), wall_ns()))
-        if flood.exists():
-            left = int(flood.read_text())
+        if await flood.exists():
+            left = int(await flood.read_text())
             while left > 0:
                 await send_chan.send(TickBatch(rows(min(AT_ONCE, left), TRADE), wall_ns()))
                 number, left = number + AT_ONCE, left - AT_ONCE
-            flood.unlink()
+            await flood.unlink()
         await trio.sleep(0.1)
 
 

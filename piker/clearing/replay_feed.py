@@ -58,6 +58,8 @@ class _Top:
     def take(self, row: TickRow) -> None:
         """Fold a row, as :class:`piker.data.quotes.QuoteMaker` does those of a ring."""
         _, kind, time_ns, price, size, price2, size2, side, venue_id = row
+        if kind == QUOTE and not (price > 0 or price2 > 0):
+            return  # an empty book gives no tick, and no time
         if time_ns > self.time_ns:
             self.time_ns = time_ns
         if kind == QUOTE:

@@ -10,7 +10,7 @@ import typer
 __all__ = ["ledger_app"]
 
 ledger_app = typer.Typer(
-    help="Look at the books: orders and fills; check, export, import.",
+    help="Look at the books; check, export, import them.",
     no_args_is_help=True, rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )  # fmt: skip
