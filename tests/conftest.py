@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -31,6 +32,8 @@ def shared() -> Path:
 def piker_dirs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """Move config, data and runtime directories of this test (and its children) to tmp_path.
 
+    What markets a venue has is forgotten: the port of an earlier test's venue may be another's now.
+
     A daemon that still runs in them afterwards is ended, and fails the test.
     """
     for var, name in config.DIRECTORY_VARS.items():
@@ -38,6 +41,10 @@ def piker_dirs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path
         path.mkdir(mode=0o700, exist_ok=True)
         monkeypatch.setenv(var, str(path))
     monkeypatch.setenv("PIKER_REGISTRY", "127.0.0.1:0")
+    for provider in ("binance", "kraken"):
+        api = sys.modules.get(f"piker.brokers.{provider}.api")
+        if api is not None:
+            api._cache.clear()
     yield tmp_path
     left = _pid_of_pikerd(tmp_path / "run")
     if left is not None:
