@@ -34,8 +34,11 @@ def directory(demo: subprocess.Popen[str]) -> Path:
     deadline = time.monotonic() + PATIENCE_S
     while time.monotonic() < deadline:
         for pid in children(demo.pid):
-            environment = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-            for entry in environment:
+            try:
+                environment = Path(f"/proc/{pid}/environ").read_bytes()
+            except OSError:  # it was there for a moment only
+                continue
+            for entry in environment.split(b"\0"):
                 name, _, value = entry.partition(b"=")
                 file = Path(os.fsdecode(value)) / "pikerd.json"
                 if name == b"PIKER_RUNTIME_DIR" and file.exists():
