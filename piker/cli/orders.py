@@ -18,7 +18,6 @@ import trio
 from rich.console import Console
 
 from piker import log
-from piker.accounting.money import plain
 from piker.brokers.spec import find_backends
 from piker.clearing.accounts import PAPER, split_account
 from piker.clearing.client import OrderClient, list_accounts, open_ems
@@ -27,6 +26,7 @@ from piker.clearing.lifecycle import TERMINAL, Phase
 from piker.cli.app import EXIT_INTERRUPTED
 from piker.config import load_conf, nearest
 from piker.errors import ConfigError, PeerLost, PikerError, ProviderError, Transient, Unknown
+from piker.money import plain
 from piker.orders import Action, Order, Status, TimeInForce
 
 __all__ = [

@@ -13,7 +13,6 @@ from rich.table import Table
 from rich.text import Text
 
 from piker import service
-from piker.accounting.money import plain
 from piker.brokers.keystores import open_stores
 from piker.clearing.accounts import PAPER, UNARMED, split_account
 from piker.clearing.client import OrderClient, list_accounts, open_ems
@@ -21,6 +20,7 @@ from piker.clearing.risk import TradingState
 from piker.cli import orders_journal as kept
 from piker.cli.orders import check_account, console, is_live, opening, opening_account, start
 from piker.errors import PikerError
+from piker.money import plain
 from piker.orders import AccountStatus, BrokerdBalance, SyncState
 
 __all__ = ["AccountRow", "row_of_account", "show"]

@@ -15,7 +15,6 @@ from rich.table import Table
 from rich.text import Text
 
 from piker import clock, service
-from piker.accounting.money import plain
 from piker.clearing.client import OrderClient, open_ems
 from piker.clearing.lifecycle import Phase
 from piker.cli import orders_journal as kept
@@ -33,6 +32,7 @@ from piker.cli.orders import (
     start,
 )
 from piker.errors import PeerLost, PikerError
+from piker.money import plain
 from piker.orders import Status
 from piker.ticks import Resync
 

@@ -15,7 +15,6 @@ from rich.text import Text
 
 from piker import config, service
 from piker.accounting import Contract, Position, Transaction, break_even, contract_of, fold, of_fill
-from piker.accounting.money import plain
 from piker.clearing.client import open_ems
 from piker.clearing.fills import executions
 from piker.clearing.journal import Journal
@@ -29,6 +28,7 @@ from piker.data.feed import open_feed
 from piker.data.symbols import SymbolDb
 from piker.errors import PikerError
 from piker.market import MktPair
+from piker.money import plain
 from piker.orders import BrokerdPosition
 
 __all__ = ["PositionRow", "run", "transactions"]

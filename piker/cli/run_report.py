@@ -9,12 +9,12 @@ from decimal import Decimal
 import msgspec
 
 from piker.accounting import Ledger, contract_of, of_fill, worth
-from piker.accounting.money import EXACT, plain
 from piker.clearing.client import OrderClient
 from piker.clearing.lifecycle import TERMINAL, Phase
 from piker.clearing.prices import reference
 from piker.errors import Bug
 from piker.market import MktPair
+from piker.money import EXACT, plain
 from piker.orders import BrokerdFill, Order, Status
 from piker.ticks import Quote
 
