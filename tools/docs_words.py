@@ -55,7 +55,7 @@ LIMITS = {
 #: Every environment variable the package reads: what it does, and its default.
 VARIABLES = {
     "PIKER_CONFIG_DIR": ("Where `conf.toml` and `brokers.toml` are.", "`$XDG_CONFIG_HOME/piker`"),
-    "PIKER_DATA_DIR": ("Logs, later the store and the journal.", "`$XDG_DATA_HOME/piker`"),
+    "PIKER_DATA_DIR": ("The store, the journal, symbols and logs.", "`$XDG_DATA_HOME/piker`"),
     "PIKER_RUNTIME_DIR": (
         "Shared memory, sockets and the secret of this boot; nobody else may enter it.",
         "`$XDG_RUNTIME_DIR/piker`, or `/dev/shm/piker-<uid>`",
