@@ -43,7 +43,9 @@ def lifecycle() -> Table:
         filled = {Phase.PARTIAL: FILLED, Phase.FILLED: SIZE}.get(phase, Decimal(0))
         state = OrderState(order=order, phase=phase, filled=filled, editing=order)
         size = FILL if kind is EventKind.FILL else filled
-        event = Event(kind=kind, time_ns=0, reqid="r", tid="t", size=size, order=order)
+        event = Event(
+            kind=kind, time_ns=0, reqid="r", tid="t", size=size, price=SIZE, order=order
+        )  # fmt: skip
         after = step(state, event)
         late = after.problem is Problem.LATE and kind is not EventKind.FILL
         if late or after.problem in (Problem.ILLEGAL, Problem.DUPLICATE):

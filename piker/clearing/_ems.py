@@ -45,6 +45,7 @@ __all__ = [
     "set_account_state",
 ]
 
+FOLLOW_NS = 1 * clock.NS  # how often trails are journaled: what a kill may cost them
 BEAT_S = 0.25  # how often time is looked at: expiries, the halt file, the turn of the day
 OPEN_S = 5.0  # how long a client waits for a venue's first word of its account
 DAY_NS = 86_400 * clock.NS
@@ -128,10 +129,14 @@ class Ems:
 
     async def beat(self) -> None:
         """Do what the passing of time asks for."""
+        followed = 0
         while True:
             now = clock.wall_ns()
             self.prices.refresh()
             await self.router.expire(now)
+            if now - followed >= FOLLOW_NS:
+                followed = now
+                await self.router.follow()
             if now // DAY_NS != self._day:
                 self._day = now // DAY_NS
                 for account in self.router.accounts.values():

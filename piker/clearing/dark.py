@@ -5,7 +5,9 @@ the order would trade with (the ask of a buy, the bid of a sell), or the mark. A
 that price has gone against the order (a buy: at or above the trigger); a take-profit, or a limit
 order that is only kept dark, when it has gone in its favour. A trailing stop follows the best price
 since it was armed at its distance, never backwards. An alert has no side: it is met when the price
-comes to its trigger from where the price was when the alert was armed.
+comes to its trigger from where the price was when the alert was armed: the last trade before it.
+Those two go by a price that was *seen*; it is journaled (:meth:`DarkBook.follow`), so that neither
+begins anew when emsd does.
 
 Nothing is met by a price from before the order was armed. Prices that were missed are said
 (:meth:`Trigger.rearm`): a trigger that the next price meets was met across a gap: nobody saw when.
@@ -57,18 +59,33 @@ def watched(order: Order) -> tuple[TickType, int]:
 
 
 class Trigger:
-    """One waiting order's trigger. ``level`` is where it is met; None until a trail is armed."""
+    """One waiting order's trigger. ``level`` is where it is met; None until a trail is armed.
 
-    __slots__ = ("_gap", "_rising", "level", "order")
+    ``seen`` is the price that it goes by: of a trailing stop the best one since it was armed, of an
+    alert the one from which it was armed; None of others, and until there is one.
+    """
 
-    def __init__(self, order: Order, *, level: Decimal | None = None) -> None:
+    __slots__ = ("_gap", "_rising", "level", "order", "seen")
+
+    def __init__(self, order: Order, *, seen: Decimal | None = None) -> None:
         self.order = order
-        self.level = level if level is not None else order.trigger
+        self.level = order.trigger
+        self.seen: Decimal | None = None
         self._gap = False
         self._rising: bool | None = None  # met from below; None until the first price
         if order.action is not Action.ALERT:
             against = order.kind in _STOPS
             self._rising = (order.side > 0) == against
+        if seen is not None:
+            self._begin(seen)
+
+    def _begin(self, seen: Decimal) -> None:
+        """Go on from a price that was seen before."""
+        order = self.order
+        if order.kind is OrderKind.TRAILING_STOP and order.trail is not None:
+            self._follow(seen, order.trail)
+        elif order.action is Action.ALERT and self.level is not None and seen != self.level:
+            self.seen, self._rising = seen, seen < self.level
 
     def rearm(self) -> None:
         """Say that prices were missed: what the next one meets was perhaps met before."""
@@ -94,7 +111,7 @@ class Trigger:
         if level is None:
             return None
         if self._rising is None:  # an alert's first price says from where it comes
-            self._rising = price < level
+            self.seen, self._rising = price, price < level
             return Met(level, price, across) if price == level else None
         if price >= level if self._rising else price <= level:
             return Met(level, price, across)
@@ -103,10 +120,9 @@ class Trigger:
     def _follow(self, price: Decimal, trail: Decimal) -> None:
         """Move a trailing level after the price, in the order's favour only."""
         at = price + trail if self.order.side > 0 else price - trail
-        if self.level is None:
-            self.level = at
-        else:
-            self.level = min(self.level, at) if self.order.side > 0 else max(self.level, at)
+        level = self.level
+        if level is None or (at < level if self.order.side > 0 else at > level):
+            self.level, self.seen = at, price
 
 
 #: What an order becomes once it is met: stops and take-profits trade at the market or their limit.
@@ -136,16 +152,37 @@ class DarkBook:
     def __init__(self) -> None:
         self._by_market: defaultdict[str, dict[str, Trigger]] = defaultdict(dict)
         self._bounds: dict[str, dict[tuple[TickType, int], Bounds]] = {}  # until something changes
+        self._last: dict[str, float] = {}  # trades, by market
+        self._seen: dict[str, Decimal] = {}  # by oid: what is to be journaled
 
-    def arm(self, order: Order, *, level: Decimal | None = None) -> None:
-        """Take an order in, or its new terms; a trail's journaled ``level`` is where it stood."""
-        self._by_market[order.symbol][order.oid] = Trigger(order, level=level)
+    def show(self, fqme: str, last: float) -> None:
+        """Take a market's last trade: an alert that is armed now begins there."""
+        self._last[fqme] = last
+
+    def arm(self, order: Order, *, seen: Decimal | None = None) -> None:
+        """Take an order in, or its new terms; ``seen`` is what the journal has of it."""
+        waiting = self._by_market[order.symbol]
+        known = waiting.get(order.oid)
+        if known is not None and order.kind is OrderKind.TRAILING_STOP:
+            seen = known.seen
+        begins = seen is None and order.action is Action.ALERT
+        if begins and order.trigger_by is not TriggerBy.MARK and order.symbol in self._last:
+            seen = Decimal(repr(self._last[order.symbol]))
+        trigger = waiting[order.oid] = Trigger(order, seen=seen)
+        if begins and trigger.seen is not None:
+            self._seen[order.oid] = trigger.seen
         self._bounds.pop(order.symbol, None)
 
     def disarm(self, order: Order) -> None:
         """Let go of an order, if it is here."""
         if self._by_market[order.symbol].pop(order.oid, None) is not None:
             self._bounds.pop(order.symbol, None)
+            self._seen.pop(order.oid, None)
+
+    def follow(self) -> list[tuple[str, Decimal]]:
+        """Return the price that each goes by now, of those whose price changed since last asked."""
+        changed, self._seen = self._seen, {}
+        return list(changed.items())
 
     def missed(self, fqme: str = "") -> None:
         """Say that prices of a market (or of all) were missed."""
@@ -188,11 +225,15 @@ class DarkBook:
             at_kind, at_side = watched(trigger.order)
             if at_kind is not kind or (kind is TickType.QUOTE and at_side != side):
                 continue
+            before = trigger.seen
             met = trigger.see(price)
             if met is not None:
                 found.append((oid, met))
+            elif trigger.seen is not before and trigger.seen is not None:
+                self._seen[oid] = trigger.seen
         for oid, _ in found:
             del waiting[oid]
+            self._seen.pop(oid, None)
         return found
 
     def __len__(self) -> int:

@@ -22,7 +22,7 @@ from typing import NamedTuple
 import msgspec
 
 from piker.money import EXACT, ZERO, is_sane, ratio
-from piker.orders import Action, Order
+from piker.orders import Action, Order, OrderKind
 
 __all__ = [
     "TABLE",
@@ -67,6 +67,7 @@ class EventKind(StrEnum):
 
     DENY = "deny"  # risk or validation says no
     RELEASE = "release"  # its parent was filled
+    FOLLOW = "follow"  # its trigger goes by this price now: a trail's best one, an alert's first
     TRIGGER = "trigger"  # its price was met
     SUBMIT = "submit"  # journaled, and now sent
     ACK = "ack"  # the venue has it under an id of its own
@@ -102,7 +103,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     reqid: str = ""  # ACK, EDIT: the venue's id
     tid: str = ""  # FILL
     size: Decimal = ZERO  # FILL; of CLOSE and CANCEL what the venue says was filled in all
-    price: Decimal = ZERO  # FILL; TRIGGER: the price that met it
+    price: Decimal = ZERO  # FILL; TRIGGER: the price that met it; FOLLOW: the one it goes by
     fee: Decimal = ZERO  # FILL
     fee_asset: str = ""  # FILL
     order: Order | None = None  # EDIT_ASKED: the new terms; TRIGGER, RELEASE: with what it goes on
@@ -115,7 +116,8 @@ class OrderState(msgspec.Struct, frozen=True, kw_only=True):
 
     ``asked`` is the size that its client wants; a child of a bracket is smaller while its parent is
     not wholly filled. ``freed`` is an order that emsd itself set on its way: its trigger was met,
-    or its parent filled.
+    or its parent filled. ``seen`` is the price that its trigger goes by: of a trailing stop the
+    best one since it was armed, of an alert the one from which it was armed.
     """
 
     order: Order
@@ -131,6 +133,7 @@ class OrderState(msgspec.Struct, frozen=True, kw_only=True):
     editing: Order | None = None  # terms that were sent and not yet confirmed
     code: str = ""
     reason: str = ""
+    seen: Decimal | None = None
 
     @property
     def remaining(self) -> Decimal:
@@ -200,6 +203,12 @@ def _deny(state: OrderState, event: Event) -> Step:
 def _release(state: OrderState, event: Event) -> Step:
     order = event.order or state.order
     return _to(state, "released", phase=_freed(order), order=order, freed=True)
+
+
+def _follow(state: OrderState, event: Event) -> Step:
+    if not is_sane(event.price) or event.price <= 0:
+        return _illegal(state, event)
+    return _to(state, "followed the price", seen=event.price)
 
 
 def _trigger(state: OrderState, event: Event) -> Step:
@@ -291,7 +300,9 @@ def _edit_asked(state: OrderState, event: Event) -> Step:
     if event.order is None:
         return _illegal(state, event)
     if state.phase in _WAITING:
-        return _to(state, "replaced", order=event.order)
+        follows = event.order.kind is OrderKind.TRAILING_STOP
+        seen = state.seen if follows else None  # an alert begins anew with its new price
+        return _to(state, "replaced", order=event.order, seen=seen)
     return _to(state, "edit asked", editing=event.order)
 
 
@@ -367,6 +378,7 @@ def _table() -> dict[tuple[Phase, EventKind], Handler]:
         }.items():  # fmt: skip
             rows[phase, kind] = handler
     rows[Phase.HELD, EventKind.RELEASE] = _release
+    rows[Phase.DARK, EventKind.FOLLOW] = _follow
     rows[Phase.DARK, EventKind.TRIGGER] = _trigger
     rows[Phase.PENDING, EventKind.DENY] = _deny
     rows[Phase.PENDING, EventKind.SUBMIT] = _submit

@@ -124,6 +124,8 @@ class Prices:
             line.feed = None
 
     def _take(self, mkt: MktPair, line: _Line, quote: Quote) -> None:
+        if quote.last:
+            self._router.dark.show(mkt.fqme, quote.last)
         price = reference(quote, mkt)
         if price is not None:
             line.price = price

@@ -105,7 +105,7 @@ class Register:
         for state in self.orders.values():
             self._remember(state)
             if state.phase is Phase.DARK:
-                self.dark.arm(state.order)
+                self.dark.arm(state.order, seen=state.seen)
         self.dark.missed()  # whatever the market did meanwhile, nobody saw when
 
     async def recall(self, oid: str) -> OrderState | None:
@@ -256,7 +256,7 @@ class Register:
             account.stands(after, at_venue=after.phase in AT_VENUE)
         if after.phase is Phase.DARK:
             if before.phase is not Phase.DARK or before.order != order or before is after:
-                self.dark.arm(order)
+                self.dark.arm(order, seen=after.seen)
         else:
             self.dark.disarm(order)
         others = [self.orders[oid] for oid in self._ties.of(order) if oid in self.orders]

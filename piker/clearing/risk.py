@@ -139,10 +139,15 @@ class RiskDesk:
         }
 
     # -- what it says --------------------------------------------------------------------------
-    def check(self, order: Order, now_ns: int) -> RiskApproved | Denial:
+    def check(
+        self, order: Order, now_ns: int, *, by_client: bool = True
+    ) -> RiskApproved | Denial:  # fmt: skip
         """Judge a new order, or an edit of a standing one; an approval counts as sent.
 
-        Of an edit the standing order is left out of every sum: it is replaced.
+        Of an edit the standing order is left out of every sum: it is replaced. What emsd itself
+        sets free (not ``by_client``) was judged when it came: it is never too soon after another,
+        nor too like it, and an old price will do. A market that falls through two stops sends two
+        market orders at once, and both are meant.
         """
         if order.account != self.account:
             return Denial(DenialCode.UNKNOWN_ACCOUNT, f"{order.account} is not {self.account}.")
@@ -152,7 +157,7 @@ class RiskDesk:
         denial = self._by_state(order)
         if denial is not None:
             return denial
-        judged = self._judge_price(order, mkt, now_ns)
+        judged = self._judge_price(order, mkt, now_ns if by_client else 0)
         if isinstance(judged, Denial):
             return judged
         rate = self._rate(mkt)
@@ -167,7 +172,7 @@ class RiskDesk:
             self._by_size(order, worth)
             or self._by_sums(order, judged)
             or self._by_loss(order)
-            or self._by_time(order, now_ns)
+            or (self._by_time(order, now_ns) if by_client else None)
         )
         if denial is not None:
             return denial
@@ -219,7 +224,10 @@ class RiskDesk:
         return same + order.size <= abs(held)
 
     def _judge_price(self, order: Order, mkt: MktPair, now_ns: int) -> Decimal | Denial:
-        """Return the price to value the order at, once it is known to be near the market's."""
+        """Return the price to value the order at, once it is known to be near the market's.
+
+        With a ``now_ns`` of 0 the market's price is of any age.
+        """
         known = self._prices.get(order.symbol)
         if known is None or now_ns - known.time_ns > self.limits.max_price_age_s * NS:
             age = "none at all" if known is None else f"{(now_ns - known.time_ns) / NS:.1f} s old"
@@ -331,4 +339,5 @@ def _value(mkt: MktPair, size: Decimal, price: Decimal) -> Decimal:
 
 
 def _likeness(order: Order) -> tuple[object, ...]:
-    return (order.symbol, order.action, order.size, order.price, order.kind, order.trigger)
+    prices = (order.price, order.trigger, order.trail)
+    return (order.symbol, order.action, order.size, order.kind, *prices)

@@ -156,6 +156,13 @@ class Router:
         for oid, met in self.dark.see(fqme, kind, side, price):
             self._nursery.start_soon(self._met, oid, met)
 
+    async def follow(self) -> None:
+        """Journal the prices that trails and alerts go by, where they have changed."""
+        for oid, price in self.dark.follow():
+            async with self._lanes[oid]:
+                if self.orders[oid].phase is Phase.DARK:
+                    await self.register.happen(oid, EventKind.FOLLOW, price=price)
+
     async def expire(self, now_ns: int) -> None:
         """End the orders whose time is over and whose venue does not do so itself."""
         for oid in self.register.expired(now_ns):
@@ -458,7 +465,7 @@ class Router:
         if order.action is Action.ALERT:
             return None
         denial = account.refuses(order, mkt) if by_client else None
-        return denial or account.desk.check(order, clock.wall_ns())
+        return denial or account.desk.check(order, clock.wall_ns(), by_client=by_client)
 
     async def _send(self, state: OrderState, request: BrokerdRequest) -> None:
         try:

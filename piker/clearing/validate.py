@@ -104,10 +104,11 @@ def _fields(order: Order, now_ns: int) -> Iterator[Denial]:
         kind not in _LIMITED or order.tif in (TimeInForce.IOC, TimeInForce.FOK)
     ):
         yield Denial(wrong, "post_only is for limit orders that may stand.")
-    if (order.tif is TimeInForce.GTD) != (order.expire_ns is not None):
-        yield Denial(
-            missing if order.expire_ns is None else wrong, "gtd and expire_ns go together."
-        )
+    timed = order.tif in (TimeInForce.GTD, TimeInForce.DAY)  # a day's end is known once it is taken
+    if order.expire_ns is None and order.tif is TimeInForce.GTD:
+        yield Denial(missing, "a gtd order needs an end.")
+    elif order.expire_ns is not None and not timed:
+        yield Denial(wrong, f"a {order.tif} order has no end.")
     elif order.expire_ns is not None and order.expire_ns <= now_ns:
         yield Denial(wrong, "the order would have expired before it is sent.")
     if order.parent and order.parent == order.oid:

@@ -2,79 +2,33 @@
 
 from __future__ import annotations
 
-import os
 import signal
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Collection
 from decimal import Decimal
 from pathlib import Path
 
 import pytest
 import trio
 from daemons import Pikerd
+from ordering import FQME, PAPER, SOON_S, bid, fills_of, happened, kill, open_venue, synced, trading
 
 from piker import service
 from piker.clearing import client
-from piker.clearing._ems import halt_file, journal_path
+from piker.clearing._ems import halt_file
 from piker.clearing.client import OrderClient, open_ems
-from piker.clearing.journal import open_journal
-from piker.clearing.records import Happened
-from piker.data.feed import open_feed
 from piker.errors import ConfigError, ProviderError, Refused, SymbolNotFound
-from piker.orders import BrokerdFill, Status, SyncState
-from piker.testing.loopback import open_loopback, point_backend_at
+from piker.orders import Order, Status, SyncState
 from piker.ticks import Resync
 
 pytestmark = pytest.mark.slow
-FQME = "btcusdt.spot.binance"
-PAPER = "binance.paper"
-SOON_S = 60  # nothing here takes longer unless it is broken
 D = Decimal
 
 
 @pytest.fixture
 async def venue(piker_dirs: Path) -> AsyncIterator[object]:
-    """Serve a synthetic Binance; the paper venue is next door."""
-    (piker_dirs / "config" / "conf.toml").write_text("[paper]\nlatency_ms = 0\n")
-    async with open_loopback("binance", symbols=2, rate=20, limits=False) as (served, port):
-        point_backend_at("binance", port)
+    """Serve a venue."""
+    async with open_venue() as served:
         yield served
-
-
-@asynccontextmanager
-async def trading(pikerd: Pikerd) -> AsyncIterator[OrderClient]:
-    """Open the paper account, synced, and its market."""
-    with trio.fail_after(SOON_S):
-        await pikerd.ready()
-        async with open_ems(PAPER, [FQME], name="test") as ems:
-            await synced(ems)
-            yield ems
-
-
-async def synced(ems: OrderClient) -> None:
-    """Wait until the account is heard."""
-    while ems.accounts[PAPER].sync is not SyncState.SYNCED:
-        await ems.changed()
-
-
-async def bid() -> Decimal:
-    """Return the market's best bid now."""
-    async with open_feed([FQME]) as feed:
-        flume = feed.flumes[FQME]
-        assert flume.first_quote.bid is not None
-        return flume.mkt.round_price(repr(flume.first_quote.bid))
-
-
-async def pid_of(name: str) -> int:
-    """Return a service's process."""
-    return next(one.pid for one in await service.list_services() if one.name == name)
-
-
-async def kill(name: str) -> None:
-    """SIGKILL a service and wait for its end."""
-    pid = await pid_of(name)
-    os.kill(pid, signal.SIGKILL)
-    await service.wait_exit(pid)
 
 
 async def test_order_lives_through_edit_fill_and_cancel_on_paper(
@@ -100,29 +54,73 @@ async def test_order_lives_through_edit_fill_and_cancel_on_paper(
         assert done.fees["usdt"] == done.avg_price * done.filled * D("0.001")
 
 
+def shown(ems: OrderClient, oids: Collection[str] = ()) -> dict[str, tuple[object, ...]]:
+    """Return what a client sees of the open orders, or of some: all but when it was told."""
+    wanted = set(oids) or {status.oid for status in ems.open_orders()}
+    return {
+        oid: (one.resp, one.req, one.src, one.reqid, one.filled, one.fees, one.cancel_called)
+        for oid, one in ems.dialogs.items()
+        if oid in wanted
+    }
+
+
+async def every_kind(ems: OrderClient, low: Decimal, trail: int) -> list[Order]:
+    """Have an order of each kind stand: at its venue, waiting, held by its parent; and an alert."""
+    entry = ems.order(FQME, "buy", "0.02", price=low - 7)
+    exits = {"parent": entry.oid, "oco": "exits"}
+    sent = [
+        ems.order(FQME, "buy", "0.01", price=low),
+        ems.order(FQME, "sell", "0.01", price=low + 1500, post_only=True),
+        ems.order(FQME, "sell", "0.01", trigger=low - 5000),
+        ems.order(FQME, "sell", "0.01", trail=trail),
+        ems.order(FQME, "buy", "0.01", trigger=low - 5000, kind="take_profit"),
+        ems.order(FQME, "alert", trigger=low + 5000),
+        ems.order(FQME, "sell", "0.02", price=low + 4000, **exits),
+        ems.order(FQME, "sell", "0.02", trigger=low - 4000, **exits),
+        entry,
+    ]
+    for order in sent:
+        status = await ems.submit(order)
+        assert status.resp in ("pending", "open", "dark_open", "held"), status
+    return sent
+
+
 async def test_clients_and_a_late_one_see_the_same_orders(venue: object, pikerd: Pikerd) -> None:
-    """Any of them steers any order; the journal says who did."""
+    """Of every kind, whoever sent them; any of them steers any order; the journal says who did."""
     async with trading(pikerd) as one, open_ems(PAPER, name="second") as two:
         low = await bid() - 500
-        for number in range(3):
-            await one.submit(one.order(FQME, "buy", "0.01", price=low - number))
-        oids = {status.oid for status in one.open_orders()}
+        sent = [*await every_kind(one, low, 5000), *await every_kind(two, low - 11, 5011)]
+        oids = {order.oid for order in sent}
+        at_venue = [order.oid for order in sent if not (order.trigger or order.trail or order.oco)]
+        for ems in (one, two):
+            for oid in at_venue:
+                await ems.until(oid, ["open"])
         async with open_ems(PAPER, name="late") as late:
-            assert {status.oid for status in late.open_orders()} == oids
-            for ems in (two, late):
-                for oid in oids:
-                    await ems.until(oid, ["open"])
-            last = max(oids)
-            await late.cancel(last)
-            ended = [await ems.ended(last) for ems in (one, two, late)]
-            assert len({status.seq for status in ended}) == 1
-            assert {status.oid for status in two.open_orders()} == oids - {last}
-    async with open_journal(journal_path(), read_only=True) as journal:
-        actors = [
-            record.actor async for record in journal.read()
-            if isinstance(record.entry, Happened) and record.entry.event.kind == "cancel_asked"
-        ]  # fmt: skip
-    assert [actor.partition(" ")[0] for actor in actors] == ["late"]
+            for ems in (one, two, late):
+                assert set(shown(ems)) == oids
+            assert shown(one) == shown(two) == shown(late)
+            dropped, edited, traded = sent[5].oid, sent[0].oid, sent[9].oid
+            await late.cancel(dropped)
+            await two.edit(edited, price=low + 1)
+            await one.edit(traded, price=low + 3000)
+            every = (one, two, late)
+            ends = [[await ems.ended(oid) for ems in every] for oid in (dropped, traded)]
+            assert [{(end.resp, end.seq) for end in told} for told in ends] == [
+                {("canceled", ends[0][0].seq)}, {("closed", ends[1][0].seq)}
+            ]  # fmt: skip
+            oids -= {dropped, traded}
+            for ems in every:
+                while ems.dialogs[edited].req.price != low + 1:  # type: ignore[union-attr]
+                    await ems.changed()
+                assert set(shown(ems)) == oids
+            assert shown(one) == shown(two) == shown(late)
+            assert shown(one, [dropped, traded]) == shown(late, [dropped, traded])
+    canceled, changed = await happened("cancel_asked"), await happened("edit_asked")
+    canceled += await happened("cancel", dropped)
+    assert [record.actor.partition(" ")[0] for record, _ in canceled] == ["late"]
+    assert {record.oid: record.actor.partition(" ")[0] for record, _ in changed} == {
+        edited: "second", traded: "test"
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", ["emsd", "paperboi.binance", "datad.binance"])
@@ -149,25 +147,7 @@ async def test_orders_stand_when_a_process_is_killed(
         edited = await ems.edit(order.oid, price=low + 3000)
         done = await ems.ended(edited.oid)
         assert (done.resp, done.filled) == ("closed", D("0.01"))
-        fills = await fills_of(order.oid)
-        assert sum(fill.size for fill in fills) == done.filled
-
-
-async def fills_of(oid: str) -> list[BrokerdFill]:
-    """Return an order's fills as the journal has them."""
-    found = []
-    async with open_journal(journal_path(), read_only=True) as journal:
-        async for record in journal.read():
-            entry = record.entry
-            if record.oid == oid and isinstance(entry, Happened) and entry.event.kind == "fill":
-                event = entry.event
-                found.append(
-                    BrokerdFill(
-                        reqid="", tid=event.tid, time_ns=0, size=event.size, price=event.price,
-                        action="buy",  # type: ignore[arg-type]
-                    )
-                )  # fmt: skip
-    return found
+        assert sum((await fills_of(order.oid)).values()) == done.filled
 
 
 async def test_dark_order_fires_once_with_no_client_after_everything_was_killed(

@@ -102,6 +102,63 @@ def test_trailing_stop_never_goes_back_when_prices_come(
             return
 
 
+@given(
+    action=st.sampled_from([Action.BUY, Action.SELL]),
+    prices=st.lists(st.integers(50, 150), min_size=1, max_size=40),
+    at=st.integers(0, 40), trail=st.integers(1, 20),
+)  # fmt: skip
+def test_trailing_stop_goes_on_where_it_was_when_it_is_armed_again(
+    action: Action, prices: list[int], at: int, trail: int
+) -> None:
+    """One that begins with the price that another has seen meets what that one would have met."""
+    whole = Trigger(order(action, OrderKind.TRAILING_STOP, trail=D(trail), trigger=None))
+    again = None
+    for number, price in enumerate(prices):
+        if number == at:
+            again = Trigger(whole.order, seen=whole.seen)
+            assert again.level == whole.level
+        met = whole.see(D(price))
+        assert again is None or again.see(D(price)) == met
+        if met is not None:
+            return
+
+
+@pytest.mark.parametrize(
+    ("seen", "price", "met"),
+    [(99, 101, True), (99, 98, False), (101, 99, True), (101, 102, False), (100, 101, False)],
+)
+def test_alert_comes_from_where_it_was_armed_when_the_first_trade_is_beyond_it(
+    seen: int, price: int, met: bool
+) -> None:
+    """In a quiet market, and across a restart: what was seen before counts, and is journaled."""
+    alert = order(Action.ALERT, OrderKind.LIMIT)
+    for known in (None, D(seen)):
+        book = DarkBook()
+        if known is None:
+            book.show(alert.symbol, float(seen))
+        book.arm(alert, seen=known)
+        assert book.follow() == ([("o", D(seen))] if known is None and seen != 100 else [])
+        assert bool(book.see(alert.symbol, TickType.TRADE, 0, D(price))) is met
+        assert book.follow() == ([("o", D(price))] if seen == 100 else [])
+
+
+def test_book_tells_what_trails_follow_once_and_nothing_of_what_is_gone() -> None:
+    """The best price since it was asked last; a new trail keeps it, an order that is out not."""
+    book = DarkBook()
+    trail = order(Action.SELL, OrderKind.TRAILING_STOP, trail=D(10), trigger=None)
+    book.arm(trail)
+    for price in (100, 104, 102):
+        assert book.see(trail.symbol, TickType.TRADE, 0, D(price)) == []
+    assert book.follow() == [("o", D(104))]
+    assert book.see(trail.symbol, TickType.TRADE, 0, D(103)) == []
+    assert book.follow() == []
+    book.arm(msgspec.structs.replace(trail, trail=D(5)))
+    assert book.see(trail.symbol, TickType.TRADE, 0, D(105)) == []
+    ((_, met),) = book.see(trail.symbol, TickType.TRADE, 0, D(100))
+    assert met.trigger == 100
+    assert book.follow() == []
+
+
 def test_book_gives_out_each_order_once_when_its_price_comes() -> None:
     """By market, by kind of price, in the order they were armed; let go of, it is not met."""
     book = DarkBook()

@@ -20,7 +20,7 @@ from piker.clearing.records import Happened
 from piker.clearing.requests import client_id_of
 from piker.clearing.risk import Limits, RiskDesk, TradingState
 from piker.clearing.router import Router
-from piker.clock import wall_ns
+from piker.clock import NS, wall_ns
 from piker.errors import Transient
 from piker.market import Asset, AssetType, MktPair
 from piker.orders import (
@@ -37,6 +37,7 @@ from piker.orders import (
     OrderKind,
     Status,
     SyncState,
+    TimeInForce,
 )
 from piker.ticks import TickType
 
@@ -268,6 +269,58 @@ async def test_alert_tells_and_sends_nothing_when_its_price_comes(tmp_path: Path
         assert link.sent == []
 
 
+async def test_trail_and_alert_go_on_from_the_price_they_had_seen_when_emsd_is_killed(
+    tmp_path: Path,
+) -> None:
+    """What the market did meanwhile is not lost on them, and they say that nobody saw it."""
+    trail = {"kind": OrderKind.TRAILING_STOP, "exec_mode": ExecMode.DARK, "trail": D(5)}
+    alert = {"action": Action.ALERT, "size": D(0), "price": None}
+    async with routing(tmp_path) as (router, link):
+        await router.order(order("t", action=Action.SELL, price=None, **trail))
+        await router.order(order("n", trigger=D(115), **alert))
+        for price in (100, 110, 107):
+            router.see(BTC.fqme, TickType.TRADE, 0, D(price))
+        await router.follow()
+        await router.order(order("n", trigger=D(112), **alert))  # it begins anew, from here
+        router.see(BTC.fqme, TickType.TRADE, 0, D(108))
+        await router.follow()
+    async with routing(tmp_path) as (router, link), router.news.listen() as news:
+        assert [router.orders[oid].seen for oid in "tn"] == [110, 108]
+        router.see(BTC.fqme, TickType.TRADE, 0, D(113))
+        assert await told(news, upto="triggered") == ["triggered"]
+        router.see(BTC.fqme, TickType.TRADE, 0, D(107))
+        await told(news, upto="closed")
+        assert len(link.sent) == 1
+        met = {
+            record.oid: record.entry.event.reason
+            async for record in router.register.journal.read()
+            if isinstance(record.entry, Happened) and record.entry.event.kind == "trigger"
+        }
+        assert met == {"n": "113 met 112, across a gap", "t": "107 met 108"}
+
+
+async def test_every_stop_is_sent_when_the_market_falls_through_many_at_once(
+    tmp_path: Path,
+) -> None:
+    """They become one and the same market order within a moment, more of them than may be sent."""
+    many = Limits().messages + 2
+    stop = {"action": Action.SELL, "kind": OrderKind.STOP, "price": None, "size": D("0.001")}
+    async with routing(tmp_path) as (router, link), router.news.listen() as news:
+        desk = router.accounts[PAPER].desk
+        for number in range(many):
+            await router.order(order(f"s{number}", trigger=D(95) - number, **stop))
+            desk._sent_ns.clear()  # as if they had come one by one
+        await told(news, upto="dark_open")
+        router.see(BTC.fqme, TickType.TRADE, 0, D(10))
+        with trio.fail_after(10):
+            while len(link.sent) < many:
+                await news.receive()
+        assert {router.orders[f"s{number}"].code for number in range(many)} == {""}
+        client = order("c", action=Action.SELL, price=None, kind=OrderKind.MARKET, size=D("0.001"))
+        await router.order(client)
+        assert router.orders["c"].code == "message-rate"
+
+
 async def test_bracket_protects_what_was_filled_and_ends_as_one(tmp_path: Path) -> None:
     """Entry, then its take-profit at the venue and its stop in the dark; one fills, one goes."""
     out = {"action": Action.SELL, "parent": "in", "oco": "g"}
@@ -362,6 +415,24 @@ async def test_child_waits_for_more_when_its_parents_first_fill_is_too_small(
             while router.orders["tp"].phase is not Phase.OPEN:
                 await news.receive()
         assert router.orders["tp"].order.size == D(2)
+
+
+async def test_day_order_stands_until_midnight_utc_whoever_restarts(tmp_path: Path) -> None:
+    """The day is the one in which it was sent; the venue is told to keep it, and then to cancel."""
+    day = 86_400 * NS
+    midnight = (wall_ns() // day + 1) * day
+    async with routing(tmp_path) as (router, link), router.news.listen() as news:
+        await router.order(order(tif=TimeInForce.DAY))
+        await told(news, upto="open")
+        (sent,) = link.sent
+        assert isinstance(sent, BrokerdOrder)
+        assert (sent.tif, sent.expire_ns) == (TimeInForce.GTC, None)
+        assert router.orders["a"].order.expire_ns == midnight
+    async with routing(tmp_path, link) as (router, _), router.news.listen() as news:
+        await router.expire(midnight - 1)
+        assert not router.orders["a"].cancel_called
+        await router.expire(midnight)
+        assert router.orders["a"].cancel_called
 
 
 async def test_reduce_only_is_held_to_when_the_venue_does_not_do_it(tmp_path: Path) -> None:
