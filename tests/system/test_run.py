@@ -1,4 +1,4 @@
-"""``piker run``: the same file on paper against a venue, and on a recording of it."""
+"""``piker run``: the same file on paper against a venue, live, and on a recording of it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -18,9 +19,16 @@ import trio
 from daemons import Pikerd
 
 from piker.brokers.spec import load_backend
+from piker.clearing._ems import journal_path
 from piker.clearing.client import open_ems
+from piker.clearing.journal import open_journal
+from piker.clearing.lifecycle import Phase
 from piker.clearing.replay_feed import moments
+from piker.clearing.requests import client_id_of
 from piker.cli.run_capture import open_capture, told
+from piker.errors import Refused
+from piker.log import Secret
+from piker.testing.accounts import Account, AccountSpec
 from piker.testing.loopback import open_loopback, point_backend_at
 from piker.testing.recorder import record
 from piker.ticks import Outage, Resync
@@ -269,3 +277,79 @@ async def test_examples_trade_on_paper_when_a_venue_is_there(pikerd: Pikerd) -> 
             assert report["mode"] == "paper"
             assert report["orders"] > 0 or name == "ma_cross.py"  # a cross comes when it comes
             assert set(report["ended"]) <= {"closed", "canceled", "rejected", "denied"}
+
+
+# -- live --------------------------------------------------------------------------------------
+KEY, SECRET = "k" * 16, "s" * 16
+LIVE = "binance.main"
+OWNER = AccountSpec(name="main", key=KEY, secret=Secret(SECRET))
+
+
+async def run_live(name: str, *options: str) -> subprocess.CompletedProcess[bytes]:
+    """Run an example for some seconds on the live account, while the venue goes on."""
+    return await trio.run_process(
+        [sys.executable, "-m", "piker.cli", "run", str(EXAMPLES / name), "--live", LIVE,
+         "--seconds", "6", "--json", *options],
+        capture_stdout=True, capture_stderr=True, check=False,
+    )  # fmt: skip
+
+
+async def command(*words: str, stdin: str = "") -> str:
+    """Run another command, which must do well."""
+    done = await trio.run_process(
+        [sys.executable, "-m", "piker.cli", *words], stdin=stdin.encode(), capture_stdout=True,
+    )  # fmt: skip
+    return done.stdout.decode()
+
+
+async def hold_against(account: Account) -> int:
+    """Hold the journal against what the venue has of an account; return how many trades it has."""
+    async with open_journal(journal_path(), read_only=True) as journal:
+        folded = (await journal.fold()).values()
+    states = [one for one in folded if one.phase not in (Phase.DENIED, Phase.REJECTED)]
+    ours = {client_id_of(one.order.oid): (one.filled, not one.is_over) for one in states}
+    assert ours == {one.client_id: (one.filled, one.is_open) for one in account.orders.values()}
+    tids = Counter(tid for one in states for tid in one.tids)
+    assert tids == Counter(f"t{row['id']}" for row in account.fills)
+    for asset in ("btc", "eth"):
+        net = -sum(one.fees.get(asset, 0) for one in states)
+        net += sum(
+            one.order.side * one.filled for one in states if one.order.symbol.startswith(asset)
+        )
+        held = account.purse.of(asset.upper())
+        assert held.free + held.locked == OWNER.balances[asset.upper()] + net
+    return len(account.fills)
+
+
+@pytest.mark.xdist_group("daemons")
+async def test_examples_trade_live_once_armed_and_the_journal_is_the_venues(
+    pikerd: Pikerd,
+) -> None:
+    """The same files; not armed, or halted, the strategy does not begin and nothing is sent."""
+    async with open_loopback(
+        "binance", symbols=2, rate=60.0, limits=False, accounts=[OWNER]
+    ) as (venue, port):  # fmt: skip
+        account = venue.accounts.desks["spot"].accounts["main"]
+        point_backend_at("binance", port)
+        await pikerd.ready()
+        await command("keys", "add", "binance", "main", "--store", "plain",
+                      stdin=f'key = "{KEY}"\nsecret = "{SECRET}"\n')  # fmt: skip
+        refused = await run_live("grid.py")
+        assert (refused.returncode, refused.stdout) == (Refused.exit_code, b"")
+        assert f"is not armed. Run: piker arm {LIVE}".encode() in refused.stderr
+        await command("arm", LIVE, "--yes")
+        await command("halt", LIVE, "--reason", "a look first")
+        halted = await run_live("grid.py")
+        assert halted.returncode == Refused.exit_code
+        assert b"is halted: a look first. When you have looked: piker arm" in halted.stderr
+        assert not account.orders
+        await command("arm", LIVE, "--yes")
+        for name, options in (RUNS[0], RUNS[2]):
+            done = await run_live(name, *options)
+            assert done.returncode == 0, done.stderr
+            assert b"runs LIVE, with real money," in done.stderr
+            report = json.loads(done.stdout)
+            assert (report["mode"], report["account"]) == ("live", LIVE)
+            assert report["orders"] > 0
+        await command("cancel", "--all")
+        assert await hold_against(account) > 0
