@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from typing import Protocol
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "WallClock",
     "monotonic_ns",
     "use_clock",
+    "utc",
     "wall_ns",
     "wall_s",
 ]
@@ -94,6 +96,13 @@ def wall_s() -> float:
 def monotonic_ns() -> int:
     """Return monotonic nanoseconds by the clock in use."""
     return _clock.monotonic_ns()
+
+
+def utc(time_ns: int) -> str:
+    """Return a time in words, to the millisecond: ``2026-11-21 18:29:21.123 UTC``."""
+    seconds, rest = divmod(time_ns, NS)
+    text = datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S")
+    return f"{text}.{rest // 1_000_000:03} UTC"
 
 
 @contextmanager

@@ -24,6 +24,7 @@ __all__ = [
     "SHARE_DECIMALS",
     "ZERO",
     "exact",
+    "is_bounded",
     "is_sane",
     "plain",
     "ratio",
@@ -74,6 +75,18 @@ def is_sane(value: Decimal) -> bool:
     if value.adjusted() >= MAX_INTEGER_DIGITS:
         return False
     return -_exponent(value) <= MAX_DECIMALS or -_stripped(value) <= MAX_DECIMALS
+
+
+def is_bounded(value: Decimal) -> bool:
+    """Tell whether sums with a number stay exact: one that was multiplied, not one that was told.
+
+    Twice the digits of a sane one on either side of the point.
+    """
+    return (
+        value.is_finite()
+        and value.adjusted() < 2 * MAX_INTEGER_DIGITS
+        and -_exponent(value) <= 4 * MAX_DECIMALS
+    )
 
 
 def _exponent(value: Decimal) -> int:

@@ -156,6 +156,7 @@ class Status(_Message, frozen=True, tag="status"):
 
     ``resp`` is the order's phase (:class:`piker.clearing.lifecycle.Phase`), or ``fill`` or
     ``error`` where something happened that leaves it as it was. ``filled`` and ``fees`` are totals.
+    ``taken_ns`` is when emsd took the order; ``reason`` of one that waited says what met it.
     """
 
     oid: str
@@ -172,6 +173,7 @@ class Status(_Message, frozen=True, tag="status"):
     code: str = ""  # of a denial
     reason: str = ""
     brokerd_msg: BrokerdFill | BrokerdStatus | BrokerdError | None = None
+    taken_ns: int = 0
 
 
 class AccountStatus(_Message, frozen=True, tag="account"):
@@ -291,6 +293,7 @@ class BrokerdFill(_Message, frozen=True, tag="fill"):
     fee_asset: str = ""
     maker: bool | None = None
     realised: Decimal | None = None  # as the venue reckons it, where it does
+    moved: dict[str, Decimal] = {}  # on paper: what it moved of each asset, the fee included
 
 
 class BrokerdError(_Message, frozen=True, tag="error"):

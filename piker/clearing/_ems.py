@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import traceback
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,6 @@ __all__ = [
 FOLLOW_NS = 1 * clock.NS  # how often trails are journaled: what a kill may cost them
 BEAT_S = 0.25  # how often time is looked at: expiries, the halt file, the turn of the day
 OPEN_S = 5.0  # how long a client waits for a venue's first word of its account
-DAY_NS = 86_400 * clock.NS
 log = get_logger("ems")
 
 
@@ -84,7 +84,7 @@ class Ems:
         self._conf = conf
         self._nursery = nursery
         self._opening: dict[str, trio.Lock] = {}
-        self._day = clock.wall_ns() // DAY_NS
+        self._added_ns: dict[str, int] = {}
 
     async def recover(self) -> None:
         """Take up the journal: its orders, the accounts they are at and the markets they are in."""
@@ -95,9 +95,16 @@ class Ems:
             except PikerError as err:  # its backend is gone: its orders wait for it
                 log.error("ems.account", account=name, why=err.message)
                 continue
-            self.router.add(account)
-            self._nursery.start_soon(link.keep, self.router)
+            self._add(account, link)
         for fqme in sorted({state.order.symbol for state in standing}):
+            self._nursery.start_soon(self.prices.keep_open, fqme)
+
+    def _add(self, account: Account, link: BrokerLink) -> None:
+        """Take an account in, and open the markets that it is in: limits need their prices."""
+        self.router.add(account)
+        self._added_ns[account.name] = clock.monotonic_ns()
+        self._nursery.start_soon(link.keep, self.router)
+        for fqme in account.desk.followed():
             self._nursery.start_soon(self.prices.keep_open, fqme)
 
     async def open_account(self, name: str) -> Account:
@@ -105,14 +112,23 @@ class Ems:
         async with self._opening.setdefault(name, trio.Lock()):
             if name not in self.router.accounts:
                 account, link = self._make(name)
-                self.router.add(account)
-                self._nursery.start_soon(link.keep, self.router)
+                self._add(account, link)
                 with trio.move_on_after(OPEN_S):  # a venue that is away is waited for by orders
                     await link.begun.wait()
                 if link.refused is not None:
                     self.router.accounts.drop(name)
                     raise link.refused
+            await self._know_day(name)
             return self.router.accounts[name]
+
+    async def _know_day(self, name: str) -> None:
+        """Wait for what the day's result hangs on: just after a start no market is priced yet."""
+        left_s = OPEN_S - (clock.monotonic_ns() - self._added_ns[name]) / clock.NS
+        if left_s > 0:
+            with trio.move_on_after(left_s):
+                for fqme in self.router.accounts[name].desk.unpriced():
+                    with suppress(PikerError):  # it is tried again; orders are denied meanwhile
+                        await self.prices.open(fqme)
 
     def _make(self, name: str) -> tuple[Account, BrokerLink]:
         provider, own = split_account(name)
@@ -137,10 +153,7 @@ class Ems:
             if now - followed >= FOLLOW_NS:
                 followed = now
                 await self.router.follow()
-            if now // DAY_NS != self._day:
-                self._day = now // DAY_NS
-                for account in self.router.accounts.values():
-                    account.desk.new_day()
+            await self.router.keeper.open_days(now)
             if halt_file().exists() and self.router.accounts.halted is None:
                 await self.router.set_state("", TradingState.HALTED, f"{halt_file()} is there")
             await trio.sleep(BEAT_S)

@@ -15,6 +15,7 @@ import msgspec
 
 from piker import clock
 from piker.clearing.denials import Denial, DenialCode
+from piker.clearing.holdings import DAY_NS
 from piker.clearing.lifecycle import OrderState
 from piker.clearing.records import Position, RiskChange
 from piker.clearing.risk import RiskDesk, TradingState
@@ -22,6 +23,7 @@ from piker.clearing.standing import Standing
 from piker.clearing.validate import TRIGGERED
 from piker.errors import ConfigError
 from piker.market import MktPair
+from piker.money import EXACT, plain
 from piker.orders import (
     AccountStatus,
     Action,
@@ -40,7 +42,6 @@ __all__ = ["PAPER", "UNARMED", "Account", "Accounts", "Link", "Mismatch", "split
 PAPER = "paper"
 UNARMED = "unarmed"  # AccountStatus.state of an account that was never armed
 ZERO = Decimal(0)
-DAY_NS = 86_400 * clock.NS
 
 
 class Link(Protocol):
@@ -78,7 +79,7 @@ class Mismatch(msgspec.Struct, frozen=True):
 
     def __str__(self) -> str:
         """Say it to a person."""
-        return f"{self.symbol}: the venue has {self.venue}, we have {self.ours}"
+        return f"{self.symbol}: the venue has {plain(self.venue)}, we have {plain(self.ours)}"
 
 
 class Account:
@@ -167,7 +168,8 @@ class Account:
         if order.reduce_only and not self.offers(_venue(mkt), "reduce_only"):
             held = self.desk.held(order.symbol)
             if held * order.side >= 0 or order.size > abs(held):
-                what = f"{order.size} is more than there is to reduce: {held} {order.symbol}."
+                more = f"{plain(order.size)} is more than there is to reduce"
+                what = f"{more}: {plain(held)} {order.symbol}."
                 return Denial(DenialCode.REDUCING, what)
         if self.sync is not SyncState.SYNCED:
             why = f": {self.sync_why}" if self.sync_why else ""
@@ -179,6 +181,24 @@ class Account:
         venue = order.symbol.split(".")[1]
         timed = order.tif in (TimeInForce.GTD, TimeInForce.DAY)
         return TimeInForce.GTC if timed and not self.offers(venue, order.tif) else order.tif
+
+    def take_up(self, standing: Standing, now_ns: int) -> None:
+        """Let the limits begin where the journal ends: positions, and the day so far."""
+        for fqme, size in self.believed(standing).items():
+            self.desk.position(fqme, size)
+        for (name, fqme), day in standing.days.items():
+            if name == self.name and day.day == now_ns // DAY_NS:
+                self.desk.resume(fqme, day)
+
+    def believed(self, standing: Standing) -> dict[str, Decimal]:
+        """Return the positions as the journal has them, by fqme: told ones with our fills since."""
+        found = {fqme: size for (name, fqme), size in standing.nets.items() if name == self.name}
+        for (name, symbol), known in standing.positions.items():
+            if name == self.name:
+                fqme = self.fqme(symbol)
+                since = EXACT.subtract(found.get(fqme, ZERO), known.net)
+                found[fqme] = EXACT.add(known.told.size, since)
+        return found
 
     def mismatches(self, standing: Standing) -> list[Mismatch]:
         """Return the positions that differ from what they were, with our own fills since."""
@@ -238,9 +258,7 @@ class Accounts(Mapping[str, Account]):
         if change is not None:
             self.apply(account.name, change)
         self._settle(account)
-        for (name, fqme), size in self._standing.nets.items():
-            if name == account.name:
-                account.desk.position(fqme, size)
+        account.take_up(self._standing, clock.wall_ns())
 
     def drop(self, name: str) -> None:
         """Forget an account that could not be opened."""

@@ -78,7 +78,7 @@ class Journal:
     def __init__(self, file: JournalFile, taken: TakenUp, *, read_only: bool) -> None:
         self._file = file
         self._standing = taken.standing
-        self._since_snapshot = taken.folded
+        self._since_snapshot = SNAPSHOT_ROWS if taken.unused else taken.folded  # it is replaced
         self._read_only = read_only
         self._thread = trio.CapacityLimiter(1)  # whoever uses the file, in whichever thread
         self._committer = CommitThread(file.append)
@@ -231,7 +231,7 @@ class Journal:
                     continue
                 if standing.lacks(record.oid, record.entry):
                     await self._recall(record.oid, answer)
-                standing.apply(answer, record.account, record.oid, record.entry)
+                standing.apply(answer, record.account, record.oid, record.entry, record.time_ns)
         standing.chain = self._file.head.chain
         self._since_snapshot += len(ready)
         for waiter in batch:

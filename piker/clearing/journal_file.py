@@ -55,8 +55,12 @@ def _first(db: sqlite3.Connection) -> None:
     db.execute("INSERT INTO meta VALUES ('genesis', ?)", (os.urandom(CHAIN_BYTES),))
 
 
+def _second(db: sqlite3.Connection) -> None:
+    """Version 2: rows of the kind ``opened``, which earlier pikers do not know."""
+
+
 #: What brings a file from one version of its schema to the next. Appended to, never changed.
-MIGRATIONS: tuple[Migration, ...] = (_first,)
+MIGRATIONS: tuple[Migration, ...] = (_first, _second)
 
 
 # -- files ----------------------------------------------------------------------------------

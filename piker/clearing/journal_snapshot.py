@@ -89,7 +89,7 @@ def fold(standing: Standing, record: Record, db: sqlite3.Connection) -> None:
         state = recall(db, record.oid, record.seq)
         if state is not None:
             standing.recall(state)
-    standing.apply(record.seq, record.account, record.oid, record.entry)
+    standing.apply(record.seq, record.account, record.oid, record.entry, record.time_ns)
     standing.chain = record.chain
 
 

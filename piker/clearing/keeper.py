@@ -94,6 +94,19 @@ class Keeper:
             await self.set_state(name, TradingState.ACTIVE, "positions agree again")
         await self._journal.append(self._rebase(account))
 
+    async def open_days(self, now_ns: int) -> None:
+        """Journal what enters the day's result: positions at midnight, or that were never counted.
+
+        Asked again and again: what has no price yet enters when it has one.
+        """
+        records = [
+            Record(entry=entry, time_ns=now_ns, account=account.name)
+            for account in self._accounts.values()
+            for entry in account.desk.open_day(now_ns)
+        ]
+        if records:
+            await self._journal.append(records)
+
     def _rebase(self, account: Account) -> list[Record]:
         for symbol, told in account.positions.items():
             account.desk.position(symbol, told.size)

@@ -106,6 +106,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     price: Decimal = ZERO  # FILL; TRIGGER: the price that met it; FOLLOW: the one it goes by
     fee: Decimal = ZERO  # FILL
     fee_asset: str = ""  # FILL
+    moved: dict[str, Decimal] = {}  # FILL on paper: what it moved of each asset
     order: Order | None = None  # EDIT_ASKED: the new terms; TRIGGER, RELEASE: with what it goes on
     code: str = ""  # DENY
     reason: str = ""  # DENY, REJECT, CANCEL, EXPIRE, LOSE, ..._REFUSED
@@ -116,8 +117,9 @@ class OrderState(msgspec.Struct, frozen=True, kw_only=True):
 
     ``asked`` is the size that its client wants; a child of a bracket is smaller while its parent is
     not wholly filled. ``freed`` is an order that emsd itself set on its way: its trigger was met,
-    or its parent filled. ``seen`` is the price that its trigger goes by: of a trailing stop the
-    best one since it was armed, of an alert the one from which it was armed.
+    or its parent filled; ``met`` says which price met which trigger, and when. ``seen`` is the
+    price that its trigger goes by: of a trailing stop the best one since it was armed, of an alert
+    the one from which it was armed. ``taken_ns`` is when emsd took the order.
     """
 
     order: Order
@@ -134,6 +136,8 @@ class OrderState(msgspec.Struct, frozen=True, kw_only=True):
     code: str = ""
     reason: str = ""
     seen: Decimal | None = None
+    met: str = ""
+    taken_ns: int = 0
 
     @property
     def remaining(self) -> Decimal:
@@ -162,10 +166,10 @@ class Step(NamedTuple):
 Handler = Callable[[OrderState, Event], Step]
 
 
-def begin(order: Order) -> OrderState:
+def begin(order: Order, taken_ns: int = 0) -> OrderState:
     """Return the state of an intent that was just accepted from a client."""
     phase = Phase.HELD if order.parent else _freed(order)
-    return OrderState(order=order, phase=phase, asked=order.size)
+    return OrderState(order=order, phase=phase, asked=order.size, taken_ns=taken_ns)
 
 
 def _freed(order: Order) -> Phase:
@@ -213,9 +217,9 @@ def _follow(state: OrderState, event: Event) -> Step:
 
 def _trigger(state: OrderState, event: Event) -> Step:
     if state.order.action is Action.ALERT:
-        return _to(state, "alerted", phase=Phase.TRIGGERED)
-    order = event.order or state.order
-    return _to(state, "triggered", phase=Phase.PENDING, order=order, freed=True)
+        return _to(state, "alerted", phase=Phase.TRIGGERED, met=event.reason)
+    order, met = event.order or state.order, event.reason
+    return _to(state, "triggered", phase=Phase.PENDING, order=order, freed=True, met=met)
 
 
 def _submit(state: OrderState, event: Event) -> Step:

@@ -26,6 +26,7 @@ __all__ = [
     "Happened",
     "Intent",
     "Note",
+    "Opened",
     "Position",
     "Prepared",
     "Record",
@@ -64,6 +65,18 @@ class Position(msgspec.Struct, frozen=True, tag="position", omit_defaults=True):
     net: Decimal = Decimal(0)
 
 
+class Opened(msgspec.Struct, frozen=True, tag="opened", omit_defaults=True):
+    """What an account holds of a market enters its day's result, ``size`` of it at ``price``.
+
+    At midnight all of it, at the last price; else what is held and was never counted: a position
+    that was there before us. The record's time says of which day.
+    """
+
+    symbol: str  # fqme
+    size: Decimal  # signed
+    price: Decimal
+
+
 class RiskChange(msgspec.Struct, frozen=True, tag="risk", omit_defaults=True):
     """The trading state of an account (all of them where the record has none), and why."""
 
@@ -79,10 +92,11 @@ class Note(msgspec.Struct, frozen=True, tag="note", omit_defaults=True):
     details: dict[str, str] = {}
 
 
-Entry = Intent | Happened | Position | RiskChange | Note
+Entry = Intent | Happened | Position | Opened | RiskChange | Note
 
 KINDS: dict[type[msgspec.Struct], str] = {
-    Intent: "intent", Happened: "event", Position: "position", RiskChange: "risk", Note: "note",
+    Intent: "intent", Happened: "event", Position: "position", Opened: "opened",
+    RiskChange: "risk", Note: "note",
 }  # fmt: skip
 
 
@@ -106,7 +120,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     @property
     def kind(self) -> str:
-        """Return the entry's tag: intent, event, position, risk or note."""
+        """Return the entry's tag: intent, event, position, opened, risk or note."""
         return KINDS[type(self.entry)]
 
 

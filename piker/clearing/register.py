@@ -66,7 +66,7 @@ def event_of(told: OfOrder) -> Event | None:
             return Event(
                 kind=EventKind.FILL, time_ns=told.broker_time_ns or told.time_ns, tid=told.tid,
                 size=told.size, price=told.price, fee=told.fee, fee_asset=told.fee_asset,
-                reqid=told.reqid,
+                reqid=told.reqid, moved=told.moved,
             )  # fmt: skip
         case BrokerdStatus():
             known = _STATUS_EVENTS.get(told.status)
@@ -166,7 +166,7 @@ class Register:
         answers = await self.journal.append(records)
         if isinstance(answers[0], Duplicate):
             return None
-        state = begin(order)
+        state = begin(order, now)
         for record in records[1:]:
             assert isinstance(record.entry, Happened)
             state = step(state, record.entry.event).state
@@ -205,18 +205,21 @@ class Register:
             records.append(_record(Happened(event, order.symbol), order, clock.wall_ns(), by))
             kept.append((event, told))
         answers = await self.journal.append(records)
-        for (event, told), answer in zip(kept, answers, strict=True):
+        for (event, told), record, answer in zip(kept, records, answers, strict=True):
             if not isinstance(answer, Duplicate):
-                await self._apply(oid, event, told, answer)
+                await self._apply(oid, event, told, answer, record.time_ns)
 
-    async def _apply(self, oid: str, event: Event, told: OfOrder | None, seq: int) -> None:
+    async def _apply(
+        self, oid: str, event: Event, told: OfOrder | None, seq: int, time_ns: int
+    ) -> None:
         """Fold a journaled event, and do and tell what follows from it."""
         before = self.orders[oid]
         after = step(before, event)
         state = self.orders[oid] = after.state
         self._remember(state, before)
-        if isinstance(told, BrokerdFill):
-            self._count(state.order, told)
+        if isinstance(told, BrokerdFill) and state.filled != before.filled and state.order.side:
+            desk, fee, asset = self.accounts[state.order.account].desk, told.fee, told.fee_asset
+            desk.filled(state.order, told.size, told.price, fee, fee_asset=asset, time_ns=time_ns)
         self._settle(before, state)
         box = told if not isinstance(told, BrokerdOrderAck) else None
         if event.kind is EventKind.FILL:
@@ -262,16 +265,6 @@ class Register:
         others = [self.orders[oid] for oid in self._ties.of(order) if oid in self.orders]
         for one in consequences(before, after, others):
             self._follow(one)
-
-    def _count(self, order: Order, fill: BrokerdFill) -> None:
-        """Let the limits count a fill."""
-        desk, mkt = self.accounts[order.account].desk, self.markets.get(order.symbol)
-        if mkt is None:  # a market that is not open now, and may not be any more
-            net = self.journal.standing.nets.get((order.account, order.symbol), ZERO)
-            desk.position(order.symbol, net)
-            return
-        fee = fill.fee if fill.fee_asset == mkt.src.name else ZERO
-        desk.filled(order, fill.size, fill.price, fee)
 
 
 def _record(entry: Intent | Happened | Note, order: Order, now: int, actor: str = "") -> Record:

@@ -281,7 +281,7 @@ class Replay:
         if self._clock.wall_ns() >= self._next_day_ns:
             self._next_day_ns = self._midnight()
             self._price()
-            self._desk.new_day()
+            self._conductor.soon(self._router.keeper.open_days, self._clock.wall_ns())
         for fqme, quote in item.items():
             line = self._lines[fqme]
             line.quote = quote

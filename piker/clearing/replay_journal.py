@@ -46,7 +46,7 @@ class MemoryJournal(Journal):
                 state = self._folded_of(record.oid, seq)
                 if state is not None:
                     self._folded.recall(state)
-            self._folded.apply(seq, record.account, record.oid, record.entry)
+            self._folded.apply(seq, record.account, record.oid, record.entry, record.time_ns)
         self._folded.chain = self._chain
         return self._folded
 

@@ -64,5 +64,6 @@ def status_of(
         oid=state.order.oid, resp=resp or state.phase, time_ns=clock.wall_ns(), seq=seq,
         reqid=state.reqid, req=state.order, cancel_called=state.cancel_called,
         src="dark" if waits else src, filled=state.filled, avg_price=state.avg_price,
-        fees=state.fees, code=state.code, reason=state.reason, brokerd_msg=box,
+        fees=state.fees, code=state.code, reason=state.reason or state.met, brokerd_msg=box,
+        taken_ns=state.taken_ns,
     )  # fmt: skip

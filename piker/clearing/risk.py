@@ -18,9 +18,12 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from piker.clearing.denials import Denial, DenialCode
+from piker.clearing.holdings import DAY_NS, MarketDay, coins_of
+from piker.clearing.records import Opened
 from piker.config import Limits
 from piker.errors import Bug
 from piker.market import MktPair
+from piker.money import EXACT, exact, plain
 from piker.orders import Order, OrderKind
 
 __all__ = ["Limits", "RiskApproved", "RiskDesk", "TradingState"]
@@ -85,8 +88,7 @@ class RiskDesk:
         self._standing: dict[str, _Standing] = {}
         self._sent_ns: deque[int] = deque()
         self._recent: deque[tuple[int, str, tuple[object, ...]]] = deque()
-        self._cash: dict[str, Decimal] = {}  # by market: what the day's fills moved, its currency
-        self._opened: dict[str, tuple[Decimal, Decimal]] = {}  # position and price at its start
+        self._days: dict[str, MarketDay] = {}  # by market: what counts for the day's result
 
     # -- what it is told -----------------------------------------------------------------------
     def know(self, mkt: MktPair) -> None:
@@ -120,23 +122,52 @@ class RiskDesk:
         """Forget an order that can not trade any more."""
         self._standing.pop(oid, None)
 
-    def filled(self, order: Order, size: Decimal, price: Decimal, fee: Decimal = ZERO) -> None:
-        """Count a fill into position and the day's result; ``fee`` in the market's currency."""
-        mkt, fqme = self._markets[order.symbol], order.symbol
-        before = self._positions.get(fqme, ZERO)
-        self._opened.setdefault(fqme, (before, price))
-        self._positions[fqme] = before + order.side * size
-        moved = -order.side * _value(mkt, size, price)
-        self._cash[fqme] = self._cash.get(fqme, ZERO) + moved - fee
+    def filled(
+        self, order: Order, size: Decimal, price: Decimal, fee: Decimal = ZERO, *,
+        fee_asset: str = "", time_ns: int = 0,
+    ) -> None:  # fmt: skip
+        """Count a fill into position and the day's result, as the journal's fold does.
 
-    def new_day(self) -> None:
-        """Begin a day's result anew, with positions as they are and prices as they are known."""
-        self._cash.clear()
-        self._opened = {
-            fqme: (size, self._prices[fqme].price)
-            for fqme, size in self._positions.items()
-            if size and fqme in self._prices
-        }
+        ``fee_asset`` is the market's currency where not given; ``time_ns`` that of the fill's row.
+        """
+        fqme, signed = order.symbol, size if order.side > 0 else size.copy_negate()
+        self._positions[fqme] = EXACT.add(self._positions.get(fqme, ZERO), signed)
+        self._enter(fqme, time_ns // DAY_NS, signed, price, fee, fee_asset)
+
+    def resume(self, fqme: str, day: MarketDay) -> None:
+        """Take a market's day as the journal has it: after a start."""
+        self._days[fqme] = day
+
+    def followed(self) -> list[str]:
+        """Return the markets whose prices are needed: those held, and those of the day."""
+        held = [fqme for fqme, size in self._positions.items() if size]
+        return sorted({*held, *self._days})
+
+    def open_day(self, now_ns: int) -> list[Opened]:
+        """Enter what is held and does not count yet; return it, to be journaled.
+
+        At midnight that is every position, at the market's price; else what the venue has and our
+        fills do not come to. What has no price that is young enough is entered once it has one.
+        """
+        day, found = now_ns // DAY_NS, []
+        for fqme in [fqme for fqme, known in self._days.items() if known.day < day]:
+            del self._days[fqme]
+        for fqme, held in self._positions.items():
+            known, price = self._days.get(fqme), self._prices.get(fqme)
+            missing = held if known is None else EXACT.subtract(held, known.size)
+            if not missing or price is None or (known is not None and known.day > day):
+                continue
+            if now_ns - price.time_ns <= self.limits.max_price_age_s * NS:
+                self._enter(fqme, day, missing, price.price)
+                found.append(Opened(fqme, missing, price.price))
+        return found
+
+    def _enter(
+        self, fqme: str, day: int, size: Decimal, price: Decimal, fee: Decimal = ZERO,
+        fee_asset: str = "",
+    ) -> None:  # fmt: skip
+        known = self._days.get(fqme) or MarketDay(day)
+        self._days[fqme] = known.after(day, size, price, fee, fee_asset)
 
     # -- what it says --------------------------------------------------------------------------
     def check(
@@ -183,23 +214,37 @@ class RiskDesk:
         )
         return RiskApproved(order, worth, seal=_SEAL)
 
+    @exact
     def day_result(self) -> Decimal:
-        """Return the day's realised and unrealised result after fees, in the limits' currency."""
+        """Return the day's realised and unrealised result after fees, in the limits' currency.
+
+        Markets of :meth:`unpriced` are left out. Fees in an asset that is neither the market's nor
+        has a rate are not counted.
+        """
         total = ZERO
-        for fqme in self._cash.keys() | self._opened.keys():
-            mkt, known = self._markets[fqme], self._prices.get(fqme)
-            size, opened_at = self._opened.get(fqme, (ZERO, ZERO))
-            now = known.price if known is not None else opened_at
-            held = self._positions.get(fqme, ZERO)
-            result = self._cash.get(fqme, ZERO)
-            if held and now:
-                result += _value(mkt, held, now)
-            if size and opened_at:
-                result -= _value(mkt, size, opened_at)
-            if mkt.inverse:
-                result *= now  # it was in coins
-            total += result * (self._rate(mkt) or Decimal(1))
+        for fqme, day in self._days.items():
+            mkt, known = self._markets.get(fqme), self._prices.get(fqme)
+            if mkt is None or (known is None and _needs_price(mkt, day)):
+                continue
+            price = known.price if known is not None else ZERO
+            rate = self._rate(mkt) or Decimal(1)
+            total += _result(mkt, day, price) * rate
+            for asset, fee in day.fees.items():
+                if asset in ("", mkt.src.name):
+                    total -= fee * rate
+                elif asset == mkt.dst.name:
+                    total -= fee * price * rate
+                else:
+                    total -= fee * self.limits.rates.get(asset, ZERO)
         return total
+
+    def unpriced(self) -> list[str]:
+        """Return the markets of the day without which its result is not known: no price yet."""
+        return [
+            fqme for fqme, day in self._days.items()
+            if (mkt := self._markets.get(fqme)) is None
+            or (fqme not in self._prices and _needs_price(mkt, day))
+        ]  # fmt: skip
 
     # -- rules ---------------------------------------------------------------------------------
     def _by_state(self, order: Order) -> Denial | None:
@@ -207,7 +252,7 @@ class RiskDesk:
             return Denial(DenialCode.HALTED, "trading is halted. Arm it again with: piker arm.")
         if self.state is TradingState.REDUCING and not self._reduces(order):
             held = self._positions.get(order.symbol, ZERO)
-            what = f"only what makes {held} {order.symbol} smaller may be sent."
+            what = f"only what makes {plain(held)} {order.symbol} smaller may be sent."
             return Denial(DenialCode.REDUCING, what)
         return None
 
@@ -242,19 +287,20 @@ class RiskDesk:
         near = order.trigger if order.kind is OrderKind.STOP_LIMIT and order.trigger else market
         if order.side * (limit - near) > near * collar:
             side, bound = ("above", 1 + collar) if order.side > 0 else ("below", 1 - collar)
-            what = f"{limit} is {abs(limit / near - 1):.1%} {side} {near}; the collar ends at"
-            return Denial(DenialCode.PRICE_COLLAR, f"{what} {near * bound:f}.")
+            far = f"{abs(limit / near - 1):.1%} {side} {plain(near)}"
+            what = f"{plain(limit)} is {far}; the collar ends at {plain(near * bound)}."
+            return Denial(DenialCode.PRICE_COLLAR, what)
         return max(limit, market) if order.side < 0 else limit
 
     def _by_size(self, order: Order, worth: Decimal) -> Denial | None:
         most = self.limits.order_size.get(order.symbol)
         if most is not None and order.size > most:
-            return Denial(DenialCode.ORDER_SIZE, f"{order.size} is more than {most} an order.")
+            what = f"{plain(order.size)} is more than {plain(most)} an order."
+            return Denial(DenialCode.ORDER_SIZE, what)
         if worth > self.limits.order_notional:
-            what = f"{worth:.2f} {self.limits.currency} is more than"
-            return Denial(
-                DenialCode.ORDER_NOTIONAL, f"{what} {self.limits.order_notional} an order."
-            )
+            what = f"{_cents(worth)} {self.limits.currency} is more than"
+            most_worth = plain(self.limits.order_notional)
+            return Denial(DenialCode.ORDER_NOTIONAL, f"{what} {most_worth} an order.")
         return None
 
     def _by_sums(self, order: Order, price: Decimal) -> Denial | None:
@@ -267,8 +313,10 @@ class RiskDesk:
         this = _Standing(order.symbol, order.side, order.size, price, order.reduce_only)
         gross = self._gross({**others, order.oid: this})
         if gross > self.limits.gross_exposure:
-            what = f"positions and orders would be worth {gross:.2f} {self.limits.currency}; they"
-            why = f"{what} may be worth {self.limits.gross_exposure}."
+            what = (
+                f"positions and orders would be worth {_cents(gross)} {self.limits.currency}; they"
+            )
+            why = f"{what} may be worth {plain(self.limits.gross_exposure)}."
             return Denial(DenialCode.GROSS_EXPOSURE, why)
         return None
 
@@ -293,10 +341,14 @@ class RiskDesk:
     def _by_loss(self, order: Order) -> Denial | None:
         if self._reduces(order):
             return None
+        missing = self.unpriced()
+        if missing:
+            what = f"today's result is not known: {missing[0]}, traded today, has no price yet."
+            return Denial(DenialCode.NO_REFERENCE, what)
         result = self.day_result()
         if result <= -self.limits.daily_loss:
-            what = f"today's result is {result:.2f} {self.limits.currency}, the limit"
-            return Denial(DenialCode.DAILY_LOSS, f"{what} -{self.limits.daily_loss}.")
+            what = f"today's result is {_cents(result)} {self.limits.currency}, the limit"
+            return Denial(DenialCode.DAILY_LOSS, f"{what} -{plain(self.limits.daily_loss)}.")
         return None
 
     def _by_time(self, order: Order, now_ns: int) -> Denial | None:
@@ -327,15 +379,26 @@ def _notional(mkt: MktPair, size: Decimal, price: Decimal) -> Decimal:
     return worth if mkt.inverse else worth * price
 
 
-def _value(mkt: MktPair, size: Decimal, price: Decimal) -> Decimal:
-    """Return a holding's worth in what results are paid in: quote currency, or coins.
+def _needs_price(mkt: MktPair, day: MarketDay) -> bool:
+    """Tell whether a day's result hangs on the price now."""
+    return bool(day.size) or mkt.inverse or mkt.dst.name in day.fees
+
+
+def _result(mkt: MktPair, day: MarketDay, price: Decimal) -> Decimal:
+    """Return a market's day in its quote currency, before fees.
 
     An inverse contract of c quote units is worth c / price coins, and who buys it is short of
-    them: its result is c * (1 / entry - 1 / exit), the difference of the negated worths.
+    them: its result is c * (1 / entry - 1 / exit) coins.
     """
     if mkt.inverse:
-        return -size * mkt.contract_size / price
-    return size * mkt.contract_size * price
+        coins = coins_of(day.size, price) - day.coins
+        return coins * mkt.contract_size * price
+    return (day.size * price - day.cost) * mkt.contract_size
+
+
+def _cents(value: Decimal) -> str:
+    """Return an amount for people: two decimals at most."""
+    return plain(round(value, 2))
 
 
 def _likeness(order: Order) -> tuple[object, ...]:

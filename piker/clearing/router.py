@@ -33,6 +33,7 @@ from piker.clearing.validate import senseless
 from piker.errors import PikerError
 from piker.log import get_logger
 from piker.market import MktPair
+from piker.money import plain
 from piker.orders import (
     Action,
     BrokerdBalance,
@@ -371,7 +372,8 @@ class Router:
             state = self.orders[oid]
             if state.phase is not Phase.DARK:
                 return
-            how = f"{met.price} met {met.trigger}" + (", across a gap" if met.across_gap else "")
+            how = f"{plain(met.price)} met {plain(met.trigger)} at {clock.utc(clock.wall_ns())}"
+            how += ", across a gap" if met.across_gap else ""
             if state.order.action is Action.ALERT:
                 await self.register.happen(oid, EventKind.TRIGGER, reason=how, price=met.price)
             else:

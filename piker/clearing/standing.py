@@ -1,4 +1,4 @@
-"""What the journal's rows come to: the orders that stand, positions, nets and risk states.
+"""What the journal's rows come to: orders that stand, positions, holdings, days and risk states.
 
 A pure fold. It is bounded by what is open, not by how long the journal is: of the orders that have
 ended the newest are kept, older ones are forgotten, and one of which something is still heard is
@@ -14,13 +14,14 @@ from decimal import Decimal
 
 import msgspec
 
-from piker.clearing.lifecycle import OrderState, begin, step
-from piker.clearing.records import Entry, Happened, Intent, Position, Record, RiskChange
-from piker.money import EXACT, ZERO
+from piker.clearing.holdings import DAY_NS, Holding, MarketDay, traded
+from piker.clearing.lifecycle import Event, OrderState, begin, step
+from piker.clearing.records import Entry, Happened, Intent, Opened, Position, Record, RiskChange
+from piker.money import EXACT, ZERO, is_bounded
 
 __all__ = ["ENDED_KEPT", "FOLD", "Snapshot", "Standing", "fold_orders"]
 
-FOLD = 3  # raised when the same rows come to something else: older snapshots are not used then
+FOLD = 4  # raised when the same rows come to something else: older snapshots are not used then
 ENDED_KEPT = 10_000  # ended orders: 10 MB; a busy day's, for clients that ask what became of them
 
 
@@ -34,7 +35,9 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     live: list[OrderState]
     ended: list[OrderState]  # the first that ended first
     positions: list[Position]
-    nets: list[tuple[str, str, Decimal]]
+    holdings: list[tuple[str, str, Holding]]
+    days: list[tuple[str, str, MarketDay]]
+    moved: list[tuple[str, str, Decimal]]
     risk: dict[str, RiskChange]
 
     @property
@@ -47,8 +50,10 @@ class Standing:
     """The fold of the rows up to ``seq``. Whoever is given one reads it and changes nothing.
 
     ``live`` are the orders that have not ended, ``ended`` the newest of those that have, by oid.
-    ``positions`` are the last that a venue told, by (account, symbol); ``nets`` what our own fills
-    come to, signed, by (account, fqme); ``risk`` the last state of each account, "" being all.
+    ``positions`` are the last that a venue told, by (account, symbol); ``holdings`` what our own
+    fills come to, by (account, fqme), and ``nets`` the signed sizes of that; ``days`` the newest
+    day of each; ``moved`` what paper fills moved, by (account, asset); ``risk`` the last state of
+    each account, "" being all.
     """
 
     def __init__(self, chain: bytes = b"") -> None:
@@ -59,6 +64,9 @@ class Standing:
         self.ended: OrderedDict[str, OrderState] = OrderedDict()
         self.positions: dict[tuple[str, str], Position] = {}
         self.nets: dict[tuple[str, str], Decimal] = {}
+        self.holdings: dict[tuple[str, str], Holding] = {}
+        self.days: dict[tuple[str, str], MarketDay] = {}
+        self.moved: dict[tuple[str, str], Decimal] = {}
         self.risk: dict[str, RiskChange] = {}
 
     @classmethod
@@ -69,7 +77,10 @@ class Standing:
         self.live = {state.order.oid: state for state in snapshot.live}
         self.ended = OrderedDict((state.order.oid, state) for state in snapshot.ended)
         self.positions = {(one.told.account, one.told.symbol): one for one in snapshot.positions}
-        self.nets = {(account, symbol): size for account, symbol, size in snapshot.nets}
+        self.holdings = {(account, symbol): held for account, symbol, held in snapshot.holdings}
+        self.nets = {where: held.size for where, held in self.holdings.items()}
+        self.days = {(account, symbol): day for account, symbol, day in snapshot.days}
+        self.moved = {(account, asset): amount for account, asset, amount in snapshot.moved}
         self.risk = dict(snapshot.risk)
         return self
 
@@ -79,7 +90,10 @@ class Standing:
             fold=FOLD, ended_kept=ENDED_KEPT, seq=self.seq, chain=self.chain,
             live=list(self.live.values()), ended=list(self.ended.values()),
             positions=list(self.positions.values()),
-            nets=[(*where, size) for where, size in self.nets.items()], risk=dict(self.risk),
+            holdings=[(*where, held) for where, held in self.holdings.items()],
+            days=[(*where, day) for where, day in self.days.items()],
+            moved=[(*where, amount) for where, amount in self.moved.items()],
+            risk=dict(self.risk),
         )  # fmt: skip
 
     def get(self, oid: str) -> OrderState | None:
@@ -94,25 +108,40 @@ class Standing:
         """Take a forgotten order in again, as its rows so far have it."""
         self._put(state)
 
-    def apply(self, seq: int, account: str, oid: str, entry: Entry) -> None:
+    def apply(self, seq: int, account: str, oid: str, entry: Entry, time_ns: int) -> None:
         """Fold one row. Events of an oid without an intent change no order."""
         self.seq = seq
         if isinstance(entry, Happened):
             state = self.live.get(oid) or self.ended.get(oid)
             if state is not None:
                 after = step(state, entry.event).state
-                if after.filled != state.filled:
-                    where = (state.order.account, state.order.symbol)
-                    more, side = EXACT.subtract(after.filled, state.filled), state.order.side
-                    traded = EXACT.multiply(Decimal(side), more)
-                    self.nets[where] = EXACT.add(self.nets.get(where, ZERO), traded)
+                if after.filled != state.filled and state.order.side:
+                    self._count(state, entry.event, time_ns)
                 self._put(after)
         elif isinstance(entry, Intent):
-            self._put(begin(entry.order))
+            self._put(begin(entry.order, time_ns))
         elif isinstance(entry, Position):
             self.positions[entry.told.account, entry.told.symbol] = entry
         elif isinstance(entry, RiskChange):
             self.risk[account] = entry
+        elif isinstance(entry, Opened):
+            where, day = (account, entry.symbol), time_ns // DAY_NS
+            before = self.days.get(where) or MarketDay(day)
+            self.days[where] = before.after(day, entry.size, entry.price)
+
+    def _count(self, state: OrderState, event: Event, time_ns: int) -> None:
+        """Count a fill that an order has taken in: its day is that of the row."""
+        order, day = state.order, time_ns // DAY_NS
+        where, fee, asset = (order.account, order.symbol), event.fee, event.fee_asset
+        size = event.size if order.side > 0 else event.size.copy_negate()
+        held = traded(self.holdings.get(where) or Holding(), size, event.price, fee, asset)
+        self.holdings[where], self.nets[where] = held, held.size
+        before = self.days.get(where) or MarketDay(day)
+        self.days[where] = before.after(day, size, event.price, fee, asset)
+        for moved, amount in event.moved.items():
+            if is_bounded(amount):
+                at = (order.account, moved)
+                self.moved[at] = EXACT.add(self.moved.get(at, ZERO), amount)
 
     def _put(self, state: OrderState) -> None:
         oid = state.order.oid
@@ -131,6 +160,6 @@ def fold_orders(orders: dict[str, OrderState], records: Iterable[Record]) -> Non
     for record in records:
         entry = record.entry
         if isinstance(entry, Intent):
-            orders.setdefault(entry.order.oid, begin(entry.order))
+            orders.setdefault(entry.order.oid, begin(entry.order, record.time_ns))
         elif isinstance(entry, Happened) and record.oid in orders:
             orders[record.oid] = step(orders[record.oid], entry.event).state

@@ -7,6 +7,7 @@ from decimal import Decimal, InvalidOperation
 
 from piker.clearing.denials import Denial, DenialCode
 from piker.market import MktPair
+from piker.money import plain
 from piker.orders import Action, Order, OrderKind, TimeInForce
 
 __all__ = ["MAX_VALUE", "TRIGGERED", "senseless"]
@@ -56,12 +57,13 @@ def _size(order: Order, mkt: MktPair) -> Iterator[Denial]:
         return
     near = _near(size, mkt.round_size)
     if near is None:
-        yield Denial(DenialCode.BAD_SIZE, f"a size of {size} has more digits than can be counted.")
+        what = f"a size of {plain(size)} has more digits than can be counted."
+        yield Denial(DenialCode.BAD_SIZE, what)
     elif size != near:
-        what = f"{size} is no multiple of {mkt.size_tick}, the lot of {mkt.fqme}; {near} is."
-        yield Denial(DenialCode.OFF_LOT, what)
+        what = f"{plain(size)} is no multiple of {plain(mkt.size_tick)}, the lot of {mkt.fqme}"
+        yield Denial(DenialCode.OFF_LOT, f"{what}; {plain(near)} is.")
     if size < mkt.min_size:
-        what = f"{size} is less than {mkt.min_size}, the least of {mkt.fqme}."
+        what = f"{plain(size)} is less than {plain(mkt.min_size)}, the least of {mkt.fqme}."
         yield Denial(DenialCode.TOO_SMALL, what)
 
 
@@ -75,11 +77,12 @@ def _prices(order: Order, mkt: MktPair) -> Iterator[Denial]:
             return
         near = _near(value, mkt.round_price)
         if near is None:
-            what = f"a {name} of {value} has more digits than can be counted."
+            what = f"a {name} of {plain(value)} has more digits than can be counted."
             yield Denial(DenialCode.BAD_PRICE, what)
         elif value != near:
-            what = f"{name} {value} is no multiple of {mkt.price_tick}, the tick of {mkt.fqme}"
-            yield Denial(DenialCode.OFF_TICK, f"{what}; {near} is.")
+            tick = plain(mkt.price_tick)
+            what = f"{name} {plain(value)} is no multiple of {tick}, the tick of {mkt.fqme}"
+            yield Denial(DenialCode.OFF_TICK, f"{what}; {plain(near)} is.")
 
 
 def _fields(order: Order, now_ns: int) -> Iterator[Denial]:
@@ -121,5 +124,6 @@ def _worth(order: Order, mkt: MktPair) -> Iterator[Denial]:
         return
     worth = order.size * mkt.contract_size * price
     if worth < mkt.min_notional:
-        what = f"{order.size} at {price} is worth {worth}, less than {mkt.min_notional}"
-        yield Denial(DenialCode.TOO_SMALL, f"{what}, the least of {mkt.fqme}.")
+        what = f"{plain(order.size)} at {plain(price)} is worth {plain(worth)}"
+        least = f"less than {plain(mkt.min_notional)}, the least of {mkt.fqme}."
+        yield Denial(DenialCode.TOO_SMALL, f"{what}, {least}")

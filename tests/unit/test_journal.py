@@ -7,6 +7,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from decimal import Decimal
@@ -24,6 +25,7 @@ from piker.clearing.records import (
     Happened,
     Intent,
     Note,
+    Opened,
     Position,
     Record,
     RiskChange,
@@ -78,18 +80,26 @@ async def test_records_come_back_as_they_were_when_reopened(tmp_path: Path) -> N
         intent("a"), fill("a", "1"), Record(entry=Position(told), time_ns=3),
         Record(entry=RiskChange("halted", "by hand"), time_ns=4, actor="piker halt:1000"),
         Record(entry=Note("reconcile", "nothing found", {"orders": "0"}), time_ns=5),
+        Record(entry=Opened(FQME, Decimal("-0.10"), Decimal("64000.05")), time_ns=6),
     ]  # fmt: skip
     async with open_journal(tmp_path / "journal") as journal:
-        assert await journal.append(records) == [1, 2, 3, 4, 5]
+        assert await journal.append(records) == [1, 2, 3, 4, 5, 6]
         chain = journal.chain
     async with open_journal(tmp_path / "journal") as journal:
         back = await written(journal)
-        assert (journal.seq, journal.chain) == (5, chain)
+        assert (journal.seq, journal.chain) == (6, chain)
     assert [(r.seq, r.kind) for r in back] == [
-        (1, "intent"), (2, "event"), (3, "position"), (4, "risk"), (5, "note"),
+        (1, "intent"), (2, "event"), (3, "position"), (4, "risk"), (5, "note"), (6, "opened"),
     ]  # fmt: skip
     assert [r.entry for r in back] == [r.entry for r in records]
-    assert [r.actor for r in back] == ["anna:1000", "binance", "emsd", "piker halt:1000", "emsd"]
+    assert [r.actor for r in back] == [
+        "anna:1000",
+        "binance",
+        "emsd",
+        "piker halt:1000",
+        "emsd",
+        "emsd",
+    ]
 
 
 async def test_fold_gives_the_orders_when_some_are_filled(filled: Path) -> None:
@@ -330,12 +340,40 @@ def test_backup_is_whole_when_the_schema_is_migrated(filled: Path) -> None:
     file = JournalFile(filled, migrations=(*MIGRATIONS, _add_column))
     assert len(file.rows(0, 1000)) == 80
     file.close()
-    db = sqlite3.connect(filled / "backup-1.db")
+    db = sqlite3.connect(filled / f"backup-{len(MIGRATIONS)}.db")
     assert db.execute("SELECT count(*) FROM rows").fetchone() == (80,)
     db.close()
     assert verify(filled).sound
-    with pytest.raises(StoreError, match=r"version 2 .* written by piker .* knows 1"):
+    ours = len(MIGRATIONS)
+    with pytest.raises(
+        StoreError, match=rf"version {ours + 1} .* written by piker .* knows {ours}"
+    ):
         JournalFile(filled)
+
+
+async def test_journal_of_the_first_schema_opens_and_is_folded_anew(tmp_path: Path) -> None:
+    """One that piker wrote before holdings and days were folded: rows, chain and backup hold."""
+    path = tmp_path / "journal"
+    with zipfile.ZipFile(Path(__file__).parent / "journal-v1.zip") as old:
+        old.extractall(path)
+    assert verify(path).rows == 35
+    assert "of another piker" in verify(path).files  # its snapshot, which is not needed
+    for fresh in (True, False):
+        async with open_journal(path) as journal:
+            assert (journal.seq, journal.chain.hex()) == (35, "d19fe8aeafa3b09536eb8443e09bddb2")
+            standing = journal.standing
+            held = standing.holdings["binance.paper", FQME]
+            assert held.size == standing.nets["binance.paper", FQME] == Decimal("0.25")
+            assert held.fees == {"usdt": 9}
+            assert standing.days["binance.paper", FQME].size == held.size
+            assert standing.risk["binance.main"].state == "active"
+            assert standing.live["o10"].taken_ns == 1_700_000_010_000_000_000
+            assert journal._file.db.execute("PRAGMA user_version").fetchone() == (2,)
+            assert fresh or not (path / "backup-2.db").exists()
+    assert (path / "backup-1.db").exists()
+    async with open_journal(path) as journal:
+        await journal.append([intent("new")])
+    assert verify(path).sound  # the snapshot was made anew
 
 
 def _add_and_fail(db: sqlite3.Connection) -> None:
@@ -416,10 +454,10 @@ def test_schema_is_brought_up_once_when_killed_at(filled: Path, point: str) -> N
     assert subprocess.run(command).returncode == -9
     file = JournalFile(filled, migrations=(*MIGRATIONS, _add_column))
     assert len(file.rows(0, 1000)) == 80
-    assert file.db.execute("PRAGMA user_version").fetchone() == (2,)
+    assert file.db.execute("PRAGMA user_version").fetchone() == (len(MIGRATIONS) + 1,)
     file.close()
     assert verify(filled).sound
-    assert (filled / "backup-1.db").exists()
+    assert (filled / f"backup-{len(MIGRATIONS)}.db").exists()
 
 
 async def test_log_is_brought_in_when_it_has_grown(

@@ -10,6 +10,8 @@ import msgspec
 import pytest
 
 from piker.clearing.denials import MEANINGS, Denial, DenialCode
+from piker.clearing.holdings import DAY_NS
+from piker.clearing.records import Opened
 from piker.clearing.risk import Limits, RiskApproved, RiskDesk, TradingState
 from piker.clearing.validate import senseless
 from piker.errors import Bug
@@ -190,10 +192,14 @@ def test_day_s_loss_stops_new_risk_and_lets_a_position_be_closed() -> None:
     assert code(one.check(order("x", price=D(59_000)), 2)) is DenialCode.DAILY_LOSS
     sell = order("y", action=Action.SELL, size=D(1), price=D(59_910))
     assert code(one.check(sell, 2)) is None
-    one.new_day()
+    midnight = DAY_NS + 5
+    assert one.open_day(midnight) == []  # its price is a day old
     assert one.day_result() == 0
-    one.price(BTC.fqme, D("59900"), 3)
-    assert one.day_result() == -10
+    one.price(BTC.fqme, D("59905"), midnight)
+    assert one.open_day(midnight) == [Opened(BTC.fqme, D(1), D(59_905))]
+    assert one.open_day(midnight) == []
+    one.price(BTC.fqme, D("59900"), midnight)
+    assert one.day_result() == -5
 
 
 def test_inverse_result_is_the_coins_when_reckoned() -> None:
@@ -267,11 +273,14 @@ def test_no_random_order_passes_a_limit_when_anything_is_sent(count: int) -> Non
             gone = standing.pop(oid)
             one.ended(oid)
             if rng.random() < 0.7:
-                one.filled(gone, gone.size, price)
+                one.filled(gone, gone.size, price, time_ns=now)
                 held += gone.side * gone.size
                 cash -= gone.side * gone.size * price
         if number % 500 == 499:
-            one.new_day()
+            now = (now // DAY_NS + 1) * DAY_NS
+            for mkt in (BTC, INVERSE):
+                one.price(mkt.fqme, price, now)
+            one.open_day(now)
             cash = -held * price
     print(f"{count} orders, {passed} approved")
     assert passed > count / 50

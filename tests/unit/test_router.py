@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from decimal import Decimal
@@ -256,7 +257,10 @@ async def test_dark_order_is_sent_once_when_its_price_comes(tmp_path: Path) -> N
             async for record in router.register.journal.read()
             if isinstance(record.entry, Happened) and record.entry.event.kind == "trigger"
         ]
-        assert reasons == ["102 met 101, across a gap"]
+        assert [re.sub(r"at .* UTC", "at T", one) for one in reasons] == [
+            "102 met 101 at T, across a gap"
+        ]
+        assert router.orders["s"].met == reasons[0]
 
 
 async def test_alert_tells_and_sends_nothing_when_its_price_comes(tmp_path: Path) -> None:
@@ -265,7 +269,11 @@ async def test_alert_tells_and_sends_nothing_when_its_price_comes(tmp_path: Path
         await router.order(order("n", action=Action.ALERT, size=D(0), price=None, trigger=D(105)))
         for price in (104, 105):
             router.see(BTC.fqme, TickType.TRADE, 0, D(price))
-        await told(news, upto="triggered")
+        with trio.fail_after(10):
+            while (one := await news.receive()).resp != "triggered":
+                pass
+        assert re.fullmatch(r"105 met 105 at 20\d\d-\d\d-\d\d [\d:.]{12} UTC", one.reason)
+        assert 0 < one.taken_ns <= one.time_ns
         assert link.sent == []
 
 
@@ -292,7 +300,7 @@ async def test_trail_and_alert_go_on_from_the_price_they_had_seen_when_emsd_is_k
         await told(news, upto="closed")
         assert len(link.sent) == 1
         met = {
-            record.oid: record.entry.event.reason
+            record.oid: re.sub(r" at .* UTC", "", record.entry.event.reason)
             async for record in router.register.journal.read()
             if isinstance(record.entry, Happened) and record.entry.event.kind == "trigger"
         }
