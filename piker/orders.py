@@ -38,6 +38,7 @@ __all__ = [
     "ExecMode",
     "Order",
     "OrderKind",
+    "PositionLeg",
     "Status",
     "SyncState",
     "TimeInForce",
@@ -180,7 +181,8 @@ class AccountStatus(_Message, frozen=True, tag="account"):
     """What an account may do (``state``), and whether its venue is heard.
 
     ``sync`` is a :class:`SyncState`; ``src`` where its orders trade: the provider, or the paper
-    model's name. ``reason`` says why the state is what it is.
+    model's name. ``reason`` says why the state is what it is. ``hedges`` are the venues where the
+    account holds both sides of a market apart.
     """
 
     account: str
@@ -189,6 +191,7 @@ class AccountStatus(_Message, frozen=True, tag="account"):
     src: str = ""
     reason: str = ""
     time_ns: int = 0
+    hedges: tuple[str, ...] = ()
 
 
 # -- emsd -> backend --------------------------------------------------------------------------
@@ -309,16 +312,40 @@ class BrokerdError(_Message, frozen=True, tag="error"):
     time_ns: int = 0
 
 
+class PositionLeg(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One side of a market that an account holds apart from the other; ``size`` is signed."""
+
+    size: Decimal
+    avg_price: Decimal | None = None
+
+
 class BrokerdPosition(_Message, frozen=True, tag="position"):
-    """A position as the venue has it; relayed to clients unchanged."""
+    """A position as the venue has it; relayed to clients unchanged.
+
+    ``size`` is the sum of what is held. Where an account holds both sides of a market apart (hedge
+    mode) ``legs`` has each that is held, so that a locked pair, whose sum is nothing, is seen.
+    """
 
     broker: str
     account: str
     symbol: str
     size: Decimal  # signed
-    avg_price: Decimal | None = None
+    avg_price: Decimal | None = None  # None where both sides are held
     currency: str = ""
     time_ns: int = 0
+    legs: tuple[PositionLeg, ...] = ()
+
+    @property
+    def long(self) -> Decimal:
+        """Return how much is held bought."""
+        sizes = [leg.size for leg in self.legs] or [self.size]
+        return sum((size for size in sizes if size > 0), ZERO)
+
+    @property
+    def short(self) -> Decimal:
+        """Return how much is held sold, as a positive number."""
+        sizes = [leg.size for leg in self.legs] or [self.size]
+        return sum((-size for size in sizes if size < 0), ZERO)
 
 
 class BrokerdBalance(_Message, frozen=True, tag="balance"):
@@ -338,12 +365,19 @@ class BrokerdSync(_Message, frozen=True, tag="sync"):
     SYNCED is told only when every order that was believed, or sent since, has its status, every
     fill that was missed has been told, and positions and balances were read from the venue. What
     can not be read keeps it SYNCING: unknown is never flat.
+
+    Both of the rest are a SYNCED's, and name venues (``usdtm``). ``whole`` are those whose
+    positions were all told since the dialog began: what was not is flat. ``hedges`` are those where
+    the account holds both sides of a market apart: there a buy opens the long side and a sell the
+    short one, and only what is ``reduce_only`` closes the other's.
     """
 
     account: str
     state: SyncState
     time_ns: int
     reason: str = ""
+    hedges: tuple[str, ...] = ()
+    whole: tuple[str, ...] = ()
 
 
 ClientMessage = Order | Cancel

@@ -7,7 +7,7 @@ arm it again. A halt of all of them (account "") stands above each one's own sta
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from decimal import Decimal
 from typing import Protocol
 
@@ -73,7 +73,7 @@ def split_account(name: str) -> tuple[str, str]:
 class Mismatch(msgspec.Struct, frozen=True):
     """A position that is not what the last one and our own fills since come to."""
 
-    symbol: str  # fqme
+    symbol: str  # fqme, or which side of it
     venue: Decimal
     ours: Decimal
 
@@ -101,6 +101,7 @@ class Account:
         self.sync_why = ""
         self.armed = not self.is_live
         self.positions: dict[str, BrokerdPosition] = {}  # by fqme
+        self.heard: set[str] = set()  # fqmes of positions that the link's dialog told
         self.balances: dict[str, BrokerdBalance] = {}  # by asset
         self.asked: frozenset[str] = frozenset()  # oids that the link's dialog began with
 
@@ -115,6 +116,7 @@ class Account:
         return AccountStatus(
             account=self.name, state=self.state, sync=self.sync, src=self.link.name,
             reason=self.why or self.sync_why, time_ns=clock.wall_ns(),
+            hedges=tuple(sorted(self.desk.hedges)),
         )  # fmt: skip
 
     def stands(self, state: OrderState, *, at_venue: bool) -> None:
@@ -200,6 +202,21 @@ class Account:
                 found[fqme] = EXACT.add(known.told.size, since)
         return found
 
+    def untold(self, standing: Standing, whole: Iterable[str]) -> list[BrokerdPosition]:
+        """Return what was held where every position was told by now, and was not told: flat."""
+        last = {
+            self.fqme(symbol): one.told
+            for (name, symbol), one in standing.positions.items() if name == self.name
+        } | self.positions  # fmt: skip
+        return [
+            msgspec.structs.replace(
+                told, size=ZERO, avg_price=None, legs=(), time_ns=clock.wall_ns()
+            )
+            for symbol, told in last.items()
+            if symbol not in self.heard and symbol.split(".")[1] in whole
+            and (told.size or told.legs)
+        ]  # fmt: skip
+
     def mismatches(self, standing: Standing) -> list[Mismatch]:
         """Return the positions that differ from what they were, with our own fills since."""
         found = []
@@ -211,7 +228,19 @@ class Account:
             ours = known.told.size + net - known.net
             if ours != told.size:
                 found.append(Mismatch(symbol, told.size, ours))
+                continue
+            long = self._long(standing, symbol)
+            if known.long is None or long is None:
+                continue
+            ours = known.told.long + long - known.long
+            if ours != told.long:
+                found.append(Mismatch(f"the long side of {symbol}", told.long, ours))
         return found
+
+    def _long(self, standing: Standing, symbol: str) -> Decimal | None:
+        """Return what our fills come to on the long side, where both sides are held apart."""
+        where = (self.name, symbol)
+        return standing.longs.get(where, ZERO) if self.desk.is_hedged(symbol) else None
 
     def rebased(self, standing: Standing) -> list[Position]:
         """Return the positions to journal: those that the journal has otherwise, or not yet."""
@@ -219,9 +248,14 @@ class Account:
         for symbol, told in self.positions.items():
             net = standing.nets.get((self.name, symbol), ZERO)
             known = standing.positions.get((self.name, told.symbol))
-            if known is None or (known.told.size, known.net) != (told.size, net):
-                entries.append(Position(told, net))
+            now = Position(told, net, self._long(standing, symbol))
+            if known is None or _sizes(known) != _sizes(now):
+                entries.append(now)
         return entries
+
+
+def _sizes(one: Position) -> tuple[Decimal | None, ...]:
+    return (one.told.size, one.told.long, one.net, one.long)
 
 
 def _venue(mkt: MktPair) -> str:

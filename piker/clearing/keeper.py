@@ -56,17 +56,26 @@ class Keeper:
         account = self._accounts[name]
         match event:
             case BrokerdPosition():
-                account.positions[account.fqme(event.symbol)] = event
+                symbol = account.fqme(event.symbol)
+                account.positions[symbol] = event
+                account.heard.add(symbol)
+                account.desk.apart(symbol, event.long, event.short)
                 self._news.tell(event)
             case BrokerdBalance():
                 account.balances[event.asset] = event
                 self._news.tell(event)
             case BrokerdSync():
+                if event.state is SyncState.SYNCED:
+                    account.desk.hedges = frozenset(event.hedges)
+                    for flat in account.untold(self._journal.standing, event.whole):
+                        self.hear(name, flat)
                 self._sync(account, event.state, event.reason)
 
     def lost(self, name: str, why: str) -> None:
         """Say that there is no word from an account's backend."""
-        self._sync(self._accounts[name], SyncState.LOST, why)
+        account = self._accounts[name]
+        account.heard.clear()
+        self._sync(account, SyncState.LOST, why)
 
     def _sync(self, account: Account, state: SyncState, why: str) -> None:
         if account.sync is not state:
@@ -110,6 +119,7 @@ class Keeper:
     def _rebase(self, account: Account) -> list[Record]:
         for symbol, told in account.positions.items():
             account.desk.position(symbol, told.size)
+            account.desk.apart(symbol, told.long, told.short, agreed=True)
         entries = account.rebased(self._journal.standing)
         return [_record(account.name, entry, "emsd") for entry in entries]
 

@@ -59,10 +59,14 @@ class Happened(msgspec.Struct, frozen=True, tag="event", omit_defaults=True):
 
 
 class Position(msgspec.Struct, frozen=True, tag="position", omit_defaults=True):
-    """A position as the venue told it; ``net`` is what our own fills came to at that moment."""
+    """A position as the venue told it; ``net`` is what our own fills came to at that moment.
+
+    ``long`` is what they came to on the long side, where the account held both sides apart.
+    """
 
     told: BrokerdPosition
     net: Decimal = Decimal(0)
+    long: Decimal | None = None
 
 
 class Opened(msgspec.Struct, frozen=True, tag="opened", omit_defaults=True):

@@ -6,7 +6,9 @@ backends are given, or a :class:`~piker.clearing.denials.Denial`. It knows nothi
 or clocks: times are arguments. Whatever it can not judge it denies. Cancels are never asked about.
 
 Worth is in the currency of the limits. Exposure is counted at its worst: of each market whichever
-is more of the position with all buys filled, and the position with all sells filled.
+is more of the position with all buys filled, and the position with all sells filled. Where an
+account holds both sides of a market apart (hedge mode) it is all of them together: nothing but an
+order that is reduce-only makes either smaller.
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ __all__ = ["Limits", "RiskApproved", "RiskDesk", "TradingState"]
 
 ZERO = Decimal(0)
 NS = 1_000_000_000
+Apart = tuple[Decimal, Decimal]  # what is held long and short of a market, neither below zero
 _SEAL = object()
 
 
@@ -85,6 +88,9 @@ class RiskDesk:
         self._markets: dict[str, MktPair] = {}
         self._prices: dict[str, _Price] = {}
         self._positions: dict[str, Decimal] = {}
+        self.hedges: frozenset[str] = frozenset()  # venues where both sides are held apart
+        self._told: dict[str, Apart] = {}  # long and short, as the venue said
+        self._own: dict[str, Apart] = {}  # ... as it was agreed, with our fills since
         self._standing: dict[str, _Standing] = {}
         self._sent_ns: deque[int] = deque()
         self._recent: deque[tuple[int, str, tuple[object, ...]]] = deque()
@@ -102,6 +108,27 @@ class RiskDesk:
     def position(self, fqme: str, size: Decimal) -> None:
         """Take a position, signed; the venue's, or the journal's."""
         self._positions[fqme] = size
+
+    def apart(self, fqme: str, long: Decimal, short: Decimal, *, agreed: bool = False) -> None:
+        """Take the venue's word for both sides of a position; ``agreed``: our fills explain it.
+
+        Fills and positions are told in any order: until they agree, whichever is more counts.
+        """
+        self._told[fqme] = (long, short)
+        if agreed:
+            self._own[fqme] = (long, short)
+
+    def is_hedged(self, fqme: str) -> bool:
+        """Tell whether both sides of a market are held apart."""
+        return bool(self.hedges) and fqme.split(".")[1] in self.hedges
+
+    def sides(self, fqme: str) -> Apart:
+        """Return what is held long and short at most, where both are held apart."""
+        known = [one[fqme] for one in (self._told, self._own) if fqme in one]
+        if not known:
+            held = self.held(fqme)
+            known = [(max(held, ZERO), max(-held, ZERO))]
+        return max(long for long, _ in known), max(short for _, short in known)
 
     def held(self, fqme: str) -> Decimal:
         """Return the position in a market, signed."""
@@ -132,6 +159,8 @@ class RiskDesk:
         """
         fqme, signed = order.symbol, size if order.side > 0 else size.copy_negate()
         self._positions[fqme] = EXACT.add(self._positions.get(fqme, ZERO), signed)
+        if self.is_hedged(fqme):
+            self._own[fqme] = _traded(self._own.get(fqme, (ZERO, ZERO)), order, size)
         self._enter(fqme, time_ns // DAY_NS, signed, price, fee, fee_asset)
 
     def resume(self, fqme: str, day: MarketDay) -> None:
@@ -251,13 +280,21 @@ class RiskDesk:
         if self.state is TradingState.HALTED:
             return Denial(DenialCode.HALTED, "trading is halted. Arm it again with: piker arm.")
         if self.state is TradingState.REDUCING and not self._reduces(order):
-            held = self._positions.get(order.symbol, ZERO)
-            what = f"only what makes {plain(held)} {order.symbol} smaller may be sent."
+            what = f"{plain(self.held(order.symbol))} {order.symbol} smaller may be sent."
+            if self.is_hedged(order.symbol):
+                long, short = (plain(one) for one in self.sides(order.symbol))
+                what = f"{long} long or {short} short {order.symbol} smaller, as reduce-only does."
+            what = f"only what makes {what}"
             return Denial(DenialCode.REDUCING, what)
         return None
 
     def _reduces(self, order: Order) -> bool:
-        """Tell whether the order, with all that stands on its side, at most closes the position."""
+        """Tell whether the order, with all that stands on its side, at most closes the position.
+
+        Where both sides are held apart the venue sees to it, and nothing else closes.
+        """
+        if self.is_hedged(order.symbol):
+            return order.reduce_only
         held = self._positions.get(order.symbol, ZERO)
         if held * order.side >= 0:
             return False
@@ -323,7 +360,8 @@ class RiskDesk:
     def _gross(self, standing: Mapping[str, _Standing]) -> Decimal:
         """Return what positions would be worth with the worse of both sides wholly filled."""
         total = ZERO
-        for fqme in self._positions.keys() | {one.fqme for one in standing.values()}:
+        known_of = self._positions.keys() | self._told.keys()
+        for fqme in known_of | {one.fqme for one in standing.values()}:
             mkt = self._markets.get(fqme)
             if mkt is None:
                 continue
@@ -334,6 +372,8 @@ class RiskDesk:
             buys = sum((one.remaining for one in orders if one.side > 0), ZERO)
             sells = sum((one.remaining for one in orders if one.side < 0), ZERO)
             most = max(abs(held + buys), abs(held - sells), abs(held))
+            if self.is_hedged(fqme):
+                most = sum(self.sides(fqme), buys + sells)
             worth = _notional(mkt, most, max(prices, default=ZERO))
             total += worth * (self._rate(mkt) or Decimal(1))
         return total
@@ -373,6 +413,15 @@ class RiskDesk:
         return self.limits.rates.get(name)
 
 
+def _traded(before: Apart, order: Order, size: Decimal) -> Apart:
+    """Return both sides of a position after a fill of an order."""
+    long, short = before
+    more = -size if order.reduce_only else size
+    if (order.side > 0) != order.reduce_only:
+        return max(ZERO, long + more), short
+    return long, max(ZERO, short + more)
+
+
 def _notional(mkt: MktPair, size: Decimal, price: Decimal) -> Decimal:
     """Return what a size is worth in the market's quote currency."""
     worth = size * mkt.contract_size
@@ -403,4 +452,4 @@ def _cents(value: Decimal) -> str:
 
 def _likeness(order: Order) -> tuple[object, ...]:
     prices = (order.price, order.trigger, order.trail)
-    return (order.symbol, order.action, order.size, order.kind, *prices)
+    return (order.symbol, order.action, order.size, order.kind, order.reduce_only, *prices)

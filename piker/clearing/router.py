@@ -398,7 +398,21 @@ class Router:
             elif consequence.what is What.RESIZE:
                 await self._edit(state, order, "emsd")
             elif state.phase is Phase.HELD:
-                await self._free(state, EventKind.RELEASE, order, consequence.reason)
+                freed = self._as_exit(order)
+                await self._free(state, EventKind.RELEASE, freed, consequence.reason)
+
+    def _as_exit(self, child: Order) -> Order:
+        """Return a bracket's exit so that it closes, where both sides of a market are held apart.
+
+        There an opposite order that is not reduce-only would open the other side.
+        """
+        account, parent = self.accounts.get(child.account), self.orders.get(child.parent)
+        if account is None or parent is None or not account.desk.is_hedged(child.symbol):
+            return child
+        opened = parent.order
+        if child.side != -opened.side or opened.reduce_only or opened.symbol != child.symbol:
+            return child
+        return msgspec.structs.replace(child, reduce_only=True)
 
     async def _free(
         self, state: OrderState, kind: EventKind, order: Order, how: str, price: Decimal = ZERO

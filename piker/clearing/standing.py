@@ -21,7 +21,7 @@ from piker.money import EXACT, ZERO, is_bounded
 
 __all__ = ["ENDED_KEPT", "FOLD", "Snapshot", "Standing", "fold_orders"]
 
-FOLD = 4  # raised when the same rows come to something else: older snapshots are not used then
+FOLD = 5  # raised when the same rows come to something else: older snapshots are not used then
 ENDED_KEPT = 10_000  # ended orders: 10 MB; a busy day's, for clients that ask what became of them
 
 
@@ -38,6 +38,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     holdings: list[tuple[str, str, Holding]]
     days: list[tuple[str, str, MarketDay]]
     moved: list[tuple[str, str, Decimal]]
+    longs: list[tuple[str, str, Decimal]]
     risk: dict[str, RiskChange]
 
     @property
@@ -52,8 +53,10 @@ class Standing:
     ``live`` are the orders that have not ended, ``ended`` the newest of those that have, by oid.
     ``positions`` are the last that a venue told, by (account, symbol); ``holdings`` what our own
     fills come to, by (account, fqme), and ``nets`` the signed sizes of that; ``days`` the newest
-    day of each; ``moved`` what paper fills moved, by (account, asset); ``risk`` the last state of
-    each account, "" being all.
+    day of each; ``moved`` what paper fills moved, by (account, asset); ``longs`` what our fills
+    come to on the long side, for accounts that hold both sides of a market apart: there a buy
+    opens it, and a sell that is reduce-only closes it. ``risk`` is the last state of each account,
+    "" being all.
     """
 
     def __init__(self, chain: bytes = b"") -> None:
@@ -67,6 +70,7 @@ class Standing:
         self.holdings: dict[tuple[str, str], Holding] = {}
         self.days: dict[tuple[str, str], MarketDay] = {}
         self.moved: dict[tuple[str, str], Decimal] = {}
+        self.longs: dict[tuple[str, str], Decimal] = {}
         self.risk: dict[str, RiskChange] = {}
 
     @classmethod
@@ -81,6 +85,7 @@ class Standing:
         self.nets = {where: held.size for where, held in self.holdings.items()}
         self.days = {(account, symbol): day for account, symbol, day in snapshot.days}
         self.moved = {(account, asset): amount for account, asset, amount in snapshot.moved}
+        self.longs = {(account, symbol): size for account, symbol, size in snapshot.longs}
         self.risk = dict(snapshot.risk)
         return self
 
@@ -93,6 +98,7 @@ class Standing:
             holdings=[(*where, held) for where, held in self.holdings.items()],
             days=[(*where, day) for where, day in self.days.items()],
             moved=[(*where, amount) for where, amount in self.moved.items()],
+            longs=[(*where, size) for where, size in self.longs.items()],
             risk=dict(self.risk),
         )  # fmt: skip
 
@@ -136,6 +142,8 @@ class Standing:
         size = event.size if order.side > 0 else event.size.copy_negate()
         held = traded(self.holdings.get(where) or Holding(), size, event.price, fee, asset)
         self.holdings[where], self.nets[where] = held, held.size
+        if (order.side > 0) is not order.reduce_only:
+            self.longs[where] = EXACT.add(self.longs.get(where, ZERO), size)
         before = self.days.get(where) or MarketDay(day)
         self.days[where] = before.after(day, size, event.price, fee, asset)
         for moved, amount in event.moved.items():

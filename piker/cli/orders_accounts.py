@@ -45,6 +45,7 @@ class AccountRow(msgspec.Struct, frozen=True, kw_only=True):
     reason: str = ""
     balances: dict[str, Decimal] = {}
     available: dict[str, Decimal] = {}
+    hedges: tuple[str, ...] = ()  # venues where both sides of a market are held apart
 
 
 def show(name: str | None, *, as_json: bool) -> int:
@@ -113,6 +114,7 @@ def row_of_account(status: AccountStatus, told: Iterable[BrokerdBalance] = ()) -
         where=status.src, reason=status.reason,
         balances={one.asset: one.total for one in held},
         available={one.asset: one.available for one in held if one.available is not None},
+        hedges=status.hedges,
     )  # fmt: skip
 
 
@@ -165,6 +167,11 @@ def _print(rows: list[AccountRow]) -> None:
     for row in rows:
         if row.reason:
             print(f"{row.account}: {row.reason}")
+        if row.hedges:
+            print(
+                f"{row.account}: hedge mode at {', '.join(row.hedges)}: a buy opens long and a "
+                "sell opens short; what is reduce-only closes."
+            )
 
 
 def _cells(row: AccountRow) -> tuple[str | Text, ...]:

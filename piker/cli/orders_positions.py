@@ -42,6 +42,7 @@ Where = tuple[str, str]  # account, fqme
 class PositionRow(msgspec.Struct, frozen=True, kw_only=True):
     """A position: ours, from fills; ``venue_size`` is the venue's word, where it has one.
 
+    ``venue_long`` and ``venue_short`` are the two sides of it, where the account holds both apart.
     ``realised`` (before fees) and ``unrealised`` are in ``currency``; ``break_even`` counts fees.
     """
 
@@ -58,6 +59,8 @@ class PositionRow(msgspec.Struct, frozen=True, kw_only=True):
     currency: str = ""
     fees: dict[str, Decimal] = {}
     venue_size: Decimal | None = None
+    venue_long: Decimal | None = None
+    venue_short: Decimal | None = None
 
 
 def run(*, account: str | None, as_json: bool) -> int:
@@ -115,7 +118,7 @@ async def _look(account: str) -> list[PositionRow]:
         contract = contract_of(mkt) if mkt is not None else _guess(where[1])
         position = fold(ours.get(where, []), contract or Contract())
         rows.append(_row(where, position, contract, price, told.get(where)))
-    return [row for row in rows if row.size or row.venue_size]
+    return [row for row in rows if row.size or row.venue_size or row.venue_long]
 
 
 async def transactions(
@@ -205,6 +208,8 @@ def _row(
         account=account, live=is_live(account), market=market, size=position.size,
         where=account.partition(".")[0] if is_live(account) else MODEL,
         fees=position.fees, venue_size=told.size if told is not None else None,
+        venue_long=told.long if told is not None and told.legs else None,
+        venue_short=told.short if told is not None and told.legs else None,
     )  # fmt: skip
     if contract is None:
         return row
@@ -246,6 +251,8 @@ def _cells(row: PositionRow, *, wide: bool) -> tuple[str | Text, ...]:
     size = plain(row.size)
     if row.venue_size is not None and row.venue_size != row.size:
         size += f" (venue: {plain(row.venue_size)})"
+    if row.venue_long is not None and row.venue_short is not None:
+        size += f" ({plain(row.venue_long)} long, {plain(row.venue_short)} short)"
     if wide:
         return account, row.market, row.where, size, avg, even, price, open_, done, fees
     market = row.market.rpartition(".")[0]  # its provider is the account's

@@ -326,11 +326,14 @@ class UsdmDesk(BinanceDesk):
             return wire.order_row(order)
         self._check_rules(msgspec.structs.replace(order, size=size, price=price), place)
         left = (size - order.filled) * price / self.margin_of(account).leverage(order.market)
-        if left - order.locked > self.available(account) and not order.reduce_only:
+        closes = order.reduce_only or self._closes(order)
+        if closes and size - order.filled > self._closable(order):
+            raise VenueRefusal(-2022, "ReduceOnly Order is rejected.")
+        if left - order.locked > self.available(account) and not closes:
             raise VenueRefusal(-2019, "Margin is insufficient.")
         place.book.withdraw(order, now_ms)
         order.size, order.price, order.changed_ms = size, price, now_ms
-        order.locked = ZERO if order.reduce_only else left
+        order.locked = ZERO if closes else left
         self._tell(order, "AMENDMENT")
         self._work(order, place, now_ms)
         return wire.order_row(order)

@@ -86,20 +86,29 @@ def trade_lite(order: VenueOrder, fill: dict[str, Any]) -> dict[str, Any]:
 
 
 def account_update(desk: UsdmDesk, order: VenueOrder, change: Decimal) -> dict[str, Any]:
-    """Return ACCOUNT_UPDATE: the wallet, and the position that an order changed."""
+    """Return ACCOUNT_UPDATE: the wallet, and the position that an order changed.
+
+    In hedge mode the venue tells the market's side BOTH as well, which is empty then.
+    """
     margin = desk.margin_of(order.account)
-    position = margin.position(order.market, order.position_side)
     wallet = text_of(margin.wallet)
+    sides = ["BOTH"] if order.position_side == "BOTH" else ["BOTH", order.position_side]
     return {
         "e": "ACCOUNT_UPDATE", "E": order.changed_ms, "T": order.changed_ms, "a": {
             "m": "ORDER", "B": [{"a": "USDT", "wb": wallet, "cw": wallet, "bc": "0"}],
-            "P": [{
-                "s": order.market, "pa": text_of(position.amount), "ep": text_of(position.entry),
-                "bep": text_of(position.entry), "cr": text_of(position.realised),
-                "up": text_of(desk.unrealised(order.market, position)), "mt": "cross", "iw": "0",
-                "ps": order.position_side,
-            }],
+            "P": [_held(desk, order, side) for side in sides],
         },
+    }  # fmt: skip
+
+
+def _held(desk: UsdmDesk, order: VenueOrder, side: str) -> dict[str, Any]:
+    """Return one side of an order's market, as ACCOUNT_UPDATE has it."""
+    position = desk.margin_of(order.account).position(order.market, side)
+    return {
+        "s": order.market, "pa": text_of(position.amount), "ep": text_of(position.entry),
+        "bep": text_of(position.entry), "cr": text_of(position.realised),
+        "up": text_of(desk.unrealised(order.market, position)), "mt": "cross", "iw": "0",
+        "ps": side,
     }  # fmt: skip
 
 

@@ -157,7 +157,7 @@ class Dialog:
         self._turns = trio.Semaphore(MAX_FLYING)
         self._markets: dict[str, Market] = {}
         self._knows_usdm = False
-        self._told: tuple[SyncState, str] | None = None
+        self._told: tuple[SyncState, tuple[str, ...], tuple[str, ...]] | None = None
         self._counting: set[VenueName] = {"spot"}  # whose state is the account's
 
     # -- requests ------------------------------------------------------------------------------
@@ -244,14 +244,24 @@ class Dialog:
             f"{name}: {self.venues[name].reason}" for name, state in states.items()
             if state is not SyncState.SYNCED
         )  # fmt: skip
-        if self._told is None or self._told[0] is not found:
-            self._told = (found, reason)
+        told = (found, *self._positions_told(found))
+        if self._told != told:
+            self._told = told
+            _, hedges, whole = told
             self.book.out.append(
                 BrokerdSync(
-                    account=self.account, state=found, time_ns=clock.wall_ns(), reason=reason
+                    account=self.account, state=found, time_ns=clock.wall_ns(), reason=reason,
+                    hedges=hedges, whole=whole,
                 )
-            )
+            )  # fmt: skip
             self._nursery.start_soon(self.flush)
+
+    def _positions_told(self, state: SyncState) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Return the venues where the account hedges, and those whose positions were all told."""
+        venue = self.venues.get("usdm") if "usdm" in self._counting else None
+        if venue is None or state is not SyncState.SYNCED:
+            return (), ()
+        return ("usdtm",) if venue.desk.is_dual else (), ("usdtm",)
 
     def _count(self, venue: VenueName) -> None:
         """Have the account's state depend on a market kind from now on."""
@@ -400,6 +410,7 @@ def _add_usdm(
 ) -> DeadMan | None:  # fmt: skip
     """Begin with USD-M, as soon as it answers."""
     desk = UsdmDesk(signed)
+    desk.on_mode = dialog.changed
     venue = dialog.add(desk)
     dialog._counting.add("usdm")
     after_s = options.cancel_after_s

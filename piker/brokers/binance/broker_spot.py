@@ -267,6 +267,7 @@ class SpotDesk:
 
     venue = "spot"
     edits_price = False  # in place: only to a smaller size (:meth:`amend`)
+    is_dual = False
 
     def __init__(self, signed: Signed) -> None:
         self.signed = signed
@@ -275,6 +276,9 @@ class SpotDesk:
         """Learn how many orders the account may send."""
         rows = await self.signed.query("/api/v3/rateLimit/order", type=list[OrderLimit], weight=40)
         self.signed.set_order_limits(rows)
+
+    async def learn_mode(self) -> None:
+        """Do nothing: there are no positions."""
 
     def unfit(self, order: BrokerdOrder) -> str:
         """Return why the venue can not do an order itself, or nothing."""

@@ -32,14 +32,14 @@ from piker.brokers.binance.broker_requests import Requests
 from piker.brokers.quality import venue_quality
 from piker.errors import BrokerError, DataQuality
 from piker.log import get_logger
-from piker.orders import BrokerdBalance, BrokerdPosition, SyncState
+from piker.orders import BrokerdBalance, BrokerdPosition, PositionLeg, SyncState
 
 __all__ = ["AUDIT_S", "Venue"]
 
 log = get_logger("binance.broker")
 
 AUDIT_S = (
-    60.0  # between comparisons without a loss: 104 of spot's 6,000 weight a minute, 90 of 2,400
+    60.0  # between comparisons without a loss: 104 of spot's 6,000 weight a minute, 120 of 2,400
 )
 AGAIN = Backoff(floor_s=0.5, cap_s=30.0)
 STEADY = 3  # times balances are read until no event came between
@@ -76,7 +76,7 @@ class Venue:
         self._wanted = trio.Event()
         self._balances: dict[str, tuple[Decimal, Decimal | None]] = {}
         self._positions: dict[str, dict[str, PositionFact]] = {}
-        self._told: dict[str, tuple[Decimal, Decimal | None]] = {}
+        self._told: dict[str, tuple[PositionLeg, ...]] = {}
         self._account_events = 0
         self._adopting: Counter[str] = Counter()
 
@@ -97,6 +97,9 @@ class Venue:
     def doubted(self, reason: str) -> None:
         """Compare again: what an event said is not known."""
         venue_quality(PROVIDER).count("malformed", f"user event of {self.name}")
+        self._compare_again(reason)
+
+    def _compare_again(self, reason: str) -> None:
         if self._is_heard:
             self._round += 1
             self._set(SyncState.SYNCING, reason)
@@ -170,8 +173,7 @@ class Venue:
     async def _compare(self) -> None:
         """Have every order, fill, balance and position told that is not; may raise."""
         afresh = self.state is not SyncState.SYNCED
-        if afresh:
-            await self.desk.prepare()
+        await (self.desk.prepare() if afresh else self.desk.learn_mode())
         rows = await self.desk.open_orders()
         if afresh:
             for known in self.book.live(self.name):
@@ -212,6 +214,9 @@ class Venue:
     def _standing(self, fact: BalanceFact | PositionFact) -> None:
         if isinstance(fact, PositionFact):
             self._positions.setdefault(fact.symbol, {})[fact.side] = fact
+            is_other = fact.size and (fact.side != "BOTH") is not self.desk.is_dual
+            if is_other and self.state is SyncState.SYNCED:
+                self._compare_again("the account's position mode was changed")
             return
         held = (fact.total, fact.available)
         if self._balances.get(fact.asset) == held:
@@ -226,21 +231,23 @@ class Venue:
         )  # fmt: skip
 
     def _tell_positions(self) -> None:
-        """Tell what is held of each market, both sides of a hedging account together."""
+        """Tell what is held of each market: the sum, and of a hedging account each side."""
         for symbol, sides in self._positions.items():
             held = [one for one in sides.values() if one.size]
-            size = sum((one.size for one in held), ZERO)
-            entry = held[0].entry if len(held) == 1 else None
-            if self._told.get(symbol) == (size, entry):
+            legs = tuple(PositionLeg(size=one.size, avg_price=one.entry) for one in held)
+            if self._told.get(symbol) == legs:
                 continue
-            self._told[symbol] = (size, entry)
+            self._told[symbol] = legs
             market = Market("usdm", symbol)
             self.book.out.append(
                 BrokerdPosition(
-                    broker=PROVIDER, account=self.book.account, size=size, avg_price=entry,
+                    broker=PROVIDER, account=self.book.account,
+                    size=sum((one.size for one in held), ZERO),
+                    avg_price=held[0].entry if len(held) == 1 else None,
                     symbol=self.book.markets.get(market) or f"{symbol.lower()}.usdm",
                     currency=next((one.currency for one in held if one.currency), ""),
                     time_ns=clock.wall_ns(),
+                    legs=legs if any(one.side != "BOTH" for one in held) else (),
                 )
             )  # fmt: skip
 

@@ -6,6 +6,8 @@ own, and once they are triggered become an order with another. Sources: docs/bro
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import suppress
 from decimal import Decimal
 from typing import Any
 
@@ -27,10 +29,13 @@ from piker.brokers.binance.broker_usdm_facts import (
     usdm_events,
 )
 from piker.brokers.signing import Param
-from piker.errors import Rejected
+from piker.errors import BrokerError, Rejected
+from piker.log import get_logger
 from piker.orders import Action, BrokerdOrder, OrderKind, TimeInForce, TriggerBy
 
 __all__ = ["GTD_MIN_S", "UsdmDesk", "position_side", "unfit_for_usdm", "usdm_order"]
+
+log = get_logger("binance.broker")
 
 GTD_MIN_S = 600  # goodTillDate is later than that from now, by the venue's rule
 MAX_TRADES = 1000  # rows of one answer
@@ -117,17 +122,22 @@ class UsdmDesk:
 
     def __init__(self, signed: Signed) -> None:
         self.signed = signed
-        self.is_dual = False
+        self.is_dual = False  # both sides of a market are held apart
+        self.on_mode: Callable[[], None] = lambda: None  # is called when that is another
 
     async def prepare(self) -> None:
         """Learn whether the account hedges, and how many orders it may send."""
-        await self._learn_mode()
+        await self.learn_mode()
         rows = await self.signed.query("/fapi/v1/rateLimit/order", type=list[OrderLimit], weight=1)
         self.signed.set_order_limits(rows)
 
-    async def _learn_mode(self) -> None:
+    async def learn_mode(self) -> None:
+        """Learn whether the account hedges: no event tells that it was changed."""
         dual = await self.signed.query("/fapi/v1/positionSide/dual", type=_Dual, weight=30)
-        self.is_dual = dual.dual_side_position
+        if dual.dual_side_position is not self.is_dual:
+            self.is_dual = dual.dual_side_position
+            log.info("binance.position_mode", account=self.signed.account, hedges=self.is_dual)
+            self.on_mode()
 
     def unfit(self, order: BrokerdOrder) -> str:
         """Return why the venue can not do an order itself, or nothing."""
@@ -145,7 +155,8 @@ class UsdmDesk:
             return await self._place(order, symbol, client_id, size, sent)
         except Rejected as error:
             if error.code == _OTHER_MODE:
-                await self._learn_mode()
+                with suppress(BrokerError):  # the next comparison asks, too
+                    await self.learn_mode()
             raise
 
     async def _place(
