@@ -48,7 +48,8 @@ __all__ = [
 
 FOLLOW_NS = 1 * clock.NS  # how often trails are journaled: what a kill may cost them
 BEAT_S = 0.25  # how often time is looked at: expiries, the halt file, the turn of the day
-OPEN_S = 5.0  # how long a client waits for a venue's first word of its account
+START_S = 20.0  # how long a client waits for a broker's process: 1 s, on a busy machine several
+OPEN_S = 5.0  # and then for a venue's first word of its account
 log = get_logger("ems")
 
 
@@ -103,9 +104,14 @@ class Ems:
         """Take an account in, and open the markets that it is in: limits need their prices."""
         self.router.add(account)
         self._added_ns[account.name] = clock.monotonic_ns()
-        self._nursery.start_soon(link.keep, self.router)
+        self._nursery.start_soon(self._keep, account.name, link)
         for fqme in account.desk.followed():
             self._nursery.start_soon(self.prices.keep_open, fqme)
+
+    async def _keep(self, name: str, link: BrokerLink) -> None:
+        """Keep an account's link open; one that is refused is no account, however late it is."""
+        await link.keep(self.router)
+        self.router.accounts.drop(name)
 
     async def open_account(self, name: str) -> Account:
         """Return an account, opened if need be; raise what keeps it from being opened."""
@@ -113,10 +119,11 @@ class Ems:
             if name not in self.router.accounts:
                 account, link = self._make(name)
                 self._add(account, link)
+                with trio.move_on_after(START_S):
+                    await link.reached.wait()
                 with trio.move_on_after(OPEN_S):  # a venue that is away is waited for by orders
                     await link.begun.wait()
                 if link.refused is not None:
-                    self.router.accounts.drop(name)
                     raise link.refused
             await self._know_day(name)
             return self.router.accounts[name]

@@ -20,7 +20,7 @@ from piker.clearing.lifecycle import OrderState
 from piker.clearing.records import Position, RiskChange
 from piker.clearing.risk import RiskDesk, TradingState
 from piker.clearing.standing import Standing
-from piker.clearing.validate import TRIGGERED
+from piker.clearing.validate import TRIGGERED, too_little
 from piker.errors import ConfigError
 from piker.market import MktPair
 from piker.money import EXACT, plain
@@ -176,6 +176,8 @@ class Account:
         if self.sync is not SyncState.SYNCED:
             why = f": {self.sync_why}" if self.sync_why else ""
             return Denial(DenialCode.NOT_SYNCED, f"{self.name} is {self.sync}{why}.")
+        if order.kind is OrderKind.MARKET and not order.reduce_only:
+            return too_little(order, mkt, self.desk.last(order.symbol))
         return None
 
     def native_tif(self, order: Order) -> TimeInForce:

@@ -34,6 +34,7 @@ class BrokerLink:
         self.name = MODEL if own == PAPER else provider
         self._dialog: service.Dialog | None = None
         self._again = trio.CancelScope()
+        self.reached = trio.Event()  # its process is there
         self.begun = trio.Event()
         self.refused: PikerError | None = None
 
@@ -51,7 +52,8 @@ class BrokerLink:
         """Keep the dialog open, whatever happens, but for an account that there is not.
 
         ``begun`` is set at the first dialog, or when the first one was refused for a reason that
-        time does not mend: that is ``refused``, and the end.
+        time does not mend: that is ``refused``, and the end. ``reached`` is set once the broker's
+        process is there: what is then waited for is the venue.
         """
         wait_s = FLOOR_S
         while True:
@@ -62,6 +64,7 @@ class BrokerLink:
                 lasting = isinstance(err, LASTING)
                 if lasting and not self.begun.is_set() and not router.register.live(self.account):
                     self.refused = err
+                    self.reached.set()
                     self.begun.set()
                     return
                 log.warning("ems.link", account=self.account, why=err.message)
@@ -75,6 +78,7 @@ class BrokerLink:
         with trio.CancelScope() as self._again:
             try:
                 async with service.open_service(self._service) as peer:
+                    self.reached.set()
                     beliefs = [encode(one) for one in router.beliefs(self.account)]
                     async with peer.open_dialog(
                         open_broker_dialog, stream_type=bytes, account=self.account,

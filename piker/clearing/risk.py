@@ -130,6 +130,11 @@ class RiskDesk:
             known = [(max(held, ZERO), max(-held, ZERO))]
         return max(long for long, _ in known), max(short for _, short in known)
 
+    def last(self, fqme: str) -> Decimal | None:
+        """Return the market's last price that was told, of whatever age."""
+        known = self._prices.get(fqme)
+        return known.price if known is not None else None
+
     def held(self, fqme: str) -> Decimal:
         """Return the position in a market, signed."""
         return self._positions.get(fqme, ZERO)

@@ -10,7 +10,7 @@ from piker.market import MktPair
 from piker.money import plain
 from piker.orders import Action, Order, OrderKind, TimeInForce
 
-__all__ = ["MAX_VALUE", "TRIGGERED", "senseless"]
+__all__ = ["MAX_VALUE", "TRIGGERED", "senseless", "too_little"]
 
 #: Kinds that wait for a trigger, natively or in emsd.
 TRIGGERED = frozenset(
@@ -119,11 +119,18 @@ def _fields(order: Order, now_ns: int) -> Iterator[Denial]:
 
 
 def _worth(order: Order, mkt: MktPair) -> Iterator[Denial]:
-    price = order.price or order.trigger
+    denial = too_little(order, mkt, order.price or order.trigger)
+    if denial is not None:
+        yield denial
+
+
+def too_little(order: Order, mkt: MktPair, price: Decimal | None) -> Denial | None:
+    """Say that an order is worth less at a price than its market's least; None without a price."""
     if price is None or not mkt.min_notional or mkt.inverse:
-        return
+        return None
     worth = order.size * mkt.contract_size * price
     if worth < mkt.min_notional:
         what = f"{plain(order.size)} at {plain(price)} is worth {plain(worth)}"
         least = f"less than {plain(mkt.min_notional)}, the least of {mkt.fqme}."
-        yield Denial(DenialCode.TOO_SMALL, f"{what}, {least}")
+        return Denial(DenialCode.TOO_SMALL, f"{what}, {least}")
+    return None

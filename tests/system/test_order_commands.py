@@ -251,6 +251,7 @@ async def test_what_can_not_be_is_denied_with_its_code_and_remedy(
             ("0.01 --price 58000.001", "off-tick"),
             ("0.000015", "off-lot"),
             ("0.00001 --price 58000", "too-small"),
+            ("0.00001", "too-small"),
             ("5 --price 58000", "order-notional"),
             ("0.01 --price 90000", "price-collar"),
             ("0.01 --post-only", "senseless"),
@@ -269,6 +270,9 @@ async def test_what_can_not_be_is_denied_with_its_code_and_remedy(
         account = await piker("buy", BTC, "1", "--account", "binance.nope")
         assert account.returncode == 2
         assert "no key of the account 'nope'" in account.stderr
+        armed = await piker("arm", "binance.nope", "--yes")
+        assert (armed.returncode, armed.stdout) == (2, "")
+        assert {row["account"] for row in await rows("accounts")} == {"binance.paper"}
         met = await piker("sell", BTC, "0.01", "--trigger", "90000")
         assert met.returncode == 2
         assert "would be met at once: the market is at" in met.stderr
