@@ -216,7 +216,7 @@ class UsdmDesk(BinanceDesk):
     def _work(self, order: VenueOrder, place: Place, now_ms: int) -> None:
         place.book.enter(order, now_ms, priced=order.kind == "LIMIT")
         if order.is_open and (order.kind == "MARKET" or order.tif in ("IOC", "FOK")):
-            self._end(order, "EXPIRED", now_ms)
+            self._end(order, "EXPIRED", now_ms, why="9" if order.kind == "MARKET" else "2")
 
     # -- what the book says --------------------------------------------------------------------
     def filled(self, order: VenueOrder, fill: OwnFill) -> None:
@@ -249,15 +249,16 @@ class UsdmDesk(BinanceDesk):
             for order in self.open_orders(account, market):
                 reduces = order.reduce_only or self._closes(order)
                 if reduces and order.position_side == side and order.left > self._closable(order):
-                    self._end(order, "EXPIRED", time_ms)
+                    self._end(order, "EXPIRED", time_ms, why="4")
 
     def prevented(self, order: VenueOrder, time_ms: int) -> None:
         """End an order that its own account would have traded with."""
-        self._end(order, "EXPIRED_IN_MATCH", time_ms)
+        self._end(order, "EXPIRED_IN_MATCH", time_ms, why="1")
 
-    def _end(self, order: VenueOrder, status: str, now_ms: int) -> None:
+    def _end(self, order: VenueOrder, status: str, now_ms: int, *, why: str = "0") -> None:
         self.place_of(order.market).book.withdraw(order, now_ms)
         order.status, order.changed_ms, order.locked = status, now_ms, ZERO
+        order.more["er"] = why  # the venue's number of why it ended an order by itself
         order.account.ended(order)
         self._tell(order, "EXPIRED" if status == "EXPIRED_IN_MATCH" else status)
 

@@ -69,6 +69,7 @@ def order_update(order: VenueOrder, what: str, fill: dict[str, Any] | None) -> d
         "wt": "CONTRACT_PRICE", "ot": order.kind, "ps": order.position_side, "cp": False,
         "rp": fill["realizedPnl"] if fill else "0", "pP": False, "si": 0, "ss": 0,
         "V": "EXPIRE_MAKER", "pm": "NONE", "gtd": order.more.get("gtd", 0),
+        "er": order.more.get("er", "0"),
     }  # fmt: skip
     if fill:
         body |= {"N": "USDT", "n": fill["commission"]}

@@ -14,6 +14,7 @@ import msgspec
 import pytest
 import trio
 
+from piker.accounting import Contract, fold
 from piker.clearing import keeper
 from piker.clearing.accounts import Account
 from piker.clearing.denials import Denial, DenialCode
@@ -22,6 +23,8 @@ from piker.clearing.lifecycle import Phase
 from piker.clearing.requests import client_id_of
 from piker.clearing.risk import Limits, RiskApproved, RiskDesk, TradingState
 from piker.clearing.router import Router
+from piker.cli import orders_positions
+from piker.cli.orders_accounts import row_of_account
 from piker.clock import wall_ns
 from piker.market import Asset, AssetType, MktPair
 from piker.orders import (
@@ -85,6 +88,16 @@ def test_both_sides_are_told_when_a_pair_is_locked() -> None:
 MAIN_SYNC = BrokerdSync(
     account=MAIN, state=SyncState.SYNCED, time_ns=1, hedges=("usdtm",), whole=("usdtm",)
 )
+
+
+def test_people_see_both_sides_when_a_pair_is_locked() -> None:
+    """In the table of positions and in that of accounts."""
+    row = orders_positions._row((MAIN, PERP.fqme), fold([], Contract()), None, None, held(3, 3))
+    assert (row.venue_size, row.venue_long, row.venue_short) == (D(0), D(3), D(3))
+    for wide, column in ((True, 3), (False, 1)):
+        assert "3 long, 3 short" in str(orders_positions._cells(row, wide=wide)[column])
+    status = AccountStatus(account=MAIN, state="active", hedges=("usdtm",))
+    assert row_of_account(status).hedges == ("usdtm",)
 
 
 # -- limits --------------------------------------------------------------------------------------

@@ -205,6 +205,7 @@ class _Report(msgspec.Struct):
     t: int
     m: bool
     N: str | None = None
+    eR: str = ""  # why the venue ended it by itself; since March 2026
 
 
 class _Changed(msgspec.Struct):
@@ -250,7 +251,7 @@ def _report(said: _Report) -> list[Fact]:
     fact = _order_fact(
         said.s, said.i, client_id, said.X, action, said.o, said.f,
         (said.q, said.z, said.p, said.P), said.T, fills=fills,
-        reason=said.r if said.r != "NONE" else "",
+        reason=said.r if said.r != "NONE" else said.eR.replace("_", " ").lower(),
     )  # fmt: skip
     return [fact]
 

@@ -19,6 +19,7 @@ from piker.brokers.binance.broker_facts import (
     number_of,
 )
 from piker.errors import DataQuality
+from piker.log import get_logger
 from piker.orders import Action, OrderKind, TimeInForce, TriggerBy
 
 __all__ = [
@@ -35,6 +36,8 @@ __all__ = [
     "usdm_events",
 ]
 
+log = get_logger("binance.broker")
+
 _KINDS = {
     "LIMIT": OrderKind.LIMIT, "MARKET": OrderKind.MARKET, "STOP": OrderKind.STOP_LIMIT,
     "STOP_MARKET": OrderKind.STOP, "TAKE_PROFIT": OrderKind.TAKE_PROFIT_LIMIT,
@@ -45,6 +48,21 @@ _TIFS = {"GTC": "gtc", "IOC": "ioc", "FOK": "fok", "GTD": "gtd", "GTX": "gtc", "
 _ALGO_STATUSES: dict[str, OrderStatus] = {
     "CANCELED": "canceled", "EXPIRED": "expired", "REJECTED": "rejected",
 }  # fmt: skip
+
+#: Why the venue ended an order by itself: ``er`` of ORDER_TRADE_UPDATE, in our words.
+_EXPIRED = {
+    "1": "it would have traded with the account itself",
+    "2": "the rest of an IOC order could not be filled",
+    "3": "the rest of an IOC order would have traded with the account itself",
+    "4": "another order that reduces came before it, or it would have turned the position",
+    "5": "the account was liquidated",
+    "6": "the position that it closes was gone",
+    "7": "the market is listed no more",
+    "8": "an order that it was tied to was triggered",
+    "9": "the rest of a market order could not be filled",
+    "10": "a FOK order could not be filled",
+    "11": "a post-only order would have taken",
+}
 
 
 class OrderRow(msgspec.Struct, rename="camel"):
@@ -75,11 +93,11 @@ class AlgoRow(msgspec.Struct, rename="camel"):
     symbol: str
     side: str
     algo_status: str
-    quantity: str
-    trigger_price: str
-    price: str = "0"
-    time_in_force: str = "GTC"
-    actual_order_id: str = ""
+    quantity: str | None = None  # not there where a whole position is closed
+    trigger_price: str | None = None  # not there of one that trails
+    price: str | None = None
+    time_in_force: str | None = None
+    actual_order_id: str | int | None = None
     working_type: str = "CONTRACT_PRICE"
     reduce_only: bool = False
     position_side: str = "BOTH"
@@ -147,8 +165,14 @@ def order_fact(row: OrderRow) -> OrderFact:
     )  # fmt: skip
 
 
+def _sent(row: AlgoRow) -> int:
+    """Return the number of the order that a conditional one became, 0 where it became none."""
+    text = str(row.actual_order_id or "")
+    return int(text) if text.isascii() and text.isdecimal() else 0
+
+
 def _algo_status(row: AlgoRow) -> OrderStatus:
-    if row.algo_status == "FINISHED" and not row.actual_order_id.strip("0"):
+    if row.algo_status == "FINISHED" and not _sent(row):
         return "expired"  # it was triggered, and nothing came of it
     return _ALGO_STATUSES.get(row.algo_status, "open")
 
@@ -156,7 +180,7 @@ def _algo_status(row: AlgoRow) -> OrderStatus:
 def algo_fact(row: AlgoRow) -> OrderFact:
     """Return what a row says of a conditional order."""
     action = _action(row.side, row.algo_id)
-    sent = row.actual_order_id
+    tif = row.time_in_force or "GTC"
     return OrderFact(
         venue="usdm", symbol=row.symbol, number=row.algo_id, client_id=row.client_algo_id,
         status=_algo_status(row), action=action,
@@ -165,10 +189,9 @@ def algo_fact(row: AlgoRow) -> OrderFact:
         price=number_of(row.price or "0", "price") or None,
         trigger=number_of(row.trigger_price or "0", "trigger") or None,
         trigger_by=TriggerBy.MARK if row.working_type == "MARK_PRICE" else TriggerBy.LAST,
-        tif=TimeInForce(_TIFS.get(row.time_in_force, "gtc")),
-        reduce_only=_reduces(action, row.reduce_only, row.position_side), is_algo=True,
-        post_only=row.time_in_force == "GTX",
-        sent=int(sent) if sent.isascii() and sent.isdecimal() else 0, time_ms=row.update_time,
+        tif=TimeInForce(_TIFS.get(tif, "gtc")), post_only=tif == "GTX", is_algo=True,
+        reduce_only=_reduces(action, row.reduce_only, row.position_side),
+        sent=_sent(row), time_ms=row.update_time,
     )  # fmt: skip
 
 
@@ -226,6 +249,7 @@ class _Update(msgspec.Struct):
     n: str = "0"
     N: str | None = None
     gtd: int = 0
+    er: str | int = "0"
 
 
 class _OrderEvent(msgspec.Struct):
@@ -241,11 +265,11 @@ class _Algo(msgspec.Struct):
     s: str
     S: str
     X: str
-    q: str = "0"
-    tp: str = "0"
-    p: str = "0"
-    f: str = "GTC"
-    ai: str = ""
+    q: str | None = None
+    tp: str | None = None
+    p: str | None = None
+    f: str | None = None
+    ai: str | int | None = None
     wt: str = "CONTRACT_PRICE"
     R: bool = False
     ps: str = "BOTH"
@@ -289,16 +313,34 @@ def usdm_events(kind: str, raw: bytes) -> list[Fact]:
         if kind == "ALGO_UPDATE":
             event = msgspec.json.decode(raw, type=_AlgoEvent)
             return [_algo(event.o, event.T)]
-        if kind == "ACCOUNT_UPDATE":
+        if kind == "MARGIN_CALL":
+            log.warning("binance.margin_call", positions=_called(raw))
+        elif kind == "ACCOUNT_UPDATE":
             return _changes(msgspec.json.decode(raw, type=_AccountEvent).a)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise DataQuality(f"binance: a user event {kind}: {error}") from error
     return []
 
 
+class _Called(msgspec.Struct):
+    s: str
+    ps: str
+    pa: str
+
+
+class _MarginCall(msgspec.Struct):
+    p: list[_Called] = []
+
+
+def _called(raw: bytes) -> str:
+    """Return which positions the venue calls for margin of."""
+    rows = msgspec.json.decode(raw, type=_MarginCall).p
+    return ", ".join(f"{row.s} {row.ps} {row.pa}" for row in rows)
+
+
 def _update(said: _Update) -> list[Fact]:
     fills: tuple[FillFact, ...] = ()
-    if said.x == "TRADE":
+    if said.x == "TRADE" or (said.x == "CALCULATED" and said.t > 0):  # that is a liquidation
         if said.t < 1:
             raise DataQuality(f"binance: a trade {said.t} of order {said.i}")
         row = TradeRow(
@@ -310,7 +352,8 @@ def _update(said: _Update) -> list[Fact]:
         said.s, said.i, said.c, said.S, said.o, said.X, said.q, said.z, said.p, said.f, said.R,
         said.ps, said.gtd, said.T,
     )  # fmt: skip
-    return [msgspec.structs.replace(order_fact(order), fills=fills)]
+    reason = _EXPIRED.get(str(said.er), "") if said.x == "EXPIRED" else ""
+    return [msgspec.structs.replace(order_fact(order), fills=fills, reason=reason)]
 
 
 def _algo(said: _Algo, time_ms: int) -> OrderFact:
