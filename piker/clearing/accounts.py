@@ -160,7 +160,10 @@ class Account:
         if self.state == UNARMED:
             what = f"{self.name} trades real money and is not armed."
             return Denial(DenialCode.NOT_ARMED, f"{what} Run: piker arm {self.name}")
+        becomes = OrderKind.MARKET if order.price is None else OrderKind.LIMIT
+        is_theirs = self.offers(_venue(mkt), order.kind) or self.offers(_venue(mkt), becomes)
         for wanted, needed in (
+            (not is_theirs, becomes),
             (order.post_only, "post_only"),
             (order.tif in (TimeInForce.IOC, TimeInForce.FOK), order.tif),
         ):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,7 +15,11 @@ from piker.clearing.records import Record, Row, chain_of, once_key, read_row
 from piker.clearing.standing import Snapshot, Standing
 from piker.errors import JournalDamaged, StoreError
 
-__all__ = ["Findings", "verify"]
+__all__ = ["Findings", "Progress", "verify"]
+
+STEP = 10_000  # rows between two words of progress: a tenth of a second
+#: Called with how many rows of how many were read.
+Progress = Callable[[int, int], None]
 
 
 class Findings(NamedTuple):
@@ -32,8 +37,10 @@ class Findings(NamedTuple):
         return self.first_bad is None and not self.files
 
 
-def verify(path: Path) -> Findings:
+def verify(path: Path, told: Progress | None = None) -> Findings:
     """Recompute a journal, in use or not, from its first row; blocks. Changes nothing.
+
+    ``told`` is called now and then with how far it is; of a damaged journal the whole may be 0.
 
     A damaged journal is read as far as it goes: the first row that does not hold is told, and
     everything before it is what was written.
@@ -48,14 +55,14 @@ def verify(path: Path) -> Findings:
                 due = seal.read_head(copy).seq
             except JournalDamaged:
                 due = 0  # nothing says how many there were
-        found = _walk(copy, read_snapshot(copy))
+        found = _walk(copy, read_snapshot(copy), lambda row: told(row, due) if told else None)
     if found.first_bad is None and found.rows < due:
         problem = f"rows {found.rows + 1} to {due} are missing"
         found = found._replace(first_bad=found.rows + 1, problem=problem)
     return found._replace(files=files or found.files)
 
 
-def _walk(folder: Path, snapshot: Snapshot | str) -> Findings:
+def _walk(folder: Path, snapshot: Snapshot | str, told: Callable[[int], None]) -> Findings:
     """Follow the chain from the first row to the last, or to the first that does not hold."""
     standing, files = Standing(), snapshot if isinstance(snapshot, str) else ""
     try:
@@ -73,6 +80,8 @@ def _walk(folder: Path, snapshot: Snapshot | str) -> Findings:
                 if record is None:
                     return _findings(standing, files, problem)
                 fold(standing, record, db)
+                if row.seq % STEP == 0:
+                    told(row.seq)
                 if not isinstance(snapshot, str) and row.seq == snapshot.seq:
                     files = _compared(standing, snapshot)
         finally:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from decimal import Decimal
+from functools import partial
 
 import msgspec
 import trio
@@ -16,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from piker.accounting import Transaction
+from piker.clearing.journal_verify import Progress
 from piker.clearing.lifecycle import OrderState, Phase
 from piker.cli.ledger_books import Books, open_books
 from piker.config import nearest
@@ -89,8 +91,8 @@ class AccountLine(msgspec.Struct, frozen=True, kw_only=True, tag="account", tag_
 # -- show ----------------------------------------------------------------------------------------
 def show(account: str | None, *, market: str | None, last: int, as_json: bool) -> int:
     """Show the accounts, or the orders and fills of one; return the exit code."""
-    with wait_for("Reading the journal ..."):
-        books = trio.run(open_books)
+    with wait_for("Reading the journal ...") as told:
+        books = trio.run(partial(open_books, told=told))
     if account is None:
         _show_accounts(books, as_json=as_json)
         return 0
@@ -305,11 +307,16 @@ def _table(*names: str) -> Table:
 
 
 @contextmanager
-def wait_for(text: str) -> Iterator[Callable[[], None]]:
-    """Show on a terminal that something takes its time."""
+def wait_for(text: str) -> Iterator[Progress]:
+    """Show on a terminal that something takes its time, and how far it is, where that is told."""
     status = Console(stderr=True).status(text)
+
+    def tell(row: int, rows: int) -> None:
+        of = f" of {rows:,} ({row / rows:.0%})" if rows else ""
+        status.update(f"{text} row {row:,}{of}")
+
     status.start()
     try:
-        yield status.stop
+        yield tell
     finally:
         status.stop()

@@ -29,6 +29,7 @@ from piker.accounting import (
 from piker.accounting.history_csv import unmatched
 from piker.clearing.fills import executions
 from piker.clearing.journal import Journal, open_journal
+from piker.clearing.journal_verify import Progress
 from piker.clearing.lifecycle import OrderState
 from piker.clearing.records import Intent, Record
 from piker.data.symbols import SymbolDb
@@ -75,17 +76,18 @@ def imports_folder() -> Path:
     return config.data_dir() / "ledger"
 
 
-async def open_books(*, with_imports: bool = True) -> Books:
+async def open_books(*, with_imports: bool = True, told: Progress | None = None) -> Books:
     """Read everything: some ten seconds and 900 MB for a journal of a million rows.
 
-    Raises ``JournalDamaged`` and ``StoreError`` as the journal does, ``ConfigError`` for an
-    imported account that was changed so that it no longer adds up.
+    ``told`` is called after every ``BATCH`` rows of the journal. Raises ``JournalDamaged``
+    and ``StoreError`` as the journal does, ``ConfigError`` for an imported account that was changed
+    so that it no longer adds up.
     """
     books = Books(Ledger())
     if journal_path().is_dir():
         async with open_journal(journal_path(), read_only=True) as journal:
             with _uncollected():
-                await _read(journal, books)
+                await _read(journal, books, told)
             books.rows, books.chain = journal.seq, journal.chain
             books.nets = dict(journal.standing.nets)
     books.imported = read_imports() if with_imports else {}
@@ -101,7 +103,8 @@ async def open_books(*, with_imports: bool = True) -> Books:
     return books
 
 
-async def _read(journal: Journal, books: Books) -> None:
+async def _read(journal: Journal, books: Books, told: Progress | None) -> None:
+    rows = 0
     batch: list[Record] = []
 
     def fold() -> None:
@@ -116,7 +119,10 @@ async def _read(journal: Journal, books: Books) -> None:
     async for record in journal.read():
         batch.append(record)
         if len(batch) >= BATCH:
+            rows += len(batch)
             fold()
+            if told is not None:
+                told(rows, journal.seq)
     fold()
 
 

@@ -7,6 +7,7 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -35,8 +36,8 @@ def export(
 ) -> int:  # fmt: skip
     """Print an account, or write files of several; return the exit code."""
     first = _method(method)
-    with wait_for("Reading the journal ..."):
-        books = trio.run(open_books)
+    with wait_for("Reading the journal ...") as told:
+        books = trio.run(partial(open_books, told=told))
     names = [known_account(books, name) for name in accounts] or books.accounts()
     if not names:
         raise ConfigError("the books are empty: nothing was ordered or imported yet.")
@@ -134,8 +135,8 @@ def take(
         statement = _of_ib(read_flex(data, zone=zone, strict=not lenient), account)
     else:
         statement = _of_csv(data, path, account, lenient=lenient)
-    with wait_for("Reading the journal ..."):
-        books = trio.run(open_books)
+    with wait_for("Reading the journal ...") as told:
+        books = trio.run(partial(open_books, told=told))
     taken = []
     for name in sorted({tx.account for tx in statement.transactions}):
         mine = [tx for tx in statement.transactions if tx.account == name]

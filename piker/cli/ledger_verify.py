@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from functools import partial
 
 import msgspec
 import trio
 
 from piker.clearing.journal import Findings
 from piker.clearing.journal import verify as verify_journal
+from piker.clearing.journal_verify import Progress
 from piker.cli.ledger import wait_for
 from piker.cli.ledger_books import Books, journal_path, open_books, read_imports
 from piker.errors import PikerError
@@ -34,8 +36,8 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 def verify(*, as_json: bool) -> int:
     """Recompute everything; return 0, or 1 where anything disagrees."""
-    with wait_for("Recomputing the books ..."):
-        verdict = _verdict()
+    with wait_for("Recomputing the books ...") as told:
+        verdict = _verdict(told)
     if as_json:
         print(msgspec.json.encode(verdict).decode())
         return 0 if verdict.sound else 1
@@ -54,18 +56,18 @@ def verify(*, as_json: bool) -> int:
     return 0 if verdict.sound else 1
 
 
-def _verdict() -> Verdict:
+def _verdict(told: Progress) -> Verdict:
     problems: list[str] = []
     imports = _imports(problems)
     if not journal_path().is_dir():
         return Verdict(sound=not problems, problems=problems, imports=imports)
-    found = verify_journal(journal_path())
+    found = verify_journal(journal_path(), told)
     if not found.sound:
         return Verdict(
             sound=False, rows=found.rows, first_bad=found.first_bad, imports=imports,
             problems=[_told(found), *problems],
         )  # fmt: skip
-    books = trio.run(lambda: open_books(with_imports=False))
+    books = trio.run(partial(open_books, with_imports=False, told=told))
     problems += _differences(books)
     return Verdict(
         sound=not problems, rows=books.rows, orders=len(books.orders), fills=len(books.live),

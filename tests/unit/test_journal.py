@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from piker.clearing import journal_file, journal_seal
+from piker.clearing import journal_file, journal_seal, journal_verify
 from piker.clearing.journal import Journal, open_journal, verify
 from piker.clearing.journal_file import MIGRATIONS, JournalFile, connect, create, leave
 from piker.clearing.lifecycle import Event, EventKind, Phase
@@ -121,6 +121,17 @@ async def test_second_intent_and_second_fill_are_told_when_appended_again(tmp_pa
         assert await journal.append([intent("a")]) == [Duplicate(1)]
         assert await journal.append([]) == []
     assert verify(tmp_path / "journal").rows == 3
+
+
+async def test_verification_says_how_far_it_is_when_asked(
+    filled: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows so far, and of how many; the findings are the same."""
+    heard: list[tuple[int, int]] = []
+    monkeypatch.setattr(journal_verify, "STEP", 30)
+    found = verify(filled, lambda row, rows: heard.append((row, rows)))
+    assert found == verify(filled)
+    assert heard == [(30, 80), (60, 80)]
 
 
 async def test_each_caller_gets_its_own_answers_when_many_append_at_once(tmp_path: Path) -> None:

@@ -443,6 +443,22 @@ async def test_day_order_stands_until_midnight_utc_whoever_restarts(tmp_path: Pa
         assert router.orders["a"].cancel_called
 
 
+async def test_market_that_the_backend_does_not_trade_is_denied_before_anything_is_sent(
+    tmp_path: Path,
+) -> None:
+    """Whether the order would be sent at once or wait here; an alert is nobody's to refuse."""
+    stop = {"kind": OrderKind.STOP, "trigger": D(101), "price": None}
+    async with routing(tmp_path) as (router, link):
+        router.accounts[PAPER].offers = lambda venue, what: venue != "spot" and what in OFFERED
+        await router.order(order("a"))
+        await router.order(order("b", **stop))
+        await router.order(order("c", action=Action.ALERT, size=D(0), **stop))
+        assert {oid: router.orders[oid].code for oid in "abc"} == {
+            "a": "not-offered", "b": "not-offered", "c": "",
+        }  # fmt: skip
+        assert link.sent == []
+
+
 async def test_reduce_only_is_held_to_when_the_venue_does_not_do_it(tmp_path: Path) -> None:
     """With nothing to reduce it is denied; of what is held, no more than that."""
     async with routing(tmp_path) as (router, _), router.news.listen() as news:
