@@ -37,6 +37,7 @@ __all__ = ["Findings", "Journal", "open_journal", "verify"]
 BATCH = 4096  # records of one commit: a sync is a hundredth of writing that many
 WAITING = 65_536  # records that wait at most; then append itself waits: 30 MB of them
 SNAPSHOT_ROWS = 50_000  # since the last snapshot: a start folds so many in a third of a second
+CLOSE_ROWS = 1_000  # since the last snapshot from which closing takes one: 50 ms of the next start
 READ_ROWS = 1000  # rows read at a time, between which commits pass
 
 log = get_logger("journal")
@@ -280,6 +281,9 @@ class Journal:
         self._room.set()
 
     async def _close(self) -> None:
+        whole = not self._failed and not self._read_only and self._standing.seq
+        if whole and self._since_snapshot >= CLOSE_ROWS:
+            await self._keep(self._standing.snapshot())
         end = self._file.abandon if self._failed or self._read_only else self._file.close
         try:
             await self._run(end)

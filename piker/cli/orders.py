@@ -144,7 +144,7 @@ def is_live(account: str) -> bool:
     return split_account(account)[1] != PAPER
 
 
-def row_of(status: Status, since_ns: int | None = None) -> OrderRow:
+def row_of(status: Status) -> OrderRow:
     """Return what is shown of a status that has its order."""
     req, state = status.req, status.resp
     assert req is not None
@@ -158,7 +158,7 @@ def row_of(status: Status, since_ns: int | None = None) -> OrderRow:
         reduce_only=req.reduce_only,
         avg_price=status.avg_price, fees=status.fees, cancel_called=status.cancel_called,
         code=status.code, reason=status.reason, remedy=_remedy(status.code), oco=req.oco,
-        parent=req.parent, tag=req.tag, since_ns=since_ns,
+        parent=req.parent, tag=req.tag, since_ns=status.taken_ns or None,
     )  # fmt: skip
 
 

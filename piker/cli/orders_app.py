@@ -134,21 +134,25 @@ def alert(
 
 def orders(
     every: Annotated[
-        bool, typer.Option("--all", help="Those that have ended, too: the newest 100.")
+        bool, typer.Option("--all", help="Those that have ended, too: the newest.")
     ] = False,
+    last: Annotated[
+        int, typer.Option(metavar="N", min=0, help="With --all: how many have ended; 0 for all.")
+    ] = 100,
     account: OnlyAccount = None,
     watch: Annotated[bool, typer.Option("--watch", help="Keep looking, until Ctrl-C.")] = False,
     json: Json = False,
 ) -> int:
     """List the open orders, of every account and client.
 
-    Without a running pikerd it shows what the journal has, and starts nothing.
+    Without a running pikerd it shows what the journal has, and starts nothing. The newest 10,000
+    that have ended are at hand; for more the whole journal is read.
 
     Example: piker orders --watch
     """
     from piker.cli import orders_list as command
 
-    return command.run(every=every, account=account, watch=watch, as_json=json)
+    return command.run(every=every, account=account, watch=watch, as_json=json, last=last)
 
 
 def cancel(

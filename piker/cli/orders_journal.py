@@ -1,12 +1,12 @@
 """What the orders' commands read in the journal: what nobody running has to tell.
 
-When an order was given, those that have ended, what fills came to, and everything where emsd does
-not run. A checked copy is read: the journal itself is never touched.
+Orders that have ended, what fills came to, and everything where emsd does not run. A checked
+copy is read: the journal itself is never touched.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from piker.clearing._ems import halt_file, journal_path
@@ -14,14 +14,11 @@ from piker.clearing.accounts import PAPER, split_account
 from piker.clearing.journal import Journal, open_journal
 from piker.clearing.lifecycle import OrderState
 from piker.clearing.matching import MODEL
-from piker.clearing.records import Intent
 from piker.clearing.requests import status_of
+from piker.clearing.standing import ENDED_KEPT
 from piker.cli.orders import OrderRow, row_of
 
-__all__ = ["begun", "halt_file", "has_journal", "opened", "row_of_state", "started_ns"]
-
-LOOK_ROWS = 100_000  # rows of the journal that are looked through for times: half a second
-_MS_DIGITS = 11  # of an oid's beginning that are its session's time: until the year 2527
+__all__ = ["ended", "halt_file", "has_journal", "opened", "row_of_state"]
 
 
 def has_journal() -> bool:
@@ -36,34 +33,22 @@ async def opened() -> AsyncIterator[Journal]:
         yield journal
 
 
-async def begun(journal: Journal, oids: Collection[str]) -> dict[str, int]:
-    """Return when orders were given; those of long ago are as old as their client's session."""
-    found = {oid: time_ns for oid in oids if (time_ns := started_ns(oid)) is not None}
-    left = set(oids)
-    async for record in journal.read(max(0, journal.seq - LOOK_ROWS)):
-        if record.oid in left and isinstance(record.entry, Intent):
-            found[record.oid] = record.time_ns
-            left.discard(record.oid)
-            if not left:
-                break
-    return found
+async def ended(journal: Journal, account: str, last: int) -> list[OrderState]:
+    """Return the newest orders that have ended, of an account where named; 0 for all of them.
 
-
-def started_ns(oid: str) -> int | None:
-    """Return when the session began whose id an oid has; None of one that is no client's of ours.
-
-    :func:`piker.clearing.client.new_session` makes them: milliseconds in hex, then chance.
+    Those that the journal's standing has cost nothing. Where more are asked for every row is
+    folded: some ten seconds for a million rows on a quiet machine.
     """
-    session, dash, number = oid.partition("-")
-    if len(session) != _MS_DIGITS + 6 or not dash or not number.isdigit():
-        return None
-    try:
-        return int(session[:_MS_DIGITS], 16) * 1_000_000
-    except ValueError:
-        return None
+    found = [one for one in journal.standing.ended.values() if account in ("", one.order.account)]
+    if (not last or len(found) < last) and len(journal.standing.ended) >= ENDED_KEPT:
+        every = await journal.fold()
+        found = [
+            one for one in every.values() if one.is_over and account in ("", one.order.account)
+        ]
+    return found[-last:] if last else found
 
 
-def row_of_state(state: OrderState, since_ns: int | None = None) -> OrderRow:
+def row_of_state(state: OrderState) -> OrderRow:
     """Return what is shown of an order that the journal has."""
     provider, own = split_account(state.order.account)
-    return row_of(status_of(state, MODEL if own == PAPER else provider), since_ns)
+    return row_of(status_of(state, MODEL if own == PAPER else provider))

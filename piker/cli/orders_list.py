@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from decimal import Decimal
 
 import msgspec
@@ -31,15 +31,15 @@ from piker.cli.orders import (
     show,
     start,
 )
-from piker.errors import PeerLost, PikerError
+from piker.errors import PeerLost
 from piker.money import plain
 from piker.orders import Status
 from piker.ticks import Resync
 
-__all__ = ["run", "table"]
+__all__ = ["ENDED_SHOWN", "run", "table"]
 
+ENDED_SHOWN = 100  # of those that have ended, the newest, where no other number is asked for
 WIDE = 150  # characters from which a row has one line
-ENDED_SHOWN = 100  # of those that have ended, the newest
 FRAME_S = 0.5  # between two pictures of --watch: ages go on without news
 MAX_AGE_PARTS = ((604_800, "w"), (86_400, "d"), (3600, "h"), (60, "min"), (1, "s"))
 _STYLES = {
@@ -48,8 +48,10 @@ _STYLES = {
 }  # fmt: skip
 
 
-def run(*, every: bool, account: str | None, watch: bool, as_json: bool) -> int:
-    """Show the orders; return the exit code."""
+def run(
+    *, every: bool, account: str | None, watch: bool, as_json: bool, last: int = ENDED_SHOWN
+) -> int:
+    """Show the orders, with ``every`` the ``last`` that have ended, too; return the exit code."""
     name = check_account(account) if account else ""
     if watch:
         view = _Watch(name, every=every, as_json=as_json)
@@ -58,7 +60,7 @@ def run(*, every: bool, account: str | None, watch: bool, as_json: bool) -> int:
     notes: list[str] = []
 
     async def work() -> int:
-        rows, note = await _look(name, every)
+        rows, note = await _look(name, last if every else None)
         found.extend(rows)
         notes.append(note)
         return 0
@@ -89,8 +91,11 @@ WAITS = (
 )
 
 
-async def _look(account: str, every: bool) -> tuple[list[OrderRow], str]:
-    """Return the orders, oldest first, and why they are the journal's word and not emsd's."""
+async def _look(account: str, last: int | None) -> tuple[list[OrderRow], str]:
+    """Return the orders, oldest first, and why they are the journal's word and not emsd's.
+
+    ``last`` is how many of those that have ended are shown, 0 being all, None no one.
+    """
     note = "" if service.read_pikerd() is not None else "pikerd does not run"
     statuses: list[Status] = []
     if not note:
@@ -100,32 +105,24 @@ async def _look(account: str, every: bool) -> tuple[list[OrderRow], str]:
                     statuses = ems.open_orders(account)
         except PeerLost as err:
             note = err.message.rstrip(".")
-    if not note and not statuses and not every:
-        return [], ""
-    if note and not kept.has_journal():
-        return [], ""
-    return await _with_journal(statuses, account, running=not note, every=every), note
+    rows = [row_of(status) for status in statuses]
+    if (note or last is not None) and kept.has_journal():
+        rows += await _of_journal({row.oid for row in rows}, account, running=not note, last=last)
+    return in_order(rows), note
 
 
-async def _with_journal(
-    statuses: Sequence[Status], account: str, *, running: bool, every: bool
+async def _of_journal(
+    told: Collection[str], account: str, *, running: bool, last: int | None
 ) -> list[OrderRow]:
-    """Return rows with their times, and what only the journal knows."""
+    """Return the rows of what only the journal knows."""
     async with kept.opened() as journal:
-        standing = journal.standing
-        told = {status.oid for status in statuses}
-        states = [] if running else list(standing.live.values())
-        if every:
-            ended = [one for one in standing.ended.values() if account in ("", one.order.account)]
-            states += ended[-ENDED_SHOWN:]
-        states = [
-            state for state in states
-            if state.order.oid not in told and account in ("", state.order.account)
-        ]  # fmt: skip
-        times = await kept.begun(journal, told | {state.order.oid for state in states})
-    rows = [row_of(status, times.get(status.oid)) for status in statuses]
-    rows += [kept.row_of_state(state, times.get(state.order.oid)) for state in states]
-    return in_order(rows)
+        states = [] if running else list(journal.standing.live.values())
+        if last is not None:
+            states += await kept.ended(journal, account, last)
+    return [
+        kept.row_of_state(state) for state in states
+        if state.order.oid not in told and account in ("", state.order.account)
+    ]  # fmt: skip
 
 
 def in_order(rows: Sequence[OrderRow]) -> list[OrderRow]:
@@ -153,7 +150,7 @@ def table(rows: Sequence[OrderRow], width: int) -> RenderableType:
     notes = [
         Text(f"{short[row.oid]}: {row.reason}{f' ({row.code})' if row.code else ''}", "dim")
         for row in rows
-        if row.reason and row.state in (Phase.UNKNOWN, Phase.DENIED, Phase.REJECTED)
+        if row.reason and row.state not in (Phase.CANCELED, Phase.EXPIRED)
     ]
     return Group(found, *notes)
 
@@ -215,31 +212,19 @@ class _Watch:
         self._account = account
         self._every = every
         self._as_json = as_json
-        self._since: dict[str, int] = {}
         self._seen: dict[str, tuple[str, Decimal, object]] = {}
         self._ems: OrderClient | None = None
-        self._note = ""
 
     async def work(self) -> int:
         """Show until cancelled."""
         out = console()
         with opening("Asking emsd ...") as opened:
             async with open_ems("", name="cli") as self._ems:
-                await self._learn()
                 opened()
                 if self._as_json or not out.is_terminal:
                     await self._lines(self._ems)
                 await self._draw(self._ems)
         return 0
-
-    async def _learn(self) -> None:
-        """Look up when the orders that are there were given."""
-        assert self._ems is not None
-        try:
-            async with kept.opened() as journal:
-                self._since = await kept.begun(journal, list(self._ems.dialogs))
-        except PikerError as err:  # their ages are then not known; all else is
-            self._note = err.message
 
     async def _lines(self, ems: OrderClient) -> None:
         """Print each change of an order, for ever."""
@@ -247,7 +232,7 @@ class _Watch:
             if isinstance(told, Resync):
                 print("note: emsd was started again; this is how things stand.", file=sys.stderr)
             elif isinstance(told, Status) and told.req is not None and told.resp != "error":
-                row = row_of(told, self._begun(told.oid))
+                row = row_of(told)
                 what = (row.state, row.filled, told.req)
                 if self._account in ("", row.account) and self._seen.get(row.oid) != what:
                     self._seen[row.oid] = what
@@ -272,19 +257,15 @@ class _Watch:
         if hidden > 0:
             head.append(f"; the {hidden} oldest are not shown")
         body = table(rows[-room:], width) if rows else Text("no open orders.")
-        return Group(head, *([Text(self._note, "yellow")] if self._note else []), body)
+        return Group(head, body)
 
     def _rows(self, ems: OrderClient) -> list[OrderRow]:
         statuses = [one for one in ems.dialogs.values() if one.req is not None]
-        rows = [row_of(one, self._begun(one.oid)) for one in statuses]
+        rows = [row_of(one) for one in statuses]
         return in_order([
             row for row in rows
             if self._account in ("", row.account) and (self._every or not row.is_over)
         ])  # fmt: skip
-
-    def _begun(self, oid: str) -> int:
-        """Return when an order was given: it came while we looked, or the journal had it."""
-        return self._since.setdefault(oid, clock.wall_ns())
 
     def left(self) -> str:
         """Return what a person who goes away must know."""

@@ -7,7 +7,6 @@ from decimal import Decimal
 
 import trio
 
-from piker import clock
 from piker.clearing.client import OrderClient
 from piker.clearing.denials import DenialCode
 from piker.clearing.lifecycle import Phase
@@ -132,8 +131,7 @@ class Desk:
         before = self._rows.get(status.oid)
         if before is not None and before.is_over and status.resp == "fill":
             return
-        since_ns = before.since_ns if before is not None else clock.wall_ns()
-        self._rows[status.oid] = row_of(status, since_ns)
+        self._rows[status.oid] = row_of(status)
         if self._wait:
             self._show(status.oid)
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections import defaultdict
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from decimal import Decimal
 
 import msgspec
@@ -14,27 +13,24 @@ from rich.table import Table
 from rich.text import Text
 
 from piker import config, service
-from piker.accounting import Contract, Position, Transaction, break_even, contract_of, fold, of_fill
+from piker.accounting import Contract, Position, break_even, contract_of
+from piker.accounting.position import Episode
 from piker.clearing.client import open_ems
-from piker.clearing.fills import executions
-from piker.clearing.journal import Journal
-from piker.clearing.lifecycle import OrderState
+from piker.clearing.holdings import Holding
 from piker.clearing.matching import MODEL
 from piker.clearing.prices import reference
-from piker.clearing.records import Record
 from piker.cli import orders_journal as kept
 from piker.cli.orders import check_account, console, is_live, opening, rounded, start
 from piker.data.feed import open_feed
 from piker.data.symbols import SymbolDb
 from piker.errors import PikerError
 from piker.market import MktPair
-from piker.money import plain
+from piker.money import EXACT, plain
 from piker.orders import BrokerdPosition
 
-__all__ = ["PositionRow", "run", "transactions"]
+__all__ = ["PositionRow", "position_of", "run"]
 
 QUOTE_S = 10.0  # for a market that is not open yet; without its price a position is still shown
-BATCH = 10_000  # rows of the journal folded at a time
 _INVERSE = ("coinm",)  # venues whose contracts can not be counted without what the market says
 Where = tuple[str, str]  # account, fqme
 
@@ -93,13 +89,13 @@ def run(*, account: str | None, as_json: bool) -> int:
 
 
 async def _look(account: str) -> list[PositionRow]:
-    ours: dict[Where, list[Transaction]] = {}
+    ours: dict[Where, Holding] = {}
     if kept.has_journal():
         async with kept.opened() as journal:
-            nets = journal.standing.nets.items()
-            wanted = {where for where, net in nets if net and account in ("", where[0])}
-            if wanted:
-                ours = await transactions(journal, wanted)
+            ours = {
+                where: held for where, held in journal.standing.holdings.items()
+                if held.size and account in ("", where[0])
+            }  # fmt: skip
     told: dict[Where, BrokerdPosition] = {}
     markets: dict[str, MktPair] = {}
     prices: dict[str, Decimal] = {}
@@ -116,32 +112,21 @@ async def _look(account: str) -> list[PositionRow]:
     for where in sorted({*ours, *told}):
         mkt, price = markets.get(where[1]), prices.get(where[1])
         contract = contract_of(mkt) if mkt is not None else _guess(where[1])
-        position = fold(ours.get(where, []), contract or Contract())
+        position = position_of(where, ours.get(where) or Holding(), contract or Contract())
         rows.append(_row(where, position, contract, price, told.get(where)))
     return [row for row in rows if row.size or row.venue_size or row.venue_long]
 
 
-async def transactions(
-    journal: Journal, wanted: Collection[Where]
-) -> dict[Where, list[Transaction]]:
-    """Return the fills of a journal, of some accounts and markets, by account and market."""
-    orders: dict[str, OrderState] = {}
-    found: defaultdict[Where, list[Transaction]] = defaultdict(list)
-    batch: list[Record] = []
-
-    def take() -> None:
-        for one in executions(batch, orders):
-            where = (one.fill.account, one.symbol)
-            if where in wanted:
-                found[where].append(of_fill(one.fill, symbol=one.symbol))
-        batch.clear()
-
-    async for record in journal.read():
-        batch.append(record)
-        if len(batch) == BATCH:
-            take()
-    take()
-    return dict(found)
+def position_of(where: Where, held: Holding, contract: Contract) -> Position:
+    """Return what the journal's fold says of a market, as a position of its contract."""
+    leg, times = held.inverse if contract.inverse else held.linear, contract.multiplier
+    since = EXACT.subtract(leg.realised, leg.before)
+    return Position(
+        account=where[0], symbol=where[1], contract=contract, size=held.size,
+        basis=EXACT.multiply(leg.basis, times), cash=EXACT.multiply(leg.cash, times),
+        realised=EXACT.multiply(leg.realised, times), fees=held.fees,
+        since=Episode(realised=EXACT.multiply(since, times), fees=held.since),
+    )  # fmt: skip
 
 
 async def _told(account: str) -> dict[Where, BrokerdPosition]:
