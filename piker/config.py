@@ -147,9 +147,15 @@ class BrokersTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
 
 
 class PaperConf(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Table ``[paper]``: how far away the paper venue is."""
+    """Table ``[paper]``: how far away the paper venue is, and what an account begins with.
+
+    An asset that ``balances`` names can not be overdrawn; all others may be owed.
+    """
 
     latency_ms: Annotated[float, msgspec.Meta(ge=0, le=60_000)] = 20.0
+    balances: dict[str, Decimal] = msgspec.field(
+        default_factory=lambda: dict.fromkeys(("usd", "usdt", "usdc", "fdusd"), Decimal(10**6))
+    )
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -233,6 +239,7 @@ def load_conf(path: Path | None = None) -> Conf:
     conf = decode_toml(_read(file), Conf, file) if file.exists() else Conf()
     _check_level(conf.log.level, file)
     _check_positive(conf.feed, file)
+    _check_balances(conf.paper, file)
     return conf
 
 
@@ -346,4 +353,13 @@ def _check_positive(feed: FeedConf, file: Path) -> None:
         if not value > 0:
             raise ConfigError(
                 f"{file}: feed.{name}: {value!r} must be above zero.", remedy="Mend that value."
+            )
+
+
+def _check_balances(paper: PaperConf, file: Path) -> None:
+    for asset, amount in paper.balances.items():
+        if not amount.is_finite() or amount < 0:
+            raise ConfigError(
+                f"{file}: paper.balances.{asset}: {amount} is no amount to begin with.",
+                remedy="Give zero or more; an asset that is left out may be owed.",
             )

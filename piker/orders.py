@@ -21,11 +21,13 @@ __all__ = [
     "AccountStatus",
     "Action",
     "BrokerdBalance",
+    "BrokerdBeginning",
     "BrokerdBelief",
     "BrokerdCancel",
     "BrokerdError",
     "BrokerdEvent",
     "BrokerdFill",
+    "BrokerdMemory",
     "BrokerdOrder",
     "BrokerdOrderAck",
     "BrokerdPosition",
@@ -243,6 +245,18 @@ class BrokerdBelief(_Message, frozen=True, tag="belief"):
     filled: Decimal = ZERO
 
 
+class BrokerdMemory(_Message, frozen=True, tag="memory"):
+    """What an account's fills come to, for a venue that remembers nothing: the paper engine.
+
+    ``moved`` is what they moved of each asset; ``held``, by market id, the size of a position, what
+    it cost (sizes times prices), and what it cost in coins (sizes through prices, negated).
+    """
+
+    account: str
+    moved: dict[str, Decimal] = {}
+    held: dict[str, tuple[Decimal, Decimal, Decimal]] = {}
+
+
 # -- backend -> emsd --------------------------------------------------------------------------
 class BrokerdOrderAck(_Message, frozen=True, tag="ack"):
     """The venue has the order, or its edit, under ``reqid``: an edit may give it a new one."""
@@ -383,6 +397,7 @@ class BrokerdSync(_Message, frozen=True, tag="sync"):
 ClientMessage = Order | Cancel
 EmsMessage = Status | BrokerdPosition | BrokerdBalance | AccountStatus
 BrokerdRequest = BrokerdOrder | BrokerdCancel
+BrokerdBeginning = BrokerdBelief | BrokerdMemory
 BrokerdEvent = (
     BrokerdOrderAck
     | BrokerdStatus
@@ -396,7 +411,7 @@ BrokerdEvent = (
 _encoder = msgspec.msgpack.Encoder()
 _decoders: dict[Any, msgspec.msgpack.Decoder[Any]] = {
     union: msgspec.msgpack.Decoder(union)
-    for union in (ClientMessage, EmsMessage, BrokerdRequest, BrokerdEvent, BrokerdBelief)
+    for union in (ClientMessage, EmsMessage, BrokerdRequest, BrokerdEvent, BrokerdBeginning)
 }
 
 
@@ -409,7 +424,7 @@ def decode(data: bytes, union: Any) -> Any:
     """Return the message; raise ``Refused`` for another version, or for what is none of them.
 
     ``union`` is ``ClientMessage``, ``EmsMessage``, ``BrokerdRequest``, ``BrokerdEvent`` or
-    ``BrokerdBelief``.
+    ``BrokerdBeginning``.
     """
     if data[:1] != bytes((PROTOCOL,)):
         theirs = data[0] if data else "none"

@@ -21,15 +21,18 @@ from piker.brokers.spec import Capabilities, load_backend
 from piker.brokers.trading import TradeDialog
 from piker.clearing import brokerd
 from piker.clearing.paper import Fees, PaperBroker
+from piker.clearing.paper_money import PaperMoney
 from piker.data.feed import open_feed
 from piker.errors import PikerError
 from piker.log import get_logger
 from piker.market import MktPair
 from piker.orders import (
+    BrokerdBeginning,
     BrokerdBelief,
     BrokerdCancel,
     BrokerdError,
     BrokerdEvent,
+    BrokerdMemory,
     BrokerdOrder,
     BrokerdRequest,
     BrokerdSync,
@@ -41,6 +44,7 @@ __all__ = ["endpoint_modules", "fees_of", "main", "open_paper_dialog"]
 
 endpoint_modules = ("piker.clearing.brokerd",)
 OPEN_S = 20.0  # how long an order waits for its market's first quote before it is refused
+BALANCES_S = 1.0  # how old what is told of set-aside money may be
 log = get_logger("paperboi")
 
 
@@ -52,11 +56,14 @@ async def main(name: str, task_status: TaskStatus[None]) -> None:
 
     async def open_dialog(
         account: str,
-        beliefs: Sequence[BrokerdBelief],
+        told: Sequence[BrokerdBeginning],
         events: trio.MemorySendChannel[BrokerdEvent],
     ) -> AbstractAsyncContextManager[TradeDialog]:
+        memory = next((one for one in told if isinstance(one, BrokerdMemory)), None)
+        beliefs = [one for one in told if isinstance(one, BrokerdBelief)]
+        money = PaperMoney(account, conf.paper.balances, memory)
         latency_s = conf.paper.latency_ms / 1000
-        return open_paper_dialog(account, beliefs, events, capabilities, latency_s=latency_s)
+        return open_paper_dialog(account, beliefs, events, capabilities, money, latency_s=latency_s)
 
     await brokerd.serve(open_dialog, task_status)
 
@@ -70,11 +77,11 @@ def fees_of(capabilities: Capabilities, venue: str) -> Fees:
 @asynccontextmanager
 async def open_paper_dialog(
     account: str, beliefs: Sequence[BrokerdBelief], events: trio.MemorySendChannel[BrokerdEvent],
-    capabilities: Capabilities, *, latency_s: float,
+    capabilities: Capabilities, money: PaperMoney, *, latency_s: float,
 ) -> AsyncIterator[TradeDialog]:  # fmt: skip
     """Open the paper account of a provider; it is synced as soon as its markets are open."""
     async with trio.open_nursery() as nursery:
-        engine = PaperEngine(account, events, nursery, capabilities, latency_s)
+        engine = PaperEngine(account, events, nursery, capabilities, money, latency_s)
         nursery.start_soon(engine.take_up, beliefs)
         yield engine
         nursery.cancel_scope.cancel()
@@ -85,10 +92,11 @@ class PaperEngine:
 
     def __init__(
         self, account: str, events: trio.MemorySendChannel[BrokerdEvent], nursery: trio.Nursery,
-        capabilities: Capabilities, latency_s: float,
+        capabilities: Capabilities, money: PaperMoney, latency_s: float,
     ) -> None:  # fmt: skip
         # Ids count on from the time, so that none was used by a paperboi before this one.
-        self.broker = PaperBroker(account, next_id=clock.wall_ns())
+        self.broker = PaperBroker(account, next_id=clock.wall_ns(), money=money)
+        self._money = money
         self.account = account
         self._provider = account.partition(".")[0]
         self._events = events
@@ -101,6 +109,7 @@ class PaperEngine:
         self._told: deque[BrokerdEvent] = deque()
         self._news = trio.Event()
         nursery.start_soon(self._relay)
+        nursery.start_soon(self._tell_balances)
 
     async def take_up(self, beliefs: Sequence[BrokerdBelief]) -> None:
         """Let stand what emsd believes to stand; then the account is synced."""
@@ -109,6 +118,7 @@ class PaperEngine:
         async with trio.open_nursery() as nursery:
             for symbol in {one.order.symbol for one in beliefs}:
                 nursery.start_soon(self._restore, symbol)
+        self._tell(self.broker.balances(clock.wall_ns()))
         self._sync(SyncState.SYNCED)
         while self._beliefs:  # of markets that can not be opened now
             await trio.sleep(OPEN_S)
@@ -204,6 +214,13 @@ class PaperEngine:
         if events:
             self._told += events
             self._news.set()
+
+    async def _tell_balances(self) -> None:
+        """Tell what orders have set aside, a moment later; what fills moved is told with them."""
+        while True:
+            await trio.sleep(BALANCES_S)
+            if self._money.is_new:
+                self._tell(self.broker.balances(clock.wall_ns()))
 
     async def _relay(self) -> None:
         while True:

@@ -21,13 +21,20 @@ from piker.clearing.accounts import split_account
 from piker.clearing.lanes import Lanes
 from piker.errors import Bug, ProviderError
 from piker.log import get_logger
-from piker.orders import BrokerdBelief, BrokerdEvent, BrokerdRequest, decode, encode
+from piker.orders import (
+    BrokerdBeginning,
+    BrokerdBelief,
+    BrokerdEvent,
+    BrokerdRequest,
+    decode,
+    encode,
+)
 
 __all__ = ["Broker", "get_key_rights", "main", "open_broker_dialog", "serve"]
 
 #: What opens one account's dialog with its venue, as piker.brokers.trading says.
 OpenDialog = Callable[
-    [str, Sequence[BrokerdBelief], trio.MemorySendChannel[BrokerdEvent]],
+    [str, Sequence[BrokerdBeginning], trio.MemorySendChannel[BrokerdEvent]],
     Awaitable[AbstractAsyncContextManager[TradeDialog]],
 ]
 EVENTS = 10_000  # that wait for emsd at most; then the venue's stream is read no further
@@ -51,14 +58,15 @@ class Broker:
         ended = self._ended[account] = trio.Event()
         try:
             with scope:
-                await self._serve(talk, account, [decode(one, BrokerdBelief) for one in beliefs])
+                told = [decode(one, BrokerdBeginning) for one in beliefs]
+                await self._serve(talk, account, told)
         finally:
             if self._scopes.get(account) is scope:
                 del self._scopes[account]
             ended.set()
 
     async def _serve(
-        self, talk: service.ServerDialog, account: str, beliefs: list[BrokerdBelief]
+        self, talk: service.ServerDialog, account: str, beliefs: list[BrokerdBeginning]
     ) -> None:
         send, receive = trio.open_memory_channel[BrokerdEvent](EVENTS)
         with send, receive:
@@ -106,9 +114,10 @@ async def main(name: str, task_status: TaskStatus[None]) -> None:
 
     async def open_dialog(
         account: str,
-        beliefs: Sequence[BrokerdBelief],
+        told: Sequence[BrokerdBeginning],
         events: trio.MemorySendChannel[BrokerdEvent],
     ) -> AbstractAsyncContextManager[TradeDialog]:
+        beliefs = [one for one in told if isinstance(one, BrokerdBelief)]
         credentials = await fetch_credentials(provider, split_account(account)[1])
         found: AbstractAsyncContextManager[TradeDialog] = opener(
             account, credentials, beliefs, events

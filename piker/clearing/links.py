@@ -79,7 +79,8 @@ class BrokerLink:
             try:
                 async with service.open_service(self._service) as peer:
                     self.reached.set()
-                    beliefs = [encode(one) for one in router.beliefs(self.account)]
+                    told = (*router.memory(self.account), *router.beliefs(self.account))
+                    beliefs = [encode(one) for one in told]
                     async with peer.open_dialog(
                         open_broker_dialog, stream_type=bytes, account=self.account,
                         beliefs=beliefs,

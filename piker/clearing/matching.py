@@ -65,6 +65,11 @@ class PaperMarket:
         """Tell whether both sides have been quoted."""
         return len(self._best) == 2
 
+    def price_for(self, side: int) -> Decimal | None:
+        """Return the price at which an order of a side would take, None where there is none yet."""
+        theirs = self._best.get(-side)
+        return theirs[0] if theirs is not None else None
+
     def reach(self) -> tuple[Decimal, Decimal]:
         """Return (highest buy, lowest sell) that rests; nothing happens strictly between them."""
         if self._reach is None:

@@ -13,9 +13,12 @@ from typing import NamedTuple
 import msgspec
 
 from piker.clearing.matching import PaperFill, PaperMarket
+from piker.clearing.paper_money import PaperMoney
 from piker.errors import Bug
 from piker.market import MktPair
+from piker.money import ZERO
 from piker.orders import (
+    BrokerdBalance,
     BrokerdBelief,
     BrokerdCancel,
     BrokerdError,
@@ -44,6 +47,10 @@ class Fees(NamedTuple):
     taker: Decimal = Decimal("0.001")
 
 
+def _side(order: BrokerdOrder) -> int:
+    return 1 if order.action == "buy" else -1
+
+
 class _Held(NamedTuple):
     """An order that the broker has taken: its terms, its id, and what it has traded."""
 
@@ -53,10 +60,14 @@ class _Held(NamedTuple):
 
 
 class PaperBroker:
-    """One paper account at one provider. ``next_id`` is the first number of an order to use."""
+    """One paper account at one provider. ``next_id`` is the first number of an order to use.
 
-    def __init__(self, account: str, *, next_id: int = 1) -> None:
+    With ``money`` an order that it does not suffice for is refused, and fills move it.
+    """
+
+    def __init__(self, account: str, *, next_id: int = 1, money: PaperMoney | None = None) -> None:
         self.account = account
+        self.money = money
         self.next_id = next_id
         self._fees: dict[str, Fees] = {}
         self._mkts: dict[str, MktPair] = {}
@@ -97,12 +108,13 @@ class PaperBroker:
         self._seen[order.client_id] = reqid
         self._held[order.oid] = _Held(order, reqid, belief.filled)
         left = msgspec.structs.replace(order, size=order.size - belief.filled, post_only=False)
+        self._set_aside(order.oid)
         fills, end = book.submit(left)
         events: list[BrokerdEvent] = [self._status(order.oid, "open", now_ns)]
         events += self._tell(fills, now_ns)
         if end and end != "closed":
             events.append(self._status(order.oid, "canceled", now_ns, end))
-            del self._held[order.oid]
+            self._drop(order.oid)
         return events
 
     def forgotten(self, belief: BrokerdBelief, now_ns: int) -> BrokerdStatus:
@@ -117,6 +129,10 @@ class PaperBroker:
             reqid=order.reqid, time_ns=now_ns, status=status, account=self.account, oid=order.oid,
             client_id=order.client_id, symbol=order.symbol, filled=belief.filled, reason=reason,
         )  # fmt: skip
+
+    def balances(self, now_ns: int) -> list[BrokerdBalance]:
+        """Return what the account has of each asset; nothing where nobody counts it."""
+        return self.money.balances(now_ns) if self.money is not None else []
 
     # -- requests ------------------------------------------------------------------------------
     def request(self, request: BrokerdRequest, now_ns: int) -> list[BrokerdEvent]:
@@ -151,10 +167,14 @@ class PaperBroker:
 
     # -- inside --------------------------------------------------------------------------------
     def _submit(self, order: BrokerdOrder, book: PaperMarket, now_ns: int) -> list[BrokerdEvent]:
+        why = self._lacks(order, order.size, book)
+        if why:
+            return [self._error(order, why, now_ns)]
         reqid = f"p{self.next_id}"
         self.next_id += 1
         self._seen[order.client_id] = reqid
         self._held[order.oid] = _Held(order, reqid, Decimal(0))
+        self._set_aside(order.oid)
         fills, end = book.submit(order)
         events: list[BrokerdEvent] = [self._ack(order, reqid, now_ns)]
         if not end:
@@ -165,15 +185,19 @@ class PaperBroker:
             events.append(
                 self._status(order.oid, "rejected" if refused else "canceled", now_ns, end)
             )
-            del self._held[order.oid]
+            self._drop(order.oid)
         return events
 
     def _amend(self, order: BrokerdOrder, book: PaperMarket, now_ns: int) -> list[BrokerdEvent]:
         held = self._held[order.oid]
+        why = self._lacks(order, order.size - held.filled, book)
+        if why:
+            return [self._error(order, why, now_ns, request="edit")]
         outcome = book.amend(order, held.filled)
         if outcome is None:
             return [self._error(order, "the order is gone", now_ns, request="edit")]
         self._held[order.oid] = held._replace(order=order)
+        self._set_aside(order.oid)
         fills, end = outcome
         ack = BrokerdOrderAck(
             oid=order.oid, reqid=held.reqid, account=self.account, client_id=order.client_id,
@@ -182,7 +206,7 @@ class PaperBroker:
         events: list[BrokerdEvent] = [ack, *self._tell(fills, now_ns)]
         if end == "closed" and order.oid in self._held:  # it had traded as much as it now wants
             events.append(self._status(order.oid, "closed", now_ns))
-            del self._held[order.oid]
+            self._drop(order.oid)
         return events
 
     def _cancel(self, cancel: BrokerdCancel, now_ns: int) -> list[BrokerdEvent]:
@@ -196,22 +220,56 @@ class PaperBroker:
             return [error]
         self._books[held.order.symbol].cancel(cancel.oid)
         told = self._status(cancel.oid, "canceled", now_ns)
-        del self._held[cancel.oid]
+        self._drop(cancel.oid)
         return [told]
 
     def _tell(self, fills: list[PaperFill], now_ns: int) -> list[BrokerdEvent]:
         events: list[BrokerdEvent] = []
+        moved: dict[str, None] = {}
         for fill in fills:
             held = self._held[fill.oid]
             held = held._replace(filled=held.filled + fill.size)
             self._held[fill.oid] = held
-            events.append(self._fill(held, fill, now_ns))
+            told = self._fill(held, fill, now_ns)
+            events.append(told)
+            moved.update(dict.fromkeys(told.moved))
             if held.filled == held.order.size:
                 events.append(self._status(fill.oid, "closed", now_ns))
-                del self._held[fill.oid]
+                self._drop(fill.oid)
             elif held.filled > held.order.size:
                 raise Bug(f"paper filled {held.filled} of {held.order.size}.")
+            else:
+                self._set_aside(fill.oid)
+        if moved and self.money is not None:
+            events += self.money.balances(now_ns, moved)
         return events
+
+    def _drop(self, oid: str) -> None:
+        """Forget an order that has ended."""
+        del self._held[oid]
+        if self.money is not None:
+            self.money.release(oid)
+
+    def _set_aside(self, oid: str) -> None:
+        """Keep what an order may still need from the others."""
+        if self.money is not None:
+            held = self._held[oid]
+            order, left = held.order, held.order.size - held.filled
+            price = self._price(order, self._books[order.symbol])
+            fee = self._fees[order.symbol].taker
+            self.money.set_aside(oid, self._mkts[order.symbol], _side(order), left, price, fee)
+
+    def _lacks(self, order: BrokerdOrder, left: Decimal, book: PaperMarket) -> str:
+        """Return why the account has not enough for an order, or ""."""
+        if self.money is None or left <= 0:
+            return ""
+        mkt, fee = self._mkts[order.symbol], self._fees[order.symbol].taker
+        price = self._price(order, book)
+        return self.money.lacks(order.oid, mkt, _side(order), left, price, fee)
+
+    def _price(self, order: BrokerdOrder, book: PaperMarket) -> Decimal:
+        """Return what an order pays at most: its limit, or what is quoted now."""
+        return order.price or book.price_for(_side(order)) or ZERO
 
     def _fill(self, held: _Held, fill: PaperFill, now_ns: int) -> BrokerdFill:
         mkt, order = self._mkts[held.order.symbol], held.order
@@ -220,12 +278,15 @@ class PaperBroker:
         self.next_id += 1
         worth = fill.size * mkt.contract_size
         coins = (worth / fill.price).quantize(COIN) if mkt.inverse else worth * fill.price
-        fee = coins * rate
+        fee, asset = coins * rate, (mkt.dst if mkt.inverse else mkt.src).name
+        moved: dict[str, Decimal] = {}
+        if self.money is not None:
+            moved = self.money.fill(mkt, _side(order), fill.size, fill.price, fee, asset)
         return BrokerdFill(
             reqid=held.reqid, tid=f"{held.reqid}.{self.next_id}", time_ns=now_ns, size=fill.size,
             price=fill.price, action=order.action, account=self.account, oid=order.oid,
             client_id=order.client_id, symbol=order.symbol, broker_time_ns=now_ns, fee=fee,
-            fee_asset=(mkt.dst if mkt.inverse else mkt.src).name, maker=fill.maker,
+            fee_asset=asset, maker=fill.maker, moved=moved,
         )  # fmt: skip
 
     def _ack(self, order: BrokerdOrder, reqid: str, now_ns: int) -> BrokerdOrderAck:

@@ -10,7 +10,7 @@ it may matter to: what nobody asks for is not computed, and what is asked for is
 from __future__ import annotations
 
 import random
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from decimal import Decimal
 from functools import partial
 from math import inf
@@ -23,6 +23,7 @@ from piker.clearing.accounts import PAPER, Account
 from piker.clearing.client import OrderClient
 from piker.clearing.matching import MODEL, Resting
 from piker.clearing.paper import OFFERED, Fees, PaperBroker
+from piker.clearing.paper_money import PaperMoney
 from piker.clearing.prices import watch
 from piker.clearing.replay_clock import ReplayClock, Scheduled, repeatable, unswept
 from piker.clearing.replay_conductor import Conductor
@@ -136,14 +137,16 @@ class Replay:
     """One replay of a recording; :meth:`run` does it, once.
 
     ``moments`` are what the markets showed, in order. ``latency_ms`` is an order's way to the paper
-    venue, ``fees`` what a market asks, ``name`` whom the journal says did it. ``heard`` is called
-    with all that clients are told.
+    venue, ``fees`` what a market asks, ``balances`` what the account begins with (None: nobody
+    counts it), ``name`` whom the journal says did it. ``heard`` is called with all that clients are
+    told.
     """
 
     def __init__(
         self, mkts: Sequence[MktPair], moments: Iterable[Moment], *, seed: int = 1,
         limits: Limits | None = None, fees: Callable[[MktPair], Fees] | None = None,
         latency_ms: float = 0.0, protect_ticks: int = 0, name: str = "replay",
+        balances: Mapping[str, Decimal] | None = None,
         heard: Callable[[EmsMessage], None] | None = None,
     ) -> None:  # fmt: skip
         if len({mkt.provider for mkt in mkts}) != 1:
@@ -159,7 +162,8 @@ class Replay:
         self._name = name
         self._heard = heard
         self.journal = MemoryJournal()
-        self.broker = PaperBroker(self.account)
+        money = PaperMoney(self.account, balances) if balances is not None else None
+        self.broker = PaperBroker(self.account, money=money)
         for mkt in mkts:
             self.broker.know(mkt, fees(mkt) if fees is not None else None)
 
@@ -232,6 +236,8 @@ class Replay:
         router.add(account)
         await router.recover()
         synced = BrokerdSync(account=self.account, state=SyncState.SYNCED, time_ns=clock.wall_ns())
+        for one in self.broker.balances(clock.wall_ns()):
+            router.hear(self.account, one)
         router.hear(self.account, synced)
         self._price()
         self._tell(account.status())

@@ -41,6 +41,7 @@ from piker.orders import (
     BrokerdCancel,
     BrokerdEvent,
     BrokerdFill,
+    BrokerdMemory,
     BrokerdOrder,
     BrokerdPosition,
     BrokerdRequest,
@@ -146,6 +147,21 @@ class Router:
             BrokerdBelief(order=self._request(state.order, state.reqid), filled=state.filled)
             for state in found
         ]
+
+    def memory(self, name: str) -> list[BrokerdMemory]:
+        """Return what a paper account's fills come to: its venue remembers nothing."""
+        if self.accounts[name].is_live:
+            return []
+        standing = self.register.journal.standing
+        held = {
+            self.register.mktid(fqme): (one.size, one.linear.basis, one.inverse.basis)
+            for (account, fqme), one in standing.holdings.items()
+            if account == name and one.size
+        }
+        moved = {
+            asset: sum_ for (account, asset), sum_ in standing.moved.items() if account == name
+        }
+        return [BrokerdMemory(account=name, moved=moved, held=held)]
 
     def price(self, fqme: str, price: Decimal, time_ns: int) -> None:
         """Take a market's price, for the limits."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from decimal import Decimal
 
 import msgspec
@@ -12,16 +12,18 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from piker import service
+from piker import clock, service
 from piker.brokers.keystores import open_stores
 from piker.clearing.accounts import PAPER, UNARMED, split_account
 from piker.clearing.client import OrderClient, list_accounts, open_ems
+from piker.clearing.paper_money import PaperMoney
 from piker.clearing.risk import TradingState
 from piker.cli import orders_journal as kept
 from piker.cli.orders import check_account, console, is_live, opening, opening_account, start
+from piker.config import load_conf
 from piker.errors import PikerError
 from piker.money import plain
-from piker.orders import AccountStatus, BrokerdBalance, SyncState
+from piker.orders import AccountStatus, BrokerdBalance, BrokerdMemory, SyncState
 
 __all__ = ["AccountRow", "row_of_account", "show"]
 
@@ -122,6 +124,7 @@ async def _closed(opened: set[str], *, halted: bool) -> list[AccountRow]:
     """Return the accounts that are not open: those with keys, and those of the journal."""
     names = await trio.to_thread.run_sync(_with_keys)
     states: dict[str, str] = {}
+    held: dict[str, dict[str, Decimal]] = {}
     if kept.has_journal():
         async with kept.opened() as journal:
             standing = journal.standing
@@ -130,16 +133,28 @@ async def _closed(opened: set[str], *, halted: bool) -> list[AccountRow]:
             states = {name: change.state for name, change in standing.risk.items() if name}
             names |= set(states) | {name for name, _ in standing.nets}
             names |= {state.order.account for state in standing.live.values()}
+            held = {name: _on_paper(name, standing.moved) for name in names if not is_live(name)}
     closed = sorted(names - opened)
     if halted:
         states = dict.fromkeys(closed, TradingState.HALTED)
-    return [_closed_row(name, states.get(name, "")) for name in closed]
+    return [_closed_row(name, states.get(name, ""), held.get(name, {})) for name in closed]
 
 
-def _closed_row(name: str, state: str) -> AccountRow:
+def _on_paper(name: str, moved: Mapping[tuple[str, str], Decimal]) -> dict[str, Decimal]:
+    """Return what a paper account holds by the journal: what it began with, and its fills."""
+    memory = BrokerdMemory(
+        account=name, moved={asset: sum_ for (whose, asset), sum_ in moved.items() if whose == name}
+    )
+    money = PaperMoney(name, load_conf().paper.balances, memory)
+    return {one.asset: one.total for one in money.balances(clock.wall_ns()) if one.total}
+
+
+def _closed_row(name: str, state: str, held: dict[str, Decimal]) -> AccountRow:
     state = state or (UNARMED if is_live(name) else TradingState.ACTIVE)
     armed = state in (TradingState.ACTIVE, TradingState.REDUCING)
-    return AccountRow(account=name, live=is_live(name), state=state, armed=armed, sync=NOT_OPEN)
+    return AccountRow(
+        account=name, live=is_live(name), state=state, armed=armed, sync=NOT_OPEN, balances=held
+    )
 
 
 def _with_keys() -> set[str]:

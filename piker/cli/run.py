@@ -284,6 +284,7 @@ def run_replay(
         limits=limits_of(conf, account), latency_ms=conf.paper.latency_ms,
         fees=lambda mkt: venue_fees(backend.capabilities, mkt.address.venue),
         protect_ticks=table.protect_ticks, name=strategy.name, heard=tally.take,
+        balances=conf.paper.balances,
     )  # fmt: skip
     began_ns = clock.monotonic_ns()
     with _of_the_strategy(strategy), redirect_stdout(sys.stderr if as_json else sys.stdout):
