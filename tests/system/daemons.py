@@ -25,16 +25,20 @@ daemon.run(registry="127.0.0.1:0", log_level=None)
 
 
 class Pikerd:
-    """A pikerd of the test's own, started and ended as a person would."""
+    """A pikerd of the test's own, started and ended as a person would.
 
-    def __init__(self) -> None:
+    ``before`` are lines of Python that it runs first.
+    """
+
+    def __init__(self, before: str = "") -> None:
+        self._program = before + PIKERD
         self.process = self.start()
 
     def start(self) -> subprocess.Popen[bytes]:
         """Start it; it is found through pikerd.json."""
         path = os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")])
         self.process = subprocess.Popen(
-            [sys.executable, "-c", PIKERD], env={**os.environ, "PYTHONPATH": path}
+            [sys.executable, "-c", self._program], env={**os.environ, "PYTHONPATH": path}
         )
         return self.process
 

@@ -219,9 +219,8 @@ class Edits:
                 self._book.learn(found)
                 self._book.ack_edit(known, order, found)
                 return old or found
-            misses += 1
-            is_late = asked_ms > known.expires_ms
-            if misses >= MISSES and (refused or is_late):
+            misses += refused or asked_ms > known.expires_ms
+            if misses >= MISSES:
                 return old or known.legs[known.reqid]
             looks += 1
             await self._pause(known, looks)

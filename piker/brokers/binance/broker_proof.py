@@ -1,8 +1,9 @@
 """What became of an order at Binance: the venue is asked until it has proved it.
 
 An order that the venue does not know right after a time-out may still be on its way. It is absent
-when the venue has said so twice, the second time after the request could no longer be taken: its
-time and recvWindow are over by the venue's own clock (rest-api.md, "Timing security").
+when the venue has said so twice after the request could no longer be taken: its time and recvWindow
+are over by the venue's own clock (rest-api.md, "Timing security"). Once is not enough: what answers
+queries follows what takes orders, and may be behind it.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ __all__ = ["Desk", "Prover"]
 log = get_logger("binance.broker")
 
 AT_ONCE = 4  # orders asked for at the same time: as many as there are sockets for queries
-MISSES = 2  # times the venue has to say that there is no such order
+MISSES = 2  # times the venue has to say that there is no such order, when none can come any more
 ASK_AGAIN = Backoff(floor_s=0.25, cap_s=2.0)  # while an outcome is open, by its number of looks
 AFTER_FAILURE = Backoff(floor_s=0.5, cap_s=30.0)  # while the venue does not answer
 _ARCHIVED = "-2026"  # canceled or expired without a fill, more than 90 days ago
@@ -195,8 +196,10 @@ class Prover:
     @staticmethod
     def _is_gone(known: Known, name: int, asked_ms: int) -> bool:
         """Count that the venue does not have a leg; tell whether that is proved now."""
+        if asked_ms <= known.expires_ms:
+            return False
         known.misses[name] = known.misses.get(name, 0) + 1
-        return asked_ms > known.expires_ms and known.misses[name] >= MISSES
+        return known.misses[name] >= MISSES
 
     async def _fetch(self, known: Known) -> None:
         """Ask for the fills of every leg."""

@@ -70,7 +70,7 @@ class Doubt(msgspec.Struct, eq=False):
     held: Held
     what: str  # order, edit, cancel
     ends_ns: int = 0  # monotonic: from then on the venue carries it out no more
-    missed: bool = False  # the venue was asked, and did not know the order
+    missed: bool = False  # asked after that, the venue did not know the order
 
 
 class Dialog:

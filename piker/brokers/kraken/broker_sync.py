@@ -302,7 +302,7 @@ class Keeper:
                 dialog.tell(dialog.book.status(held, "absent", now_ns, "kraken never had it"))
                 dialog.book.forget(held)
                 return True
-            doubt.missed = True
+            doubt.missed = late  # once is not enough: what is asked may be behind what takes orders
             return False
         if doubt.what == "order":
             return True
