@@ -159,11 +159,12 @@ class Soak:
         is_far = shape == "rest" and dice.random() < 0.5
         if shape == "rest" and not is_far:
             price = bid + TICK * dice.randrange(int((ask - bid) / TICK))  # the best bid, or near
-        more: dict[str, Any] = {"tif": "ioc"} if shape == "take" else {}
+        # An order that a gateway doubles must not trade at once, wherever the market is by then:
+        # the venue takes a client id again whose order is over, and has two, by its own rules.
+        more: dict[str, Any] = {"tif": "ioc"} if shape == "take" else {"post_only": is_far}
         symbol = SPOT if self.kind == "spot" else PERP
         order = order_of("buy", size, price, symbol=symbol, **more)
         self.asked[order.oid] = size
-        # The venue takes a client id again once its order is over: two orders, by its rules.
         self.befall("order", f"POST .*{order.client_id}(&|$)", twice=is_far)
         self.orders[order.oid] = order
         await self.ask("send", order)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from account_client import ALICE, account_of, loopback, top_of
-from binance_broker_client import dialog_of, order_of, point_at
+from binance_broker_client import PERP, SPOT, dialog_of, order_of, point_at
 from binance_broker_soak import soak
 
 from piker.testing.faults import Fault
@@ -219,6 +219,27 @@ async def test_a_duplicate_is_not_called_rejected_when_the_first_one_stands(
             told = await ems.view.until_status(order.oid, "open", "rejected", "absent")
             assert told.status == "open"
             assert order.oid not in ems.view.errors
+
+
+@pytest.mark.parametrize("kind", ["spot", "usdm"])
+async def test_both_orders_are_told_when_a_gateway_doubles_one_that_trades_at_once(
+    kind: str, piker_dirs: Path
+) -> None:
+    """The venue takes an id again whose order is over: nobody can undo it, so it is not hidden."""
+    symbol = SPOT if kind == "spot" else PERP
+    async with loopback() as (venue, alice, _, _):
+        point_at(alice.port)
+        async with dialog_of(ALICE) as ems:
+            order = order_of("buy", "0.01", symbol=symbol)
+            match = f"POST .*{order.client_id}"
+            venue.gate.add_faults([Fault(what="twice", match=match, count=1)])
+            await ems.send(order)
+            await ems.view.until(lambda: ems.view.filled(order.oid) == Decimal("0.02"))
+            assert len({fill.reqid for fill in ems.view.fills.values()}) == 2
+            told = await ems.view.until_status(order.oid, "closed")
+            await ems.view.until(lambda: ems.view.status[order.oid].status == "closed")
+            assert order.oid not in ems.view.errors
+            assert told.oid == order.oid
 
 
 async def test_what_others_do_with_the_account_is_told_too(piker_dirs: Path) -> None:

@@ -71,7 +71,7 @@ def truth_of(venue: Any, kind: str, name: str = "alice") -> Truth:
     fills = [_fill(row, words, "" if kind == "kraken" else "t") for row in account.fills]
     if kind == "usdm":
         margin = desk.margin_of(account)
-        held = {"usdt.usdtm": margin.wallet}
+        held = {"usdt.usdtm": round(margin.wallet, 8)}  # gains have more digits than it tells
         return Truth(legs, fills, held, margin.position("BTCUSDT", "BOTH").amount)
     held = {asset.lower(): one.free + one.locked for asset, one in account.purse.assets.items()}
     return Truth(legs, fills, held)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
+import msgspec
 import trio
 
 from piker.brokers.credentials import Credentials
@@ -20,7 +21,7 @@ from piker.brokers.kraken.broker_terms import FEES, ORDERS, Markets
 from piker.brokers.trading import TradeDialog
 from piker.brokers.ws import Backoff, open_ws
 from piker.config import load_brokers
-from piker.errors import BrokerError, Refused, Rejected
+from piker.errors import BrokerError, ConfigError, Refused, Rejected
 from piker.log import Secret, get_logger
 from piker.orders import BrokerdBelief, BrokerdEvent
 
@@ -43,6 +44,31 @@ def _auth_url() -> str:
     return (urls.get("spot_ws_auth") or AUTH_URL).rstrip("/")
 
 
+class Options(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """``[kraken] options`` of brokers.toml."""
+
+    deadline_s: float = PATIENCE.deadline_s  # how long an order or amendment is valid
+
+    def __post_init__(self) -> None:
+        """Refuse what the venue would."""
+        if not 0.5 <= self.deadline_s <= 60:
+            raise ValueError("deadline_s is not within 0.5 and 60")
+
+
+def _patience() -> Patience:
+    """Return how long is waited for what: an answer for half as long as a request is valid."""
+    table = load_brokers().get(PROVIDER)
+    if table is None or not table.options:
+        return PATIENCE
+    try:
+        deadline_s = msgspec.convert(table.options, Options).deadline_s
+    except msgspec.ValidationError as error:
+        raise ConfigError(
+            f"brokers.toml: [kraken] options: {error}.", remedy="docs/brokers/kraken.md lists them."
+        ) from None
+    return msgspec.structs.replace(PATIENCE, deadline_s=deadline_s, answer_s=deadline_s / 2)
+
+
 async def key_rights(credentials: Credentials) -> tuple[str, ...]:
     """Return what a key may do, in the venue's words: ``withdraw-funds``, say.
 
@@ -62,13 +88,15 @@ async def open_trade_dialog(
     """Open the way to an account; the contract is :mod:`piker.brokers.trading`.
 
     Raises ``Refused`` in the venue's words where it does not take the key, and ``ConfigError`` for
-    one that can not sign. Waits as long as the venue is away. At the end, cancelled or not, the
-    dead man's switch is stopped if it was set, in ``DISARM_S`` at most.
+    one that can not sign, and for options that make no sense. Waits as long as the venue is away.
+    At the end, cancelled or not, the dead man's switch is stopped if it was set, in ``DISARM_S`` at
+    most.
     """
+    patience = _patience()
     async with open_private(credentials, account) as rest:
         token = await _first_token(rest)
         markets = await _markets()
-        async with _dialog(account, rest, markets, beliefs, token, events, PATIENCE) as dialog:
+        async with _dialog(account, rest, markets, beliefs, token, events, patience) as dialog:
             yield dialog
 
 
