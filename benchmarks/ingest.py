@@ -31,8 +31,8 @@ RING = 65_536
 
 def floor(frames: list[bytes]) -> Callable[[], None]:
     """Return the floor: one typed decode and one ring write a message."""
-    quotes = msgspec.json.Decoder(schema.BookTickerFrame, strict=False).decode
-    trades = msgspec.json.Decoder(schema.AggTradeFrame, strict=False).decode
+    quotes = msgspec.json.Decoder(schema.Frame[schema.BookTicker], strict=False).decode
+    trades = msgspec.json.Decoder(schema.Frame[schema.AggTrade], strict=False).decode
     ring, row = bytearray(RING * 64), struct.Struct(TICK_FORMAT)
     kinds = [(b"@bookTicker" in frame[:60], frame) for frame in frames]
 

@@ -73,8 +73,8 @@ def rate(work: Callable[[], None], messages: int, seconds: float) -> float:
 
 def floor(wakes: list[list[bytes]]) -> Callable[[], None]:
     """Return the bare work: each wake's frames of a kind, typed, in one call."""
-    quotes = msgspec.json.Decoder(list[schema.BookTickerFrame], strict=False)
-    trades = msgspec.json.Decoder(list[schema.AggTradeFrame], strict=False)
+    quotes = msgspec.json.Decoder(list[schema.Frame[schema.BookTicker]], strict=False)
+    trades = msgspec.json.Decoder(list[schema.Frame[schema.AggTrade]], strict=False)
     joined = []
     for wake in wakes:
         for decoder, mark in ((quotes, b"@bookTicker"), (trades, b"@aggTrade")):

@@ -16,6 +16,8 @@ from piker.orders import Action, OrderKind, TimeInForce, TriggerBy
 __all__ = [
     "ENDED",
     "STATUSES",
+    "AnyOrder",
+    "AnyTrade",
     "BalanceFact",
     "Fact",
     "FillFact",
@@ -43,6 +45,35 @@ STATUSES: dict[str, OrderStatus] = {
     "FILLED": "closed", "CANCELED": "canceled", "REJECTED": "rejected", "EXPIRED": "expired",
     "EXPIRED_IN_MATCH": "expired",
 }  # fmt: skip
+
+
+class AnyOrder(msgspec.Struct, rename="camel", kw_only=True):
+    """What an order's row has in both markets, in answers and queries."""
+
+    symbol: str
+    order_id: int
+    client_order_id: str
+    side: str
+    type: str
+    status: str
+    orig_qty: str
+    executed_qty: str
+    price: str = "0"
+    time_in_force: str = "GTC"
+    update_time: int = 0
+
+
+class AnyTrade(msgspec.Struct, rename="camel", kw_only=True):
+    """What the row of a trade of ours has in both markets."""
+
+    symbol: str
+    id: int
+    order_id: int
+    price: str
+    qty: str
+    commission: str
+    commission_asset: str
+    time: int
 
 
 class OrderFact(msgspec.Struct, frozen=True, kw_only=True):

@@ -13,6 +13,8 @@ import msgspec
 
 from piker.brokers.binance.broker_facts import (
     STATUSES,
+    AnyOrder,
+    AnyTrade,
     BalanceFact,
     Fact,
     FillFact,
@@ -84,24 +86,13 @@ class _AnswerFill(msgspec.Struct, rename="camel"):
     trade_id: int
 
 
-class _Row(msgspec.Struct, rename="camel"):
+class _Row(AnyOrder, rename="camel"):
     """An order in answers and queries. Of a cancel ``clientOrderId`` is the cancel's own."""
 
-    symbol: str
-    order_id: int
-    client_order_id: str
-    side: str
-    type: str
-    status: str
-    orig_qty: str
-    executed_qty: str
-    price: str = "0"
     stop_price: str = "0"
-    time_in_force: str = "GTC"
     orig_client_order_id: str = ""
     transact_time: int = 0
-    update_time: int = 0
-    fills: list[_AnswerFill] = []
+    fills: list[_AnswerFill] = msgspec.field(default_factory=list)
 
 
 class _Replaced(msgspec.Struct, rename="camel"):
@@ -119,15 +110,7 @@ class _Amendment(msgspec.Struct, rename="camel"):
     amended_order: _Amended
 
 
-class _Trade(msgspec.Struct, rename="camel"):
-    symbol: str
-    id: int
-    order_id: int
-    price: str
-    qty: str
-    commission: str
-    commission_asset: str
-    time: int
+class _Trade(AnyTrade, rename="camel"):
     is_buyer: bool
     is_maker: bool
 

@@ -10,6 +10,8 @@ import msgspec
 
 from piker.brokers.binance.broker_facts import (
     STATUSES,
+    AnyOrder,
+    AnyTrade,
     BalanceFact,
     Fact,
     FillFact,
@@ -65,23 +67,12 @@ _EXPIRED = {
 }
 
 
-class OrderRow(msgspec.Struct, rename="camel"):
+class OrderRow(AnyOrder, rename="camel"):
     """An order in answers and queries."""
 
-    symbol: str
-    order_id: int
-    client_order_id: str
-    side: str
-    type: str
-    status: str
-    orig_qty: str
-    executed_qty: str
-    price: str = "0"
-    time_in_force: str = "GTC"
     reduce_only: bool = False
     position_side: str = "BOTH"
     good_till_date: int = 0
-    update_time: int = 0
 
 
 class AlgoRow(msgspec.Struct, rename="camel"):
@@ -104,18 +95,10 @@ class AlgoRow(msgspec.Struct, rename="camel"):
     update_time: int = 0
 
 
-class TradeRow(msgspec.Struct, rename="camel"):
+class TradeRow(AnyTrade, rename="camel"):
     """A row of userTrades."""
 
-    symbol: str
-    id: int
-    order_id: int
     side: str
-    price: str
-    qty: str
-    commission: str
-    commission_asset: str
-    time: int
     maker: bool
     realized_pnl: str = "0"
 
@@ -344,13 +327,15 @@ def _update(said: _Update) -> list[Fact]:
         if said.t < 1:
             raise DataQuality(f"binance: a trade {said.t} of order {said.i}")
         row = TradeRow(
-            said.s, said.t, said.i, said.S, said.L, said.l, said.n, said.N or "", said.T, said.m,
-            said.rp,
+            symbol=said.s, id=said.t, order_id=said.i, side=said.S, price=said.L, qty=said.l,
+            commission=said.n, commission_asset=said.N or "", time=said.T, maker=said.m,
+            realized_pnl=said.rp,
         )  # fmt: skip
         fills = (trade_fact(row),)
     order = OrderRow(
-        said.s, said.i, said.c, said.S, said.o, said.X, said.q, said.z, said.p, said.f, said.R,
-        said.ps, said.gtd, said.T,
+        symbol=said.s, order_id=said.i, client_order_id=said.c, side=said.S, type=said.o,
+        status=said.X, orig_qty=said.q, executed_qty=said.z, price=said.p, time_in_force=said.f,
+        reduce_only=said.R, position_side=said.ps, good_till_date=said.gtd, update_time=said.T,
     )  # fmt: skip
     reason = _EXPIRED.get(str(said.er), "") if said.x == "EXPIRED" else ""
     return [msgspec.structs.replace(order_fact(order), fills=fills, reason=reason)]

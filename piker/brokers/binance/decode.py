@@ -53,10 +53,10 @@ class MissedTrades(msgspec.Struct, frozen=True, tag="missed"):
 Outband = ClosedBar | MissedTrades
 
 _FRAMES: dict[str, Any] = {
-    "aggTrade": schema.AggTradeFrame,
-    "bookTicker": schema.BookTickerFrame,
-    "kline": schema.KlineFrame,
-    "markPrice": schema.MarkPriceFrame,
+    "aggTrade": schema.Frame[schema.AggTrade],
+    "bookTicker": schema.Frame[schema.BookTicker],
+    "kline": schema.Frame[schema.Kline],
+    "markPrice": schema.Frame[schema.MarkPrice],
 }
 _ONE = {kind: msgspec.json.Decoder(type_, strict=False) for kind, type_ in _FRAMES.items()}
 _MANY = {kind: msgspec.json.Decoder(list[type_], strict=False) for kind, type_ in _FRAMES.items()}  # type: ignore[valid-type]

@@ -39,7 +39,7 @@ RETRY_S = 0.5  # before a snapshot that was too old, or failed, is asked for aga
 _PATHS = {"spot": "/stream", "usdm": "/public/stream", "coinm": "/stream"}
 
 log = get_logger("binance.depth")
-_decoder = msgspec.json.Decoder(schema.DepthFrame)
+_decoder = msgspec.json.Decoder(schema.Frame[schema.Depth])
 
 
 class BookKeeper:

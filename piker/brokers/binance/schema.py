@@ -7,21 +7,22 @@ recorded sessions that the tests replay.
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Generic, TypeVar
 
 import msgspec
 
 __all__ = [
-    "AggTradeFrame",
+    "AggTrade",
     "AggTradeRow",
-    "BookTickerFrame",
-    "DepthFrame",
+    "BookTicker",
+    "Depth",
     "ErrorBody",
     "ExchangeInfo",
+    "Frame",
     "FundingRow",
-    "KlineFrame",
+    "Kline",
     "KlineRow",
-    "MarkPriceFrame",
+    "MarkPrice",
     "RateLimit",
     "ServerTime",
     "Snapshot",
@@ -34,6 +35,13 @@ __all__ = [
 Id = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 #: Milliseconds UTC; a time beyond the year 2286 would not fit as nanoseconds.
 Ms = Annotated[int, msgspec.Meta(ge=0, le=9_223_372_036_853)]
+Event = TypeVar("Event")
+
+
+class Frame(msgspec.Struct, Generic[Event], frozen=True):
+    """The envelope of the combined streams, as in ``Frame[Kline]``."""
+
+    data: Event
 
 
 # {"code":-1121,"msg":"Invalid symbol."}
@@ -181,12 +189,6 @@ class AggTradeRow(msgspec.Struct, frozen=True):
     m: bool
 
 
-class AggTradeFrame(msgspec.Struct, frozen=True):
-    """Combined-stream envelope."""
-
-    data: AggTrade
-
-
 # {"u":400900217,"s":"BNBUSDT","b":"25.35190000","B":"31.21","a":"25.36520000","A":"40.66"}
 class BookTicker(msgspec.Struct, frozen=True):
     """Best bid and ask; ``T`` and ``E`` on futures only."""
@@ -198,12 +200,6 @@ class BookTicker(msgspec.Struct, frozen=True):
     a: float
     A: float
     T: Ms = 0
-
-
-class BookTickerFrame(msgspec.Struct, frozen=True):
-    """Combined-stream envelope."""
-
-    data: BookTicker
 
 
 # {"e":"kline","E":1672515782136,"s":"BNBBTC","k":{"t":1672515780000,"T":1672515839999,"s":"BNBBTC",
@@ -231,12 +227,6 @@ class Kline(msgspec.Struct, frozen=True):
     k: KlineBar
 
 
-class KlineFrame(msgspec.Struct, frozen=True):
-    """Combined-stream envelope."""
-
-    data: Kline
-
-
 # {"e":"markPriceUpdate","E":1562305380000,"s":"BTCUSDT","p":"11794.15","i":"11784.62",
 #  "P":"11784.25","r":"0.00038167","T":1562306400000}
 class MarkPrice(msgspec.Struct, frozen=True):
@@ -250,12 +240,6 @@ class MarkPrice(msgspec.Struct, frozen=True):
     T: Ms = 0
 
 
-class MarkPriceFrame(msgspec.Struct, frozen=True):
-    """Combined-stream envelope."""
-
-    data: MarkPrice
-
-
 # {"e":"depthUpdate","E":123456789,"s":"BNBBTC","U":157,"u":160,"pu":149,
 #  "b":[["0.0024","10"]],"a":[["0.0026","100"]]}
 class Depth(msgspec.Struct, frozen=True):
@@ -267,9 +251,3 @@ class Depth(msgspec.Struct, frozen=True):
     b: list[tuple[str, str]]
     a: list[tuple[str, str]]
     pu: int = -1
-
-
-class DepthFrame(msgspec.Struct, frozen=True):
-    """Combined-stream envelope."""
-
-    data: Depth
