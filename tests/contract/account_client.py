@@ -96,9 +96,9 @@ async def loopback(*, rate: float = 0.01, **more: Any) -> AsyncIterator[Any]:
         assert venue.gate.counters.errors == 0
 
 
-def top_of(venue: Any) -> tuple[Decimal, Decimal]:
+def top_of(venue: Any, kind: str = "spot") -> tuple[Decimal, Decimal]:
     """Return the best bid and ask of BTCUSDT."""
-    engine = venue.listings["spot", "BTCUSDT"].market.engine
+    engine = venue.listings[kind, "BTCUSDT"].market.engine
     tick = Decimal("0.01")
     return engine.depth(BUY, 1)[0][0] * tick, engine.depth(SELL, 1)[0][0] * tick
 

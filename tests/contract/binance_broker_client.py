@@ -180,6 +180,16 @@ class Ems:
         await self.send(edited)
         return edited
 
+    async def edited(self, order: BrokerdOrder, **changes: Any) -> str:
+        """Send an edit of an order and wait for its ack; return the venue's id of it then."""
+        before = len(self.view.events)
+        await self.edit(order, **changes)
+        await self.view.until(
+            lambda: any(getattr(e, "request", "") == "edit" for e in self.view.events[before:])
+        )
+        assert order.oid not in self.view.errors
+        return self.view.reqid[order.oid]
+
 
 @asynccontextmanager
 async def dialog_of(

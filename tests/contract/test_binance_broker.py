@@ -62,41 +62,6 @@ async def test_a_limit_order_rests_is_filled_and_told_when_others_trade(piker_di
             assert ems.view.filled(taker.oid) == Decimal("0.01")
 
 
-@pytest.mark.parametrize(
-    ("more", "status"),
-    [
-        ({"tif": "ioc"}, "expired"), ({"tif": "fok"}, "expired"), ({"post_only": True}, "open"),
-        ({"kind": "stop", "price": None, "trigger": 1}, "open"),
-        ({"kind": "stop_limit", "trigger": 1}, "open"),
-        ({"kind": "take_profit", "price": None, "trigger": -1}, "open"),
-        ({"kind": "take_profit_limit", "trigger": -1}, "open"),
-    ],
-)  # fmt: skip
-async def test_each_kind_is_done_by_the_venue_when_it_is_sent(
-    more: dict[str, Any], status: str, piker_dirs: Path
-) -> None:
-    """Kinds and times in force; what waits is canceled again, and told so."""
-    async with loopback() as (venue, alice, _, _):
-        point_at(alice.port)
-        bid, ask = top_of(venue)
-        said: dict[str, Any] = {"price": bid - 100, **more}
-        if "trigger" in said:
-            said["trigger"] = (ask if said["trigger"] > 0 else bid) + 200 * said["trigger"]
-            if said["price"]:
-                said["price"] = said["trigger"]
-        async with dialog_of(ALICE) as ems:
-            order = await ems.send(order_of("buy", "0.01", **said))
-            told = await ems.view.until_status(order.oid, "open", "closed", "expired")
-            assert told.status == status
-            if status == "open":
-                assert told.order is not None
-                assert (told.order.kind, told.order.trigger) == (order.kind, order.trigger)
-                assert (told.order.price, told.order.post_only) == (order.price, order.post_only)
-                await ems.cancel(order)
-                await ems.view.until_status(order.oid, "canceled")
-            assert order.oid not in ems.view.errors
-
-
 async def test_refusals_are_told_in_the_venues_words_when_an_order_is_bad(piker_dirs: Path) -> None:
     """Filters, funds, post-only that would take, kinds it does not have; nothing stands after."""
     async with loopback() as (venue, alice, _, _):
@@ -132,24 +97,12 @@ async def test_edits_keep_place_replace_or_cancel_first_when_they_must(piker_dir
             order = await ems.send(order_of("buy", "0.5", price))
             await ems.view.until_status(order.oid, "open")
             first = ems.view.reqid[order.oid]
-
-            async def edited(**changes: Any) -> str:
-                before = len(ems.view.events)
-                await ems.edit(order, **changes)
-                await ems.view.until(
-                    lambda: any(
-                        getattr(e, "request", "") == "edit" for e in ems.view.events[before:]
-                    )
-                )
-                assert order.oid not in ems.view.errors
-                return ems.view.reqid[order.oid]
-
-            assert await edited(size=Decimal("0.4")) == first
-            second = await edited(size=Decimal("0.4"), price=price - TICK)
+            assert await ems.edited(order, size=Decimal("0.4")) == first
+            second = await ems.edited(order, size=Decimal("0.4"), price=price - TICK)
             assert second != first
             await bob.order("SELL", price - TICK, "0.1")
             await ems.view.until(lambda: ems.view.filled(order.oid) == Decimal("0.1"))
-            third = await edited(size=Decimal("0.6"), price=price - 2 * TICK)
+            third = await ems.edited(order, size=Decimal("0.6"), price=price - 2 * TICK)
             assert len({first, second, third}) == 3
             _, (row,) = await alice.ask("GET", "/api/v3/openOrders")
             assert (row["origQty"], row["clientOrderId"]) == (

@@ -6,21 +6,14 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-import pytest
-from account_client import ALICE, Trader, account_of, loopback
+from account_client import ALICE, Trader, account_of, loopback, top_of
 from binance_broker_client import PERP, dialog_of, order_of, point_at
 
 from piker.orders import TriggerBy
-from piker.testing.engine import BUY, SELL
+from piker.testing.engine import BUY
 
 TICK = Decimal("0.01")
 PATH = "/fapi/v1/order"
-
-
-def top_of(venue: Any) -> tuple[Decimal, Decimal]:
-    """Return the best bid and ask of the perpetual."""
-    engine = venue.listings["usdm", "BTCUSDT"].market.engine
-    return engine.depth(BUY, 1)[0][0] * TICK, engine.depth(SELL, 1)[0][0] * TICK
 
 
 async def trade(trader: Trader, side: str, price: Any, size: Any) -> Any:
@@ -35,7 +28,7 @@ async def test_a_position_is_told_when_orders_are_filled(piker_dirs: Path) -> No
     """Fills with fee and realised gain, the position with its entry, flat again at the end."""
     async with loopback() as (venue, alice, bob, _):
         point_at(alice.port)
-        bid, ask = top_of(venue)
+        bid, ask = top_of(venue, "usdm")
         price = (bid + ask) / 2 // TICK * TICK
         async with dialog_of(ALICE) as ems:
             order = await ems.send(order_of("buy", "0.02", price, symbol=PERP))
@@ -58,48 +51,11 @@ async def test_a_position_is_told_when_orders_are_filled(piker_dirs: Path) -> No
             ]  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("more", "status"),
-    [
-        ({"tif": "ioc"}, "expired"), ({"post_only": True}, "open"),
-        ({"tif": "gtd", "expire_ns": 4 * 10**18}, "open"),
-        ({"kind": "stop", "price": None, "trigger": 1}, "open"),
-        ({"kind": "stop_limit", "trigger": 1}, "open"),
-        ({"kind": "take_profit", "price": None, "trigger": -1}, "open"),
-        ({"kind": "take_profit_limit", "trigger": -1}, "open"),
-    ],
-)  # fmt: skip
-async def test_each_kind_is_done_by_the_venue_when_it_is_sent(
-    more: dict[str, Any], status: str, piker_dirs: Path
-) -> None:
-    """Kinds and times in force; what waits is canceled again, and told so."""
-    async with loopback() as (venue, alice, _, _):
-        point_at(alice.port)
-        bid, ask = top_of(venue)
-        said: dict[str, Any] = {"price": bid - 100, "symbol": PERP, **more}
-        if "trigger" in said:
-            said["trigger"] = (ask if said["trigger"] > 0 else bid) + 200 * said["trigger"]
-            if said["price"]:
-                said["price"] = said["trigger"]
-        async with dialog_of(ALICE) as ems:
-            order = await ems.send(order_of("buy", "0.01", **said))
-            told = await ems.view.until_status(order.oid, "open", "closed", "expired")
-            assert told.status == status
-            if status == "open":
-                assert told.order is not None
-                assert (told.order.kind, told.order.trigger, told.order.expire_ns) == (
-                    order.kind, order.trigger, order.expire_ns,
-                )  # fmt: skip
-                await ems.cancel(order)
-                await ems.view.until_status(order.oid, "canceled")
-            assert order.oid not in ems.view.errors
-
-
 async def test_a_stop_becomes_an_order_when_it_is_triggered(piker_dirs: Path) -> None:
     """The fills of the order that it becomes are its own; nothing is told of a stranger."""
     async with loopback() as (venue, alice, bob, _):
         point_at(alice.port)
-        _, ask = top_of(venue)
+        _, ask = top_of(venue, "usdm")
         async with dialog_of(ALICE) as ems:
             stop = await ems.send(
                 order_of("buy", "0.01", symbol=PERP, kind="stop", trigger=ask + TICK)
@@ -123,32 +79,20 @@ async def test_edits_keep_the_number_or_make_another_when_the_kind_asks_for_it(
     """A limit order by PUT, the same terms again too; a stop canceled for another."""
     async with loopback() as (venue, alice, _, _):
         point_at(alice.port)
-        bid, ask = top_of(venue)
+        bid, ask = top_of(venue, "usdm")
         async with dialog_of(ALICE) as ems:
-
-            async def edited(order: Any, **changes: Any) -> str:
-                before = len(ems.view.events)
-                await ems.edit(order, **changes)
-                await ems.view.until(
-                    lambda: any(
-                        getattr(e, "request", "") == "edit" for e in ems.view.events[before:]
-                    )
-                )
-                assert order.oid not in ems.view.errors
-                return ems.view.reqid[order.oid]
-
             order = await ems.send(order_of("buy", "0.02", bid - 100, symbol=PERP))
             await ems.view.until_status(order.oid, "open")
             first = ems.view.reqid[order.oid]
             for _ in range(2):
-                again = await edited(order, size=Decimal("0.03"), price=bid - 50)
+                again = await ems.edited(order, size=Decimal("0.03"), price=bid - 50)
                 assert again == first
             stop = await ems.send(
                 order_of("sell", "0.01", symbol=PERP, kind="stop", trigger=bid - 500)
             )
             await ems.view.until_status(stop.oid, "open")
             first = ems.view.reqid[stop.oid]
-            assert await edited(stop, trigger=bid - 400) != first
+            assert await ems.edited(stop, trigger=bid - 400) != first
             _, (row,) = await alice.ask("GET", "/fapi/v1/openAlgoOrders")
             assert Decimal(row["triggerPrice"]) == bid - 400
             assert ask > bid
@@ -176,7 +120,7 @@ async def test_refusals_are_told_when_an_order_is_bad(piker_dirs: Path) -> None:
     """Post-only that would take, FOK, reduce-only without a position, margin, unknown triggers."""
     async with loopback() as (venue, alice, _, _):
         point_at(alice.port)
-        bid, ask = top_of(venue)
+        bid, ask = top_of(venue, "usdm")
         async with dialog_of(ALICE) as ems:
             for size, price, more, words in (
                 ("0.01", ask + 100, {"post_only": True}, "Post Only"),
