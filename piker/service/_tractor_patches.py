@@ -39,17 +39,11 @@ with warnings.catch_warnings():
 
 from piker.errors import Refused  # noqa: E402 - the filters above come first
 from piker.log import get_logger  # noqa: E402
-from piker.service.auth import (  # noqa: E402
-    AUTH_S,
-    PeerSilent,
-    load_secret,
-    prove_client,
-    prove_server,
-)
+from piker.service.auth import AUTH_S, CALLER, connect, load_secret, prove_server  # noqa: E402
+from piker.service.wire import MAX_FRAME, hand_over  # noqa: E402
 
-__all__ = ["ENDPOINT_MARK", "MAX_FRAME", "tractor"]
+__all__ = ["ENDPOINT_MARK", "tractor"]
 
-MAX_FRAME = 32 * 1024 * 1024  # bytes; the largest message we send is a symbol list of some MB
 ENDPOINT_MARK = "_piker_endpoint"
 _RUNTIME_METHODS = frozenset(
     {"cancel", "_cancel_task", "register_actor", "unregister_actor", "find_actor",
@@ -60,21 +54,7 @@ _log = get_logger("rpc")
 
 # -- 1. authentication -----------------------------------------------------------------------
 async def _connect(self: Any, destaddr: Any = None, **kwargs: Any) -> Any:
-    address = destaddr or self._destaddr
-    stream = await trio.open_tcp_stream(*address, **kwargs)
-    try:
-        with trio.fail_after(AUTH_S):
-            await prove_client(stream, load_secret())
-    except trio.TooSlowError:
-        await trio.aclose_forcefully(stream)
-        raise PeerSilent(
-            f"{address[0]}:{address[1]} accepted the connection and said nothing.",
-            remedy="Another program holds the port: set [network] registry in conf.toml.",
-        ) from None
-    except BaseException:
-        await trio.aclose_forcefully(stream)
-        raise
-    return self.set_msg_transport(stream)
+    return self.set_msg_transport(await connect(destaddr or self._destaddr, CALLER))
 
 
 _handle_stream = _actor.Actor._stream_handler
@@ -83,10 +63,13 @@ _handle_stream = _actor.Actor._stream_handler
 async def _stream_handler(self: Any, stream: trio.SocketStream) -> None:
     try:
         with trio.fail_after(AUTH_S):
-            await prove_server(stream, load_secret())
+            errand = await prove_server(stream, load_secret())
     except (trio.TooSlowError, Refused, OSError, trio.BrokenResourceError) as err:
         _log.warning("rpc.refused", reason=str(err) or type(err).__name__)
         await trio.aclose_forcefully(stream)
+        return
+    if errand != CALLER:
+        await hand_over(errand, stream)
         return
     try:
         await _handle_stream(self, stream)

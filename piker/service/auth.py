@@ -2,7 +2,8 @@
 
 The secret is 32 random bytes in the runtime directory, mode 0600. Each connection begins with a
 challenge and response of fixed size (HMAC-SHA256 over both nonces, another label for each side),
-under a deadline. A loopback peer whose socket belongs to another uid is refused even if it knows
+under a deadline; with its proof a client says its errand: it will call, or it is what a dialog
+expects. A loopback peer whose socket belongs to another uid is refused even if it knows
 the secret. Nothing of tractor sees the stream before that.
 """
 
@@ -24,8 +25,10 @@ from piker.errors import ConfigError, Refused
 
 __all__ = [
     "AUTH_S",
+    "CALLER",
     "ConnectionRefused",
     "PeerSilent",
+    "connect",
     "load_secret",
     "peer_uid",
     "prove_client",
@@ -37,9 +40,10 @@ _UID_AT = 16 + 4 + 48 + 12  # of idiag_uid: after nlmsghdr, four bytes, sockid a
 _DIAG_S = 0.1  # the kernel answers at once or never
 AUTH_S = 2.0  # a local peer needs a millisecond; this is for a machine under load
 MAGIC = b"PIKERRPC"
-VERSION = 1  # of everything said over the wire after the handshake
+VERSION = 2  # of everything said over the wire after the handshake
 _HELLO = len(MAGIC) + 1 + 32
 _PROOF = 32
+CALLER = bytes(16)  # the errand of a connection that tractor is to serve; others are a dialog's id
 _ACCEPTED = b"\x01"
 
 
@@ -85,7 +89,25 @@ def _read(path: Path) -> bytes:
     return secret
 
 
-async def prove_client(stream: trio.SocketStream, secret: bytes) -> None:
+async def connect(address: tuple[str, int], errand: bytes) -> trio.SocketStream:
+    """Return a connection that both ends have proved; raise ``OSError``: ``ConnectionRefused``."""
+    stream = await trio.open_tcp_stream(*address)
+    try:
+        with trio.fail_after(AUTH_S):
+            await prove_client(stream, load_secret(), errand)
+    except trio.TooSlowError:
+        await trio.aclose_forcefully(stream)
+        raise PeerSilent(
+            f"{address[0]}:{address[1]} accepted the connection and said nothing.",
+            remedy="Another program holds the port: set [network] registry in conf.toml.",
+        ) from None
+    except BaseException:
+        await trio.aclose_forcefully(stream)
+        raise
+    return stream
+
+
+async def prove_client(stream: trio.SocketStream, secret: bytes, errand: bytes = CALLER) -> None:
     """Prove us to a server, and it to us; raise ``ConnectionRefused``.
 
     The caller sets the deadline. The stream is not closed here.
@@ -100,13 +122,13 @@ async def prove_client(stream: trio.SocketStream, secret: bytes) -> None:
             "the process at that address does not know your secret.",
             remedy="Another user's pikerd may hold the port: set [network] registry in conf.toml.",
         )
-    await stream.send_all(_hmac(secret, b"client", theirs, mine))
+    await stream.send_all(errand + _hmac(secret, b"client", theirs, mine + errand))
     if await _exactly(stream, 1) != _ACCEPTED:
         raise ConnectionRefused("the daemon refused us.")
 
 
-async def prove_server(stream: trio.SocketStream, secret: bytes) -> None:
-    """Demand the proof from a client; raise ``ConnectionRefused`` with the reason."""
+async def prove_server(stream: trio.SocketStream, secret: bytes) -> bytes:
+    """Demand the proof from a client, and return its errand; raise ``ConnectionRefused``."""
     uid = peer_uid(stream.socket)
     if uid is not None and uid != os.getuid():
         raise ConnectionRefused(f"a peer of uid {uid} was refused.")
@@ -114,10 +136,12 @@ async def prove_server(stream: trio.SocketStream, secret: bytes) -> None:
     theirs = _nonce(hello)
     mine = secrets.token_bytes(32)
     await stream.send_all(MAGIC + bytes([VERSION]) + mine + _hmac(secret, b"server", theirs, mine))
+    errand = await _exactly(stream, len(CALLER))
     proof = await _exactly(stream, _PROOF)
-    if not hmac.compare_digest(proof, _hmac(secret, b"client", mine, theirs)):
+    if not hmac.compare_digest(proof, _hmac(secret, b"client", mine, theirs + errand)):
         raise ConnectionRefused("a peer without the secret was refused.")
     await stream.send_all(_ACCEPTED)
+    return errand
 
 
 def peer_uid(sock: trio.socket.SocketType | socket.socket) -> int | None:
@@ -181,7 +205,7 @@ def _hex6(host: str, port: int) -> str:
 
 
 def _hmac(secret: bytes, label: bytes, first: bytes, second: bytes) -> bytes:
-    return hmac.new(secret, b"piker-rpc-1 " + label + first + second, hashlib.sha256).digest()
+    return hmac.new(secret, b"piker-rpc-2 " + label + first + second, hashlib.sha256).digest()
 
 
 def _nonce(hello: bytes) -> bytes:

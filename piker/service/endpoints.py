@@ -23,9 +23,11 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import msgspec
+import trio
 
 from piker import errors
 from piker.service._tractor_patches import ENDPOINT_MARK, tractor
+from piker.service.wire import Expected, Wire
 
 __all__ = ["ServerDialog", "dialog", "ping", "request", "unpack_error"]
 
@@ -40,15 +42,23 @@ class ServerDialog:
         self.started = False
 
     @asynccontextmanager
-    async def start(self, first: Any) -> AsyncIterator[Any]:
+    async def start(self, first: Any, *, type: Any = Any) -> AsyncIterator[Wire]:
         """Send the caller its first value and open the stream (``send``, async iteration).
 
-        Leaving the block ends the stream. The caller's death cancels the handler.
+        What is received is converted to ``type``. Leaving the block ends the stream. The caller's
+        death cancels the handler. Raises ``Transient`` when the caller never comes for its stream.
         """
         self.started = True
-        await self._ctx.started({"ok": first})
-        async with self._ctx.open_stream() as stream:
-            yield stream
+        expected = Expected(type)
+        await self._ctx.started({"ok": first, "wire": expected.id})
+        wire = await expected.come()
+        try:
+            yield wire
+        except BaseException as err:
+            if not (wire.is_gone and _is_of_a_lost_peer(err)):
+                raise
+        finally:
+            await wire.end()
 
     async def fail(self, err: errors.PikerError) -> Any:
         """Tell the caller that there will be no stream."""
@@ -101,6 +111,12 @@ def _arguments(handler: Handler, given: dict[str, Any]) -> dict[str, Any]:
         return {name: msgspec.convert(value, hints[name]) for name, value in given.items()}
     except msgspec.ValidationError as err:
         raise errors.ConfigError(f"{handler.__name__}: {err}.") from err
+
+
+def _is_of_a_lost_peer(err: BaseException) -> bool:
+    if isinstance(err, BaseExceptionGroup):
+        return all(_is_of_a_lost_peer(one) for one in err.exceptions)
+    return isinstance(err, trio.BrokenResourceError | trio.ClosedResourceError)
 
 
 def pack_error(err: errors.PikerError) -> dict[str, Any]:

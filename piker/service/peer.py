@@ -15,9 +15,11 @@ import trio
 
 from piker.errors import Bug, PeerLost, Refused
 from piker.service._tractor_patches import tractor
-from piker.service.auth import PeerSilent
+from piker.service.auth import PeerSilent, connect
 from piker.service.endpoints import ping, unpack_error
 from piker.service.liveness import wait_exit
+from piker.service.registry import Address
+from piker.service.wire import Wire
 
 __all__ = ["CALL_S", "Dialog", "Peer", "open_peer"]
 
@@ -39,9 +41,11 @@ _GONE = (
 class Peer:
     """Another process of this user, connected and watched."""
 
-    def __init__(self, name: str, pid: int, channel: Any) -> None:
+    def __init__(self, name: str, pid: int, address: Address, channel: Any) -> None:
         self.name = name
         self.pid = pid
+        self._address = address
+        self._wires: set[Wire] = set()
         self.lost = trio.Event()
         self._channel = channel
         self._actor = tractor.current_actor()
@@ -75,16 +79,34 @@ class Peer:
         Leaving the block cancels the handler at the other end, and takes at most half a second
         whatever the state of the peer. Inside, the dialog raises ``PeerLost``.
         """
-        async with self._guard(CALL_S):
-            context = await self._begin(endpoint, kwargs)
-            first = _value(await context._recv_chan.receive(), "started", type)
-        dialog = Dialog(self, context, stream_type)
+        context = wire = None
         try:
-            yield first, dialog
+            async with self._guard(CALL_S):
+                context = await self._begin(endpoint, kwargs)
+                answer = await context._recv_chan.receive()
+                first = _value(answer, "started", type)
+                wire = await self._open_wire(answer, stream_type)
+            self._wires.add(wire)
+            yield first, Dialog(self, context, wire)
         finally:
-            with trio.CancelScope(deadline=trio.current_time() + LEAVE_S, shield=True):
-                await self._cancel(context)
-            self._forget(context)
+            if wire is not None:
+                self._wires.discard(wire)
+                wire.close()
+            if context is not None:
+                with trio.CancelScope(deadline=trio.current_time() + LEAVE_S, shield=True):
+                    await self._cancel(context)
+                self._forget(context)
+
+    async def _open_wire(self, answer: dict[str, Any], type: Any) -> Wire:
+        """Make the connection that a dialog's first answer asks for."""
+        try:
+            errand = answer["started"]["wire"]
+        except KeyError:
+            raise Bug(f"{self.name} ended a dialog before it began.") from None
+        try:
+            return Wire(await connect(self._address, errand), type)
+        except OSError as err:
+            raise self._loss() from err
 
     async def _begin(self, endpoint: Callable[..., Any], kwargs: dict[str, Any]) -> Any:
         return await self._actor.start_remote_task(
@@ -137,37 +159,54 @@ class Peer:
         self.lost.set()
         for scope in self._scopes:
             scope.cancel()
+        for wire in self._wires:
+            wire.close()
 
 
 class Dialog:
     """The calling end of a dialog: ``send``, ``receive``, async iteration."""
 
-    def __init__(self, peer: Peer, context: Any, stream_type: Any) -> None:
+    def __init__(self, peer: Peer, context: Any, wire: Wire) -> None:
         self._peer = peer
         self._context = context
-        self._type = stream_type
+        self._wire = wire
+        self._ended = False
 
     async def receive(self) -> Any:
         """Return the next message; ``trio.EndOfChannel`` when the handler ended the stream.
 
         Raises the handler's error if it failed, ``PeerLost`` if its process did.
         """
-        async with self._peer._guard(float("inf")):
-            message = await self._context._recv_chan.receive()
-            if "yield" in message:
-                return _convert(message["yield"], self._type)
-            if "stop" in message:  # the stream has ended; what the handler failed of comes next
-                message = None
-                with trio.move_on_after(LAST_S):
-                    message = await self._context._recv_chan.receive()
-            if message is not None:
-                _value(message, "return", Any)
+        try:
+            return await self._wire.receive()
+        except trio.EndOfChannel:
+            self._wire.close()
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as err:
+            if not self._ended:
+                await self._last_word()
+                raise self._loss() from err
+        if not self._ended:
+            await self._last_word()
         raise trio.EndOfChannel
+
+    async def _last_word(self) -> None:
+        """Raise what the handler failed of, if it did; what it returns is nothing to anybody."""
+        self._ended = True
+        with trio.move_on_after(LAST_S):
+            async with self._peer._guard(float("inf")):
+                _value(await self._context._recv_chan.receive(), "return", Any)
 
     async def send(self, value: Any) -> None:
         """Send a message to the handler."""
-        async with self._peer._guard(CALL_S):
-            await self._peer._channel.send({"yield": value, "cid": self._context.cid})
+        try:
+            await self._wire.send(value)
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as err:
+            raise self._loss() from err
+
+    def _loss(self) -> PeerLost:
+        if self._peer.lost.is_set():
+            return self._peer._loss()
+        return PeerLost(f"{self._peer.name} (pid {self._peer.pid}) ended the dialog.")
 
     def __aiter__(self) -> Dialog:
         """Iterate over messages until the handler ends the stream."""
@@ -182,7 +221,7 @@ class Dialog:
 
 
 @asynccontextmanager
-async def open_peer(name: str, pid: int, address: tuple[str, int]) -> AsyncIterator[Peer]:
+async def open_peer(name: str, pid: int, address: Address) -> AsyncIterator[Peer]:
     """Connect to a process of this user and watch it for the block.
 
     Raises ``PeerLost`` when nobody listens there, ``Refused`` when it is not ours.
@@ -197,7 +236,7 @@ async def open_peer(name: str, pid: int, address: tuple[str, int]) -> AsyncItera
         raise
     except OSError as err:
         raise PeerLost(f"{name} (pid {pid}) does not listen at {address}.") from err
-    peer = Peer(name, pid, channel)
+    peer = Peer(name, pid, (address[0], address[1]), channel)
     try:
         async with trio.open_nursery() as nursery:
             with trio.move_on_after(GREET_S) as greeting:

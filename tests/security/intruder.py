@@ -27,7 +27,8 @@ def attempt(host: str, port: int, module: str, function: str, secret: bytes) -> 
                     return "refused"
                 hello += part
             theirs = hello[9:41]
-            sock.sendall(auth._hmac(secret, b"client", theirs, mine))
+            proof = auth._hmac(secret, b"client", theirs, mine + auth.CALLER)
+            sock.sendall(auth.CALLER + proof)
             # Go on as if accepted: tractor's own handshake, then a call.
             for message in (
                 ["intruder", "0"],
