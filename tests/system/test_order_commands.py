@@ -187,7 +187,11 @@ async def test_market_order_is_filled_by_the_named_model_and_is_a_position(
             said,
         )
         (sold,) = await rows("sell", BTC, "0.004")
-        assert (sold["state"], sold["filled"], sold["live"]) == ("closed", "0.00400", False)
+        assert (sold["state"], Decimal(sold["filled"]), sold["live"]) == (
+            "closed",
+            Decimal("0.004"),
+            False,
+        )
         assert sold["where"] == "paper.queue"
         assert isinstance(sold["avg_price"], str)
         (held,) = await rows("positions")
