@@ -1,11 +1,11 @@
 """What an order costs from a client to the paper venue and back, beside what it is made of.
 
 A pikerd, emsd, paperboi and datad of their own, a synthetic venue, no latency of paper. In turns:
-``ack_us``, from a client's send until it is told that the paper venue has the order (two commits of
-the journal and three hops between processes); ``journaled_us``, until it is told that the order is
-in the journal; ``sync_us``, a bare write and fdatasync of as many bytes to the journal's disk;
-``ipc_us``, a bare request and answer between the same two processes. ``of_parts`` is ack over
-sync + ipc, asked is 2 at most. Prints one JSON line.
+``ack_us``, from a client's send until it is told that the paper venue has the order (four hops
+between processes, and a commit of the journal before the order leaves); ``journaled_us``, until it
+is told that the order is in the journal; ``sync_us``, a bare append of as many bytes to a file of
+the journal's disk and its fdatasync; ``ipc_us``, a bare request and answer of tractor's between the
+same two processes. ``of_parts`` is ack over sync + ipc, asked is 2 at most. Prints one JSON line.
 
     python benchmarks/orders.py [--orders 1000]
 """
@@ -92,10 +92,10 @@ class Bench:
                 self.ipc.append(time.perf_counter() - begun)
 
     def bare_sync(self, fd: int) -> None:
-        """Write and sync what a commit does."""
+        """Append and sync what a commit does."""
         for _ in range(TURN):
             begun = time.perf_counter()
-            os.pwrite(fd, bytes(ROW_BYTES), 0)
+            os.write(fd, bytes(ROW_BYTES))
             os.fdatasync(fd)
             self.sync.append(time.perf_counter() - begun)
 
@@ -121,8 +121,7 @@ async def measure(orders: int, folder: Path) -> dict[str, object]:
                 await bench.orders(ems, price)  # whatever is done once is done
                 bench.ack.clear()
                 bench.journaled.clear()
-                fd = os.open(folder / "data" / "bare", os.O_RDWR | os.O_CREAT)
-                os.pwrite(fd, bytes(1 << 20), 0)
+                fd = os.open(folder / "data" / "bare", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
                 while len(bench.ack) < orders:
                     await bench.orders(ems, price)
                     await bench.bare_ipc()

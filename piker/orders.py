@@ -165,7 +165,7 @@ class Status(_Message, frozen=True, tag="status"):
     oid: str
     resp: str
     time_ns: int
-    seq: int = 0  # number of the journal's event: what comes twice has the same
+    seq: int = 0  # number of the journal's event; 0 of what is told while it is being journaled
     reqid: str = ""
     req: Order | None = None
     src: str = ""  # "dark", the provider, or the paper model's name

@@ -246,8 +246,7 @@ async def open_order_dialog(
                 await ems.take_safely(message, actor)
 
             async def relay() -> None:
-                async for message in news:
-                    await stream.send(encode(message))
+                await stream.relay(news, encode)
                 nursery.cancel_scope.cancel()  # it read too slowly: it opens anew and sees all
 
             nursery.start_soon(relay)

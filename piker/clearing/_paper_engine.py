@@ -225,6 +225,10 @@ class PaperEngine:
     async def _relay(self) -> None:
         while True:
             while self._told:
-                await self._events.send(self._told.popleft())
+                event = self._told.popleft()
+                try:
+                    self._events.send_nowait(event)  # with those that follow: they go together
+                except trio.WouldBlock:
+                    await self._events.send(event)
             self._news = trio.Event()
             await self._news.wait()

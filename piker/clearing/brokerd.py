@@ -73,12 +73,7 @@ class Broker:
             async with await self._open(account, beliefs, send) as venue:
                 log.info("brokerd.dialog", account=account, beliefs=len(beliefs))
                 async with talk.start(None) as stream, trio.open_nursery() as nursery:
-
-                    async def relay() -> None:
-                        async for event in receive:
-                            await stream.send(encode(event))
-
-                    nursery.start_soon(relay)
+                    nursery.start_soon(stream.relay, receive, encode)
                     lanes: Lanes[BrokerdRequest] = Lanes(venue.send, nursery)
                     async for data in stream:
                         lanes.put(decode(data, BrokerdRequest))

@@ -87,6 +87,7 @@ class Journal:
         self._waiting_records = 0
         self._wake = trio.Event()
         self._room = trio.Event()
+        self._committing = False
         self._closing = False
         self._failed: PikerError | None = None
 
@@ -131,6 +132,9 @@ class Journal:
         if not waiter.records:
             await trio.lowlevel.checkpoint()
             return []
+        if not self._committing and not self._waiting:  # no need to go through the writer
+            await self._commit_alone(waiter)
+            return waiter.answers
         self._waiting.append(waiter)
         self._waiting_records += len(waiter.records)
         self._wake.set()
@@ -189,25 +193,45 @@ class Journal:
         if not self._read_only:
             await self._lay()
         while True:
-            if not self._waiting:
-                if self._closing or self._failed:
-                    return
+            await self._keep_up(nursery)
+            if self._committing or not (self._waiting or self._closing or self._failed):
+                self._wake = trio.Event()
                 await self._wake.wait()
-            self._wake = trio.Event()
-            if self._since_snapshot >= SNAPSHOT_ROWS and not self._read_only:
-                self._since_snapshot = 0
-                nursery.start_soon(self._keep, self._standing.snapshot())
-            batch = self._take()
-            if not batch:
-                continue
-            try:
-                await self._commit(batch)
-            except PikerError as err:
-                self._fail(err, batch)
+            elif self._waiting:
+                await self._commit(self._take())
+            else:
                 return
-            except BaseException:  # a bug of ours: nobody is left waiting for an answer
-                self._fail(StoreError(f"the journal {self._file.path} is closed."), batch)
-                raise
+
+    async def _keep_up(self, nursery: trio.Nursery) -> None:
+        """Do what is due by the length of the log and the number of rows."""
+        if self._read_only or self._failed:
+            return
+        if self._since_snapshot >= SNAPSHOT_ROWS:
+            self._since_snapshot = 0
+            nursery.start_soon(self._keep, self._standing.snapshot())
+        if self._file.wants_checkpoint:
+            try:
+                await self._run(self._file.checkpoint)
+            except BaseException as err:
+                self._fail(err, [])
+                if not isinstance(err, PikerError):
+                    raise
+                return
+            await self._lay()
+
+    async def _commit_alone(self, waiter: _Waiter) -> None:
+        """Commit what came while nothing else did: half of it would be waking the writer."""
+        with trio.CancelScope(shield=True):
+            await self._commit([waiter])
+        if self._waiting or self._closing or self._failed or self._is_behind:
+            self._wake.set()
+        if self._failed is not None and not waiter.answers:
+            raise _again(self._failed)
+        await trio.lowlevel.checkpoint_if_cancelled()
+
+    @property
+    def _is_behind(self) -> bool:
+        return self._since_snapshot >= SNAPSHOT_ROWS or self._file.wants_checkpoint
 
     def _take(self) -> list[_Waiter]:
         batch: list[_Waiter] = []
@@ -221,6 +245,18 @@ class Journal:
         return batch
 
     async def _commit(self, batch: list[_Waiter]) -> None:
+        """Commit some appends together; when that fails, all that wait are told and it is over."""
+        self._committing = True
+        try:
+            await self._commit_all(batch)
+        except BaseException as err:
+            self._fail(err, batch)
+            if not isinstance(err, PikerError):
+                raise
+        finally:
+            self._committing = False
+
+    async def _commit_all(self, batch: list[_Waiter]) -> None:
         ready = [prepared for waiter in batch for prepared in waiter.ready]
         answers = await self._append(ready)
         standing, at = self._standing, 0
@@ -237,9 +273,6 @@ class Journal:
         self._since_snapshot += len(ready)
         for waiter in batch:
             waiter.tell()
-        if self._file.wants_checkpoint:
-            await self._run(self._file.checkpoint)
-            await self._lay()
 
     async def _append(self, ready: list[Prepared]) -> list[int | Duplicate]:
         """Commit in the thread that is there for it; errors become ours."""
@@ -272,7 +305,10 @@ class Journal:
         except StoreError as err:  # commits are slower then, and tell when there is no room at all
             log.warning("journal.log_not_laid", journal=str(self._file.path), error=err.message)
 
-    def _fail(self, err: PikerError, batch: list[_Waiter]) -> None:
+    def _fail(self, err: BaseException, batch: list[_Waiter]) -> None:
+        """Say what failed to all that wait; a bug of ours leaves nobody waiting, too."""
+        if not isinstance(err, PikerError):
+            err = StoreError(f"the journal {self._file.path} is closed.")
         log.error("journal.failed", journal=str(self._file.path), error=err.message)
         self._failed = err
         for waiter in (*batch, *self._waiting):

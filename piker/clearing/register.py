@@ -1,7 +1,9 @@
 """The register: every order as the journal has it, and what follows when something happens to one.
 
-Whatever happens is journaled, folded and told, in that order. Limits and triggers are told how an
-order stands now; what that means for others is handed to ``follow``. Callers hold the order's lane.
+Whatever happens is journaled, folded and told, in that order; but that a venue has an order, which
+it would say again to whoever asks, is told while it is journaled (docs/adr/0009). Limits and
+triggers are told how an order stands now; what that means for others is handed to ``follow``.
+Callers hold the order's lane.
 """
 
 from __future__ import annotations
@@ -37,6 +39,7 @@ __all__ = ["AT_VENUE", "OfOrder", "Register", "event_of"]
 log = get_logger("ems")
 ZERO = Decimal(0)
 AT_VENUE = frozenset({Phase.PENDING, Phase.OPEN, Phase.PARTIAL, Phase.UNKNOWN})
+SAID_AGAIN = frozenset({EventKind.ACK, EventKind.OPEN})  # after a crash: the venue is asked anyway
 OfOrder = BrokerdOrderAck | BrokerdStatus | BrokerdFill | BrokerdError
 
 
@@ -204,6 +207,11 @@ class Register:
             by = "broker" if event.kind is EventKind.FILL else actor
             records.append(_record(Happened(event, order.symbol), order, clock.wall_ns(), by))
             kept.append((event, told))
+        if SAID_AGAIN.issuperset(event.kind for event, _ in kept):
+            for event, told in kept:
+                await self._apply(oid, event, told, 0)
+            await self.journal.append(records)
+            return
         answers = await self.journal.append(records)
         for (event, told), record, answer in zip(kept, records, answers, strict=True):
             if not isinstance(answer, Duplicate):

@@ -119,7 +119,7 @@ class Tally:
     def has_heard(self, status: Status) -> bool:
         """Tell whether this status, or a later one of its order, was taken."""
         known = self.newest.get(status.oid)
-        return known is not None and (known.seq >= status.seq or known.resp in TERMINAL)
+        return known is not None and (known.time_ns >= status.time_ns or known.resp in TERMINAL)
 
     def standing(self) -> list[Status]:
         """Return the orders that have not ended."""

@@ -56,8 +56,7 @@ async def open_feed_bus(talk: service.ServerDialog, symbols: list[str]) -> None:
     infos: list[FlumeInfo] = await bus.open(symbols)
     try:
         async with talk.start(infos) as stream, events:
-            async for event in events:
-                await stream.send(event)
+            await stream.relay(events)
     finally:
         events.close()
         bus.release([info.mkt.mktid for info in infos])

@@ -133,9 +133,14 @@ async def prove_server(stream: trio.SocketStream, secret: bytes) -> bytes:
     if uid is not None and uid != os.getuid():
         raise ConnectionRefused(f"a peer of uid {uid} was refused.")
     hello = await _exactly(stream, _HELLO)
-    theirs = _nonce(hello)
+    ours = MAGIC + bytes([VERSION])
     mine = secrets.token_bytes(32)
-    await stream.send_all(MAGIC + bytes([VERSION]) + mine + _hmac(secret, b"server", theirs, mine))
+    try:
+        theirs = _nonce(hello)
+    except ConnectionRefused:
+        await stream.send_all(ours + mine)  # an older or newer piker can then say what is wrong
+        raise
+    await stream.send_all(ours + mine + _hmac(secret, b"server", theirs, mine))
     errand = await _exactly(stream, len(CALLER))
     proof = await _exactly(stream, _PROOF)
     if not hmac.compare_digest(proof, _hmac(secret, b"client", mine, theirs + errand)):

@@ -13,7 +13,8 @@ import os
 import secrets
 import socket
 import struct
-from typing import Any, NoReturn
+from collections.abc import Callable
+from typing import Any, NoReturn, TypeVar
 
 import msgspec
 import trio
@@ -30,6 +31,11 @@ COME_S = 5.0  # how long a caller may take to connect: a local one needs a milli
 LEAVE_S = 0.5  # how long a caller may take to read what was said last
 _SIZE = struct.Struct("<I")
 log = get_logger("rpc")
+T = TypeVar("T")
+
+
+def _as_it_is(value: Any) -> Any:
+    return value
 
 
 class Wire:
@@ -57,14 +63,20 @@ class Wire:
 
     async def send(self, value: Any) -> None:
         """Send a message."""
-        await trio.lowlevel.checkpoint_if_cancelled()
-        body = self._encoder.encode(value)
-        frame = _SIZE.pack(len(body)) + body
-        while self._out:
-            await self._flush()
-        self._out += frame[self._write(frame) :]
-        if self._out:
-            await self._flush()
+        await self._put(self._frame(value))
+
+    async def relay(
+        self, source: trio.MemoryReceiveChannel[T], encode: Callable[[T], Any] = _as_it_is
+    ) -> None:
+        """Send what comes by a channel, until that ends: what waits together goes together."""
+        async for message in source:
+            frames = self._frame(encode(message))
+            while len(frames) < READ:
+                try:
+                    frames += self._frame(encode(source.receive_nowait()))
+                except (trio.WouldBlock, trio.EndOfChannel):
+                    break
+            await self._put(frames)
 
     async def receive(self) -> Any:
         """Return the next message; ``trio.EndOfChannel`` when the other end sends no more."""
@@ -121,6 +133,18 @@ class Wire:
             self._stream.socket.close()
 
     # -- inside --------------------------------------------------------------------------------
+    def _frame(self, value: Any) -> bytes:
+        body = self._encoder.encode(value)
+        return _SIZE.pack(len(body)) + body
+
+    async def _put(self, frames: bytes) -> None:
+        await trio.lowlevel.checkpoint_if_cancelled()
+        while self._out:
+            await self._flush()
+        self._out += frames[self._write(frames) :]
+        if self._out:
+            await self._flush()
+
     def _refuse(self, why: str) -> NoReturn:
         """End a connection that is no use any more, and nothing else."""
         log.warning("rpc.frame-refused", reason=why)

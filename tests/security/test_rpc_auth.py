@@ -19,6 +19,7 @@ from daemons import Pikerd
 
 from piker import service
 from piker.errors import ConfigError
+from piker.service import auth
 from piker.service.auth import load_secret
 
 pytestmark = pytest.mark.slow
@@ -87,6 +88,27 @@ async def test_service_processes_refuse_strangers_too(pikerd: Pikerd) -> None:
         assert await peer.run(sample.add, a=1, b=1) == 2
 
 
+async def test_another_version_is_told_which_one_we_speak(pikerd: Pikerd) -> None:
+    """An old program meets a new daemon: it can say so, and what to do."""
+    info = await pikerd.ready()
+    with socket.create_connection(info.address, timeout=5) as sock:
+        sock.sendall(auth.MAGIC + bytes([auth.VERSION - 1]) + bytes(32))
+        said = sock.recv(len(auth.MAGIC) + 1)
+    assert said == auth.MAGIC + bytes([auth.VERSION])
+    with pytest.raises(auth.ConnectionRefused, match="speaks version 1, we speak"):
+        auth._nonce(auth.MAGIC + b"\x01" + bytes(32))
+
+
+async def test_a_connection_for_no_dialog_is_let_go(pikerd: Pikerd) -> None:
+    """Who knows the secret and makes up a dialog's id gets nothing, and the daemon serves on."""
+    info = await pikerd.ready()
+    stream = await auth.connect(info.address, os.urandom(16))
+    async with stream:
+        assert await stream.receive_some(1) == b""
+    async with service.open_service("sample.a") as peer:
+        assert await peer.run(sample.add, a=1, b=1) == 2
+
+
 async def test_garbage_at_the_port_kills_nothing(pikerd: Pikerd) -> None:
     """Hundreds of connections of random bytes: pikerd still serves its own."""
     info = await pikerd.ready()
@@ -115,11 +137,7 @@ async def test_mutated_frames_after_the_handshake_call_nothing(pikerd: Pikerd, c
     )
 
     async def one() -> None:
-        from piker.service.auth import prove_client
-
-        stream = await trio.open_tcp_stream(*info.address)
-        async with stream:
-            await prove_client(stream, load_secret())
+        async with await auth.connect(info.address, auth.CALLER) as stream:
             hello = msgspec.msgpack.encode(["mad", "1"])
             body = bytearray(good)
             for _ in range(rng.randrange(1, 6)):

@@ -92,6 +92,20 @@ async def test_many_senders_do_not_mix_their_bytes() -> None:
         reader.close()
 
 
+async def test_what_waits_together_is_relayed_together_until_its_channel_ends() -> None:
+    """A thousand messages by a channel arrive in order; the relay ends with it."""
+    async with open_pair() as (near, far), trio.open_nursery() as nursery:
+        sender, reader = Wire(near), Wire(far, int)
+        put, get = trio.open_memory_channel[int](1000)
+        nursery.start_soon(sender.relay, get, abs)
+        for number in range(1000):
+            put.send_nowait(-number)
+        put.close()
+        assert [await reader.receive() for _ in range(1000)] == list(range(1000))
+        sender.close()
+        reader.close()
+
+
 async def test_the_end_is_told_after_the_last_message() -> None:
     """What was sent before the end is read before it; then iteration ends."""
     async with open_pair() as (near, far), trio.open_nursery() as nursery:
