@@ -68,12 +68,13 @@ async def _stream_handler(self: Any, stream: trio.SocketStream) -> None:
         _log.warning("rpc.refused", reason=str(err) or type(err).__name__)
         await trio.aclose_forcefully(stream)
         return
-    if errand != CALLER:
-        await hand_over(errand, stream)
-        return
     try:
-        await _handle_stream(self, stream)
-    except (trio.BrokenResourceError, trio.ClosedResourceError, TransportClosed):
+        if errand == CALLER:
+            await _handle_stream(self, stream)
+        else:
+            await hand_over(errand, stream)
+    except (trio.BrokenResourceError, trio.ClosedResourceError, TransportClosed, OSError):
+        # A peer may go at any point: also between its proof and the question for its address.
         _log.debug("rpc.cut", reason="connection ended while it was handled")
 
 

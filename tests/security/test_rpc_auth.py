@@ -109,6 +109,26 @@ async def test_a_connection_for_no_dialog_is_let_go(pikerd: Pikerd) -> None:
         assert await peer.run(sample.add, a=1, b=1) == 2
 
 
+async def test_peers_that_go_at_any_point_kill_nothing(pikerd: Pikerd) -> None:
+    """Hundreds that reset the connection during the proof and right after it: all are let go."""
+    info = await pikerd.ready()
+    reset = struct.pack("ii", 1, 0)  # SO_LINGER: close sends RST, the socket has no peer any more
+
+    async def one(errand: bytes) -> None:
+        for number in range(30):
+            stream = await auth.connect(info.address, errand)
+            stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, reset)
+            if number % 3:
+                await stream.send_all(struct.pack("<I", 100)[: number % 3])
+            await stream.aclose()
+
+    async with trio.open_nursery() as nursery:
+        for errand in (auth.CALLER, os.urandom(16)) * 4:
+            nursery.start_soon(one, errand)
+    async with service.open_service("sample.a") as peer:
+        assert await peer.run(sample.add, a=1, b=1) == 2
+
+
 async def test_garbage_at_the_port_kills_nothing(pikerd: Pikerd) -> None:
     """Hundreds of connections of random bytes: pikerd still serves its own."""
     info = await pikerd.ready()
