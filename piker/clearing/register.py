@@ -208,8 +208,8 @@ class Register:
             records.append(_record(Happened(event, order.symbol), order, clock.wall_ns(), by))
             kept.append((event, told))
         if SAID_AGAIN.issuperset(event.kind for event, _ in kept):
-            for event, told in kept:
-                await self._apply(oid, event, told, 0)
+            for (event, told), record in zip(kept, records, strict=True):
+                await self._apply(oid, event, told, 0, record.time_ns)
             await self.journal.append(records)
             return
         answers = await self.journal.append(records)
