@@ -22,6 +22,7 @@ from __future__ import annotations
 import re
 from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Decimal, InvalidOperation
 from enum import StrEnum
+from functools import lru_cache
 from typing import Literal
 
 import msgspec
@@ -139,7 +140,13 @@ def round_to(value: Decimal, tick: Decimal, how: Rounding = "nearest") -> Decima
     if tick < 0 or not value.is_finite():
         raise ValueError(f"can not round {value} to ticks of {tick}")
     steps = (value / tick).to_integral_value(rounding=_ROUNDING[how])
-    return (steps * tick).quantize(Decimal(1).scaleb(-digits_of(tick)))
+    return (steps * tick).quantize(_unit_of(tick))
+
+
+@lru_cache(maxsize=4096)
+def _unit_of(tick: Decimal) -> Decimal:
+    """Return one of the last digit that a multiple of a tick can have."""
+    return Decimal(1).scaleb(-digits_of(tick))
 
 
 class MktPair(msgspec.Struct, frozen=True, kw_only=True):

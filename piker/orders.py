@@ -107,8 +107,16 @@ class SyncState(StrEnum):
     SYNCED = "synced"  # all that the venue has told us of is with emsd
 
 
-class _Message(msgspec.Struct, frozen=True, kw_only=True, tag_field="name", omit_defaults=True):
-    """What all of them have: a name on the wire, and defaults that are not sent."""
+_SIDES = {Action.BUY: 1, Action.SELL: -1, Action.ALERT: 0}
+
+
+class _Message(
+    msgspec.Struct, frozen=True, kw_only=True, tag_field="name", omit_defaults=True, gc=False
+):
+    """What all of them have: a name on the wire, and defaults that are not sent.
+
+    None of them can be part of a cycle: the garbage collector has nothing to look for in them.
+    """
 
 
 # -- client -> emsd ---------------------------------------------------------------------------
@@ -142,7 +150,7 @@ class Order(_Message, frozen=True, tag="order"):
     @property
     def side(self) -> int:
         """Return 1 for a buy, -1 for a sell, 0 for an alert."""
-        return {Action.BUY: 1, Action.SELL: -1, Action.ALERT: 0}[self.action]
+        return _SIDES[self.action]
 
 
 class Cancel(_Message, frozen=True, tag="cancel"):

@@ -42,6 +42,8 @@ __all__ = ["PAPER", "UNARMED", "Account", "Accounts", "Link", "Mismatch", "split
 PAPER = "paper"
 UNARMED = "unarmed"  # AccountStatus.state of an account that was never armed
 ZERO = Decimal(0)
+_TIMED = (TimeInForce.GTD, TimeInForce.DAY)
+_AT_ONCE = (TimeInForce.IOC, TimeInForce.FOK)
 
 
 class Link(Protocol):
@@ -122,7 +124,7 @@ class Account:
     def stands(self, state: OrderState, *, at_venue: bool) -> None:
         """Tell the limits how an order stands: what may still trade counts."""
         if at_venue:
-            self.desk.standing(state.order, state.remaining)
+            self.desk.standing(state.order, state.remaining, state.editing)
         else:
             self.desk.ended(state.order.oid)
 
@@ -165,7 +167,7 @@ class Account:
         for wanted, needed in (
             (not is_theirs, becomes),
             (order.post_only, "post_only"),
-            (order.tif in (TimeInForce.IOC, TimeInForce.FOK), order.tif),
+            (order.tif in _AT_ONCE, order.tif),
         ):
             if wanted and not self.offers(_venue(mkt), needed):
                 what = f"{self.link.name} does no {needed} orders in {mkt.fqme}."
@@ -185,9 +187,9 @@ class Account:
 
     def native_tif(self, order: Order) -> TimeInForce:
         """Return the time in force that the venue is told: emsd ends what the venue can not."""
-        venue = order.symbol.split(".")[1]
-        timed = order.tif in (TimeInForce.GTD, TimeInForce.DAY)
-        return TimeInForce.GTC if timed and not self.offers(venue, order.tif) else order.tif
+        if order.tif not in _TIMED or self.offers(order.symbol.split(".")[1], order.tif):
+            return order.tif
+        return TimeInForce.GTC
 
     def take_up(self, standing: Standing, now_ns: int) -> None:
         """Let the limits begin where the journal ends: positions, and the day so far."""
@@ -281,6 +283,10 @@ class Accounts(Mapping[str, Account]):
     def __getitem__(self, name: str) -> Account:
         """Return an account that is open."""
         return self._accounts[name]
+
+    def get(self, name: str) -> Account | None:  # type: ignore[override]
+        """Return an account, if it is open: asked several times of each event."""
+        return self._accounts.get(name)
 
     def __iter__(self) -> Iterator[str]:
         """Iterate over the names."""

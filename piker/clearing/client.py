@@ -16,7 +16,7 @@ import random
 import secrets
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
@@ -107,8 +107,8 @@ class OrderClient:
         self._session = session
         self._made = 0
         self._asked: dict[str, list[_Asked]] = {}  # by oid: sent, and not acknowledged
-        self._events: deque[Told] = deque()
-        self._changed = trio.Event()
+        self._events: deque[Told] = deque(maxlen=EVENTS)
+        self._changed: trio.Event | None = None  # while somebody waits for anything
         self._by_oid: dict[str, trio.Event] = {}  # set by an order's next status
         self._ended: deque[str] = deque()
 
@@ -129,13 +129,14 @@ class OrderClient:
         """
         if not kind:
             kind = _kind(price, trigger, trail)
-        exact = {"size": _exact(size, "size"), "price": _exact(price, "price")}
-        exact |= {"trigger": _exact(trigger, "trigger"), "trail": _exact(trail, "trail")}
-        fields = {"oid": self.new_oid(), "account": self.account, **more, **exact}
+        fields = {
+            "oid": self.new_oid(), "account": self.account, **more, "symbol": fqme,
+            "action": str(action), "kind": kind, "size": _exact(size, "size"),
+            "price": _exact(price, "price"), "trigger": _exact(trigger, "trigger"),
+            "trail": _exact(trail, "trail"),
+        }  # fmt: skip
         try:
-            return msgspec.convert(
-                {"symbol": fqme, "action": str(action), "kind": kind, **fields}, Order
-            )
+            return msgspec.convert(fields, Order)
         except msgspec.ValidationError as err:
             raise RangeError(f"this is no order: {err}.") from err
 
@@ -176,7 +177,7 @@ class OrderClient:
 
     async def changed(self) -> None:
         """Wait until emsd tells anything, whatever it is."""
-        await self._changed.wait()
+        await self._next().wait()
 
     def open_orders(self, account: str = "") -> list[Status]:
         """Return the orders that have not ended, of an account where named."""
@@ -194,14 +195,14 @@ class OrderClient:
     async def __anext__(self) -> Told:
         """Return the next thing told."""
         while not self._events:
-            await self._changed.wait()
+            await self._next().wait()
         await trio.lowlevel.checkpoint()
         return self._events.popleft()
 
     def take(self, message: EmsMessage) -> None:
         """Take what emsd tells: the transport's to call."""
         match message:
-            case Status():
+            case Status():  # nearly always
                 self._take_status(message)
             case AccountStatus():
                 self.accounts[message.account] = message
@@ -235,8 +236,10 @@ class OrderClient:
         asked = _Asked(message)
         self._asked.setdefault(message.oid, []).append(asked)
         try:
-            with suppress(PeerLost):  # it is sent again when emsd is back
+            try:
                 await self._send(message)
+            except PeerLost:  # it is sent again when emsd is back
+                log.debug("orders.later", oid=message.oid)
             while asked.answer is None:
                 await self._news_of(message.oid).wait()
             return asked.answer
@@ -268,12 +271,19 @@ class OrderClient:
                 self.dialogs.pop(self._ended.popleft(), None)
 
     def _tell(self, message: Told) -> None:
-        if len(self._events) >= EVENTS:
-            self._events.popleft()
+        events = self._events
+        if len(events) == EVENTS:  # the oldest makes room
             self.unheard += 1
-        self._events.append(message)
-        self._changed.set()
-        self._changed = trio.Event()
+        events.append(message)
+        if self._changed is not None:
+            self._changed.set()
+            self._changed = None
+
+    def _next(self) -> trio.Event:
+        """Return what the next thing told sets."""
+        if self._changed is None:
+            self._changed = trio.Event()
+        return self._changed
 
 
 class _Asked:

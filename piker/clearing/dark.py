@@ -15,7 +15,7 @@ Nothing is met by a price from before the order was armed. Prices that were miss
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections.abc import Set
 from decimal import Decimal
 from math import inf
 from typing import NamedTuple
@@ -150,7 +150,8 @@ class DarkBook:
     """The triggers of all waiting orders, by market."""
 
     def __init__(self) -> None:
-        self._by_market: defaultdict[str, dict[str, Trigger]] = defaultdict(dict)
+        self._by_market: dict[str, dict[str, Trigger]] = {}  # those in which anything waits
+        self.markets: Set[str] = self._by_market.keys()  # the same: asked for every quote
         self._bounds: dict[str, dict[tuple[TickType, int], Bounds]] = {}  # until something changes
         self._last: dict[str, float] = {}  # trades, by market
         self._seen: dict[str, Decimal] = {}  # by oid: what is to be journaled
@@ -161,7 +162,7 @@ class DarkBook:
 
     def arm(self, order: Order, *, seen: Decimal | None = None) -> None:
         """Take an order in, or its new terms; ``seen`` is what the journal has of it."""
-        waiting = self._by_market[order.symbol]
+        waiting = self._by_market.setdefault(order.symbol, {})
         known = waiting.get(order.oid)
         if known is not None and order.kind is OrderKind.TRAILING_STOP:
             seen = known.seen
@@ -175,9 +176,15 @@ class DarkBook:
 
     def disarm(self, order: Order) -> None:
         """Let go of an order, if it is here."""
-        if self._by_market[order.symbol].pop(order.oid, None) is not None:
-            self._bounds.pop(order.symbol, None)
+        waiting = self._by_market.get(order.symbol)
+        if waiting is not None and waiting.pop(order.oid, None) is not None:
             self._seen.pop(order.oid, None)
+            self._changed(order.symbol, waiting)
+
+    def _changed(self, fqme: str, waiting: dict[str, Trigger]) -> None:
+        self._bounds.pop(fqme, None)
+        if not waiting:
+            del self._by_market[fqme]
 
     def follow(self) -> list[tuple[str, Decimal]]:
         """Return the price that each goes by now, of those whose price changed since last asked."""
@@ -194,7 +201,7 @@ class DarkBook:
 
     def waits(self, fqme: str) -> bool:
         """Tell whether anything waits in a market."""
-        return bool(self._by_market.get(fqme))
+        return fqme in self._by_market
 
     def bounds(self, fqme: str) -> dict[tuple[TickType, int], Bounds]:
         """Return, for each kind and side that something in a market looks at, what it passes over.
@@ -220,7 +227,6 @@ class DarkBook:
         if not waiting:
             return []
         found = []
-        self._bounds.pop(fqme, None)
         for oid, trigger in waiting.items():
             at_kind, at_side = watched(trigger.order)
             if at_kind is not kind or (kind is TickType.QUOTE and at_side != side):
@@ -234,6 +240,7 @@ class DarkBook:
         for oid, _ in found:
             del waiting[oid]
             self._seen.pop(oid, None)
+        self._changed(fqme, waiting)
         return found
 
     def __len__(self) -> int:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence, Set
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TypeVar
@@ -23,6 +23,7 @@ import trio
 from piker.clearing import journal_seal as seal
 from piker.clearing.journal_copy import copy_of
 from piker.clearing.journal_file import JournalFile, create
+from piker.clearing.journal_find import found_in
 from piker.clearing.journal_snapshot import TakenUp, keep, recall, take_up
 from piker.clearing.journal_thread import CommitThread
 from piker.clearing.journal_verify import Findings, verify
@@ -38,6 +39,8 @@ BATCH = 4096  # records of one commit: a sync is a hundredth of writing that man
 WAITING = 65_536  # records that wait at most; then append itself waits: 30 MB of them
 SNAPSHOT_ROWS = 50_000  # since the last snapshot: a start folds so many in a third of a second
 CLOSE_ROWS = 1_000  # since the last snapshot from which closing takes one: 50 ms of the next start
+SEARCH_ROWS = 1_000_000  # in which a late fill's order is looked for: 150,000 orders
+FIND_ROWS = 2000  # looked through at a time, in 5 ms
 READ_ROWS = 1000  # rows read at a time, between which commits pass
 
 log = get_logger("journal")
@@ -169,6 +172,22 @@ class Journal:
             await trio.lowlevel.checkpoint()
             return known
         return await self._run(recall, self._file.db, oid, self.seq + 1)
+
+    async def find(self, account: str, names: Set[str]) -> dict[str, str]:
+        """Return whose ids they are: oids of an account's orders by venue's id or client id.
+
+        For what is heard of an order so late that nothing at hand knows it. The newest
+        :data:`SEARCH_ROWS` rows are looked through, a thousandth of them between two commits: up to
+        some seconds for ids that are nobody's.
+        """
+        found: dict[str, str] = {}
+        before, end = self.seq + 1, max(1, self.seq + 1 - SEARCH_ROWS)
+        while before > end and len(found) < len(names):
+            since = max(end, before - FIND_ROWS)
+            rows = await self._run(self._file.rows, since - 1, before - since)
+            found = found_in(rows, account, names) | found
+            before = since
+        return found
 
     async def fold(self) -> dict[str, OrderState]:
         """Return what all orders are, by oid, folded from the first row: for a whole account.

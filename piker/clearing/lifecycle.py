@@ -58,8 +58,12 @@ class Phase(StrEnum):
 TERMINAL = frozenset(
     {Phase.DENIED, Phase.REJECTED, Phase.FILLED, Phase.CANCELED, Phase.EXPIRED, Phase.TRIGGERED}
 )
-_AT_VENUE = (Phase.PENDING, Phase.OPEN, Phase.PARTIAL, Phase.UNKNOWN)
-_WAITING = (Phase.HELD, Phase.DARK)
+# Bound once: looking a member of an enum up by its name costs half of what a step does.
+_HELD, _DARK, _PENDING, _OPEN = Phase.HELD, Phase.DARK, Phase.PENDING, Phase.OPEN
+_PARTIAL, _UNKNOWN, _FILLED = Phase.PARTIAL, Phase.UNKNOWN, Phase.FILLED
+_ALERT, _replace = Action.ALERT, msgspec.structs.replace
+_AT_VENUE = (_PENDING, _OPEN, _PARTIAL, _UNKNOWN)
+_WAITING = (_HELD, _DARK)
 
 
 class EventKind(StrEnum):
@@ -95,7 +99,7 @@ class Problem(StrEnum):
     MISSING_FILLS = "missing_fills"  # the venue says closed, and we have not seen all of it
 
 
-class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """One thing that happened, as it is journaled. Which fields count depends on ``kind``."""
 
     kind: EventKind
@@ -112,7 +116,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     reason: str = ""  # DENY, REJECT, CANCEL, EXPIRE, LOSE, ..._REFUSED
 
 
-class OrderState(msgspec.Struct, frozen=True, kw_only=True):
+class OrderState(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """All that is known of one order. ``value`` is the sum of size times price of its fills.
 
     ``asked`` is the size that its client wants; a child of a bracket is smaller while its parent is
@@ -168,14 +172,14 @@ Handler = Callable[[OrderState, Event], Step]
 
 def begin(order: Order, taken_ns: int = 0) -> OrderState:
     """Return the state of an intent that was just accepted from a client."""
-    phase = Phase.HELD if order.parent else _freed(order)
+    phase = _HELD if order.parent else _freed(order)
     return OrderState(order=order, phase=phase, asked=order.size, taken_ns=taken_ns)
 
 
 def _freed(order: Order) -> Phase:
     """Return where an order waits that no parent holds back."""
-    is_dark = order.exec_mode == "dark" or order.action is Action.ALERT
-    return Phase.DARK if is_dark else Phase.PENDING
+    is_dark = order.exec_mode == "dark" or order.action is _ALERT
+    return _DARK if is_dark else _PENDING
 
 
 def step(state: OrderState, event: Event) -> Step:
@@ -185,7 +189,7 @@ def step(state: OrderState, event: Event) -> Step:
 
 # -- handlers --------------------------------------------------------------------------------
 def _to(state: OrderState, name: str, **changes: object) -> Step:
-    return Step(msgspec.structs.replace(state, **changes), name)
+    return Step(_replace(state, **changes), name)
 
 
 def _illegal(state: OrderState, event: Event) -> Step:
@@ -216,10 +220,10 @@ def _follow(state: OrderState, event: Event) -> Step:
 
 
 def _trigger(state: OrderState, event: Event) -> Step:
-    if state.order.action is Action.ALERT:
+    if state.order.action is _ALERT:
         return _to(state, "alerted", phase=Phase.TRIGGERED, met=event.reason)
     order, met = event.order or state.order, event.reason
-    return _to(state, "triggered", phase=Phase.PENDING, order=order, freed=True, met=met)
+    return _to(state, "triggered", phase=_PENDING, order=order, freed=True, met=met)
 
 
 def _submit(state: OrderState, event: Event) -> Step:
@@ -227,25 +231,26 @@ def _submit(state: OrderState, event: Event) -> Step:
 
 
 def _ack(state: OrderState, event: Event) -> Step:
-    if state.reqid == event.reqid and state.phase is not Phase.UNKNOWN:
+    if state.reqid == event.reqid and state.phase is not _UNKNOWN:
         return _again(state, event)
-    phase = Phase.PENDING if state.phase is Phase.UNKNOWN and not state.filled else state.phase
-    if state.phase is Phase.UNKNOWN and state.filled:
-        phase = Phase.PARTIAL
-    return _to(state, "acknowledged", reqid=event.reqid or state.reqid, phase=phase)
+    phase = state.phase
+    if phase is _UNKNOWN:
+        phase = _PARTIAL if state.filled else _PENDING
+    return Step(_replace(state, reqid=event.reqid or state.reqid, phase=phase), "acknowledged")
 
 
 def _late_ack(state: OrderState, event: Event) -> Step:
     """Keep the venue's id though the order has ended: a late fill is found by it."""
-    kept = msgspec.structs.replace(state, reqid=state.reqid or event.reqid)
+    kept = _replace(state, reqid=state.reqid or event.reqid)
     return Step(kept, "late ack", Problem.LATE)
 
 
 def _open(state: OrderState, event: Event) -> Step:
-    phase = Phase.PARTIAL if state.filled else Phase.OPEN
+    phase = _PARTIAL if state.filled else _OPEN
     if phase is state.phase:
         return _again(state, event)
-    return _to(state, "opened", phase=phase, reqid=event.reqid or state.reqid, reason="")
+    reqid = event.reqid or state.reqid
+    return Step(_replace(state, phase=phase, reqid=reqid, reason=""), "opened")
 
 
 def _fill(state: OrderState, event: Event) -> Step:
@@ -257,16 +262,16 @@ def _fill(state: OrderState, event: Event) -> Step:
     counted = _counted(state, event)
     filled, size = counted.filled, _most(state)
     if filled > size:
-        over = msgspec.structs.replace(counted, phase=Phase.FILLED)
+        over = _replace(counted, phase=_FILLED)
         return Step(over, "overfilled", Problem.OVERFILL)
     if filled == size and state.editing is None:
-        return Step(msgspec.structs.replace(counted, phase=Phase.FILLED), "filled")
+        return Step(_replace(counted, phase=_FILLED), "filled")
     if state.phase in (Phase.DENIED, Phase.REJECTED):  # it does stand: what is true is to be asked
-        doubtful = msgspec.structs.replace(counted, phase=Phase.UNKNOWN)
+        doubtful = _replace(counted, phase=_UNKNOWN)
         return Step(doubtful, "filled though refused", Problem.LATE)
     if state.phase in TERMINAL:
         return Step(counted, "late fill", Problem.LATE)
-    return Step(msgspec.structs.replace(counted, phase=Phase.PARTIAL), "partially filled")
+    return Step(_replace(counted, phase=_PARTIAL), "partially filled")
 
 
 def _counted(state: OrderState, event: Event) -> OrderState:
@@ -274,7 +279,7 @@ def _counted(state: OrderState, event: Event) -> OrderState:
     fees = dict(state.fees)
     if event.fee:
         fees[event.fee_asset] = EXACT.add(fees.get(event.fee_asset, ZERO), event.fee)
-    return msgspec.structs.replace(
+    return _replace(
         state,
         filled=EXACT.add(state.filled, event.size),
         value=EXACT.add(state.value, EXACT.multiply(event.size, event.price)),
@@ -293,7 +298,7 @@ def _most(state: OrderState) -> Decimal:
 def _cancel_asked(state: OrderState, event: Event) -> Step:
     if state.cancel_called:
         return _again(state, event)
-    return _to(state, "cancel asked", cancel_called=True)
+    return Step(_replace(state, cancel_called=True), "cancel asked")
 
 
 def _cancel_refused(state: OrderState, event: Event) -> Step:
@@ -314,17 +319,13 @@ def _edit(state: OrderState, event: Event) -> Step:
     order = event.order or state.editing
     if order is None:
         return _again(state, event)
-    edited = msgspec.structs.replace(
-        state, order=order, editing=None, reqid=event.reqid or state.reqid, reason=""
-    )
+    edited = _replace(state, order=order, editing=None, reqid=event.reqid or state.reqid, reason="")
     if edited.filled > order.size:
-        over = msgspec.structs.replace(edited, phase=Phase.FILLED)
+        over = _replace(edited, phase=_FILLED)
         return Step(over, "overfilled", Problem.OVERFILL)
     if edited.filled == order.size:
-        phase = Phase.FILLED
-    else:
-        phase = Phase.PARTIAL if edited.filled else Phase.OPEN
-    return Step(msgspec.structs.replace(edited, phase=phase), "edited")
+        return Step(_replace(edited, phase=_FILLED), "edited")
+    return Step(_replace(edited, phase=_PARTIAL if edited.filled else _OPEN), "edited")
 
 
 def _edit_refused(state: OrderState, event: Event) -> Step:
@@ -332,17 +333,17 @@ def _edit_refused(state: OrderState, event: Event) -> Step:
         return _again(state, event)
     phase = state.phase
     if state.filled >= state.order.size:
-        phase = Phase.FILLED  # it was filled while the edit was under way
+        phase = _FILLED  # it was filled while the edit was under way
     return _to(state, "edit refused", editing=None, reason=event.reason, phase=phase)
 
 
 def _end(phase: Phase, name: str) -> Handler:
     def end(state: OrderState, event: Event) -> Step:
-        ended = msgspec.structs.replace(
+        ended = _replace(
             state, phase=phase, reason=event.reason, editing=None,
             reqid=state.reqid or event.reqid,
         )  # fmt: skip
-        missing = event.size.is_finite() and event.size > state.filled
+        missing = bool(event.size) and event.size.is_finite() and event.size > state.filled
         return Step(ended, name, Problem.MISSING_FILLS if missing else None)
 
     return end
@@ -357,12 +358,12 @@ def _reject(state: OrderState, event: Event) -> Step:
 def _close(state: OrderState, event: Event) -> Step:
     """The venue says that it is filled. Fills that we have not seen are to be asked for."""
     told = max(event.size, _most(state)) if event.size.is_finite() else _most(state)
-    closed = msgspec.structs.replace(state, phase=Phase.FILLED, editing=None)
+    closed = _replace(state, phase=_FILLED, editing=None)
     return Step(closed, "closed", Problem.MISSING_FILLS if told > state.filled else None)
 
 
 def _lose(state: OrderState, event: Event) -> Step:
-    return _to(state, "lost sight of", phase=Phase.UNKNOWN, reason=event.reason)
+    return _to(state, "lost sight of", phase=_UNKNOWN, reason=event.reason)
 
 
 # -- the table -------------------------------------------------------------------------------

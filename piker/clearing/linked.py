@@ -45,15 +45,30 @@ class Ties:
 
     def add(self, order: Order) -> None:
         """Take an order in."""
+        if order.oco or order.parent:
+            for tie in _ties(order):
+                self._tied[tie].add(order.oid)
+
+    def drop(self, order: Order) -> None:
+        """Forget an order."""
         for tie in _ties(order):
-            self._tied[tie].add(order.oid)
+            others = self._tied.get(tie)
+            if others is not None:
+                others.discard(order.oid)
+                if not others:
+                    del self._tied[tie]
 
     def of(self, order: Order) -> list[str]:
         """Return the oids of those that a change of the order may mean something for, in order."""
-        ties = (order.oid, *_ties(order))
-        if not any(tie in self._tied for tie in ties):
+        tied = self._tied
+        if not (order.oco or order.parent or order.oid in tied):
             return []
-        return sorted(set().union(*(self._tied.get(tie, ()) for tie in ties)))
+        ties = (order.oid, *_ties(order))
+        return sorted(set().union(*(tied.get(tie, ()) for tie in ties)))
+
+    def __len__(self) -> int:
+        """Return how many ties there are."""
+        return len(self._tied)
 
 
 def _ties(order: Order) -> list[str]:

@@ -136,6 +136,8 @@ class PaperMarket:
             if before != (price, size):
                 self._taken[side] = ZERO
             self._best[side] = (price, size)
+        if not self.resting:
+            return []
         buy, sell = self.reach()
         if buy < bid and ask < sell:
             return []

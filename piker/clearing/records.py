@@ -41,17 +41,18 @@ __all__ = [
     "read_row",
 ]
 
+_FILL = EventKind.FILL
 CHAIN_BYTES = 16  # 2**64 rows before two of them are as likely as not to share a value
 MAX_ROW_BYTES = 64 * 1024  # a hundred times the longest order; what is longer is a mistake
 
 
-class Intent(msgspec.Struct, frozen=True, tag="intent", omit_defaults=True):
+class Intent(msgspec.Struct, frozen=True, gc=False, tag="intent", omit_defaults=True):
     """A client's order, before anything is sent. One per oid; edits of it are events."""
 
     order: Order
 
 
-class Happened(msgspec.Struct, frozen=True, tag="event", omit_defaults=True):
+class Happened(msgspec.Struct, frozen=True, gc=False, tag="event", omit_defaults=True):
     """Something happened to the record's oid. ``symbol`` is the whole fqme of its market."""
 
     event: Event
@@ -107,7 +108,7 @@ KINDS: dict[type[msgspec.Struct], str] = {
 _KIND_NAMES = frozenset(KINDS.values())
 
 
-class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """One row: what is said, of which account and order, by whom. ``seq`` counts from 1.
 
     ``actor`` is a client's name and uid, ``emsd``, or a backend's name. ``seq`` and ``chain`` are
@@ -148,8 +149,11 @@ class Duplicate(NamedTuple):
 
 
 _encoder = msgspec.msgpack.Encoder()
+_encode = _encoder.encode
 _decoder = msgspec.msgpack.Decoder(Entry)
+_HASH = blake2b(digest_size=CHAIN_BYTES)
 _SEVEN = b"\x97"  # msgpack's head of a list of seven, which all columns but the chain are
+_NEVER_NS = 2**63  # more than a row's time can be
 _AROUND = 4  # bytes of a row's encoding besides its tail: its head, its number, no chain
 
 
@@ -164,32 +168,35 @@ class Prepared(NamedTuple):
 def prepare(record: Record) -> Prepared:
     """Return a record ready to be written; raise ``RangeError`` for what no row can hold."""
     try:
-        payload = _encoder.encode(record.entry)
+        entry = record.entry
         return make_ready(
-            (record.time_ns, record.kind, record.account, record.oid, payload, record.actor),
+            (record.time_ns, KINDS[type(entry)], record.account, record.oid, _encode(entry),
+             record.actor),
             once_key(record),
-        )
+        )  # fmt: skip
     except UnicodeEncodeError as err:
         raise RangeError(f"a record of {record.oid!r} has text that is no Unicode: {err}.") from err
 
 
 def make_ready(columns: tuple[int, str, str, str, bytes, str], key: bytes | None) -> Prepared:
     """Return columns and key ready to be written, encoded once; raises as :func:`prepare`."""
-    time_ns, oid = columns[0], columns[3]
-    if not 0 <= time_ns < 2**63:
-        raise RangeError(f"a record of {oid!r} has the impossible time {time_ns}.")
-    tail = _encoder.encode(columns)[1:]
+    time_ns = columns[0]
+    if not 0 <= time_ns < _NEVER_NS:
+        raise RangeError(f"a record of {columns[3]!r} has the impossible time {time_ns}.")
+    tail = _encode(columns)[1:]
     if len(tail) > MAX_ROW_BYTES - _AROUND:
         raise RangeError(
-            f"a record of {oid!r} has {len(tail) + _AROUND} bytes; a row of the journal has at "
-            f"most {MAX_ROW_BYTES}."
+            f"a record of {columns[3]!r} has {len(tail) + _AROUND} bytes; a row of the journal "
+            f"has at most {MAX_ROW_BYTES}."
         )
     return Prepared(columns, tail, key)
 
 
 def link(tail: bytes, seq: int, before: bytes) -> bytes:
     """Return the chain of the row at ``seq`` with that ``tail``, after one of chain ``before``."""
-    return blake2b(before + _SEVEN + _encoder.encode(seq) + tail, digest_size=CHAIN_BYTES).digest()
+    digest = _HASH.copy()  # half of what making one costs
+    digest.update(before + _SEVEN + _encode(seq) + tail)
+    return digest.digest()
 
 
 def chain_of(row: Row, before: bytes) -> bytes:
@@ -228,7 +235,7 @@ def once_key(record: Record) -> bytes | None:
     entry = record.entry
     if isinstance(entry, Intent):
         return intent_key(entry.order.oid)
-    elif isinstance(entry, Happened) and entry.event.kind is EventKind.FILL:
+    if isinstance(entry, Happened) and entry.event.kind is _FILL:
         return _key("fill", record.account, entry.symbol, entry.event.tid, record.oid)
     return None
 
@@ -239,4 +246,6 @@ def intent_key(oid: str) -> bytes:
 
 
 def _key(*parts: str) -> bytes:
-    return blake2b(_encoder.encode(parts), digest_size=CHAIN_BYTES).digest()
+    digest = _HASH.copy()
+    digest.update(_encode(parts))
+    return digest.digest()

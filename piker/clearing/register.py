@@ -3,14 +3,17 @@
 Whatever happens is journaled, folded and told, in that order; but that a venue has an order, which
 it would say again to whoever asks, is told while it is journaled (docs/adr/0009). Limits and
 triggers are told how an order stands now; what that means for others is handed to ``follow``.
-Callers hold the order's lane.
+Callers have the order's turn.
+
+It is bounded by what is open: of the orders that have ended it holds the newest, as the journal's
+standing does, and the others are found in the journal when something is heard of them after all.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from decimal import Decimal
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 from typing import Any
 
 from piker import clock
@@ -18,11 +21,21 @@ from piker.clearing.accounts import Accounts
 from piker.clearing.dark import DarkBook
 from piker.clearing.denials import Denial
 from piker.clearing.journal import Journal
-from piker.clearing.lifecycle import Event, EventKind, OrderState, Phase, Problem, begin, step
+from piker.clearing.lifecycle import (
+    Event,
+    EventKind,
+    OrderState,
+    Phase,
+    Problem,
+    Step,
+    begin,
+    step,
+)
 from piker.clearing.linked import Consequence, Ties, consequences
 from piker.clearing.news import News
 from piker.clearing.records import Duplicate, Happened, Intent, Note, Record
 from piker.clearing.requests import Box, client_id_of, status_of
+from piker.clearing.standing import ENDED_KEPT
 from piker.log import get_logger
 from piker.market import MktPair
 from piker.orders import (
@@ -38,8 +51,15 @@ __all__ = ["AT_VENUE", "OfOrder", "Register", "event_of"]
 
 log = get_logger("ems")
 ZERO = Decimal(0)
+SLACK = 256  # times of orders that have ended, kept beyond as many as there are live ones
+FOREIGN_KEPT = 10_000  # ids that are not ours: of whoever else trades on an account, a day's
 AT_VENUE = frozenset({Phase.PENDING, Phase.OPEN, Phase.PARTIAL, Phase.UNKNOWN})
 SAID_AGAIN = frozenset({EventKind.ACK, EventKind.OPEN})  # after a crash: the venue is asked anyway
+# Bound once, as in lifecycle.py.
+_DARK, _PENDING = Phase.DARK, Phase.PENDING
+_DENY, _SUBMIT, _FILL = EventKind.DENY, EventKind.SUBMIT, EventKind.FILL
+_ACK, _EDIT = EventKind.ACK, EventKind.EDIT
+_NOTHING = (Problem.DUPLICATE, Problem.ILLEGAL)
 OfOrder = BrokerdOrderAck | BrokerdStatus | BrokerdFill | BrokerdError
 
 
@@ -58,16 +78,15 @@ _REFUSALS = {
 }
 
 
-def event_of(told: OfOrder) -> Event | None:
+def event_of(told: OfOrder, now: int) -> Event | None:
     """Return the event of an order that a backend tells, or None for a word that is none."""
-    now = clock.wall_ns()
     match told:
         case BrokerdOrderAck():
-            kind = EventKind.EDIT if told.request == "edit" else EventKind.ACK
+            kind = _EDIT if told.request == "edit" else _ACK
             return Event(kind=kind, time_ns=now, reqid=told.reqid)
         case BrokerdFill():
             return Event(
-                kind=EventKind.FILL, time_ns=told.broker_time_ns or told.time_ns, tid=told.tid,
+                kind=_FILL, time_ns=told.broker_time_ns or told.time_ns, tid=told.tid,
                 size=told.size, price=told.price, fee=told.fee, fee_asset=told.fee_asset,
                 reqid=told.reqid, moved=told.moved,
             )  # fmt: skip
@@ -85,7 +104,7 @@ def event_of(told: OfOrder) -> Event | None:
 
 
 class Register:
-    """All orders of one emsd, by oid, in ``orders``; what waits is in ``dark``."""
+    """The orders of one emsd, by oid, in ``orders``; what waits is in ``dark``."""
 
     def __init__(self, journal: Journal, follow: Callable[[Consequence], None]) -> None:
         """Take the journal, and what is to be done about orders that hang on others."""
@@ -96,35 +115,39 @@ class Register:
         self.news = News()
         self.journal = journal
         self._follow = follow
+        self._live: dict[str, None] = {}  # oids, first who came first
+        self._ended: dict[str, None] = {}  # oids, first who ended first, or was asked for
         self._ties = Ties()
         self._by_venue: dict[tuple[str, str], str] = {}  # (account, reqid or client id) -> oid
-        self._expiring: list[tuple[int, str]] = []  # a heap of (time, oid)
+        self._reqids: dict[str, list[str]] = {}  # by oid: earlier ones, which edits have replaced
+        self._foreign: dict[tuple[str, str], None] = {}  # (account, id) that the journal has not
+        self._expiring: list[tuple[int, str]] = []  # a heap of (time, oid); some have ended
 
     # -- looking -------------------------------------------------------------------------------
     def take_up(self) -> None:
         """Have the orders that the journal comes to at hand; what waits is armed."""
         standing = self.journal.standing
-        self.orders = {**standing.ended, **standing.live}
-        for state in self.orders.values():
-            self._remember(state)
+        for state in (*standing.ended.values(), *standing.live.values()):
+            self._put(state)
             if state.phase is Phase.DARK:
                 self.dark.arm(state.order, seen=state.seen)
         self.dark.missed()  # whatever the market did meanwhile, nobody saw when
 
     async def recall(self, oid: str) -> OrderState | None:
         """Return an order, one that ended long ago too; None where there never was one."""
-        if oid not in self.orders:
-            state = await self.journal.order(oid)
-            if state is not None:
-                self.orders[oid] = state
-        return self.orders.get(oid)
+        known = self.orders.get(oid)
+        if known is None:
+            known = await self.journal.order(oid)
+            if known is not None:
+                self._put(known)
+        return known
 
     def live(self, account: str = "", symbol: str = "") -> list[OrderState]:
         """Return the orders that have not ended, of an account and in a market where named."""
+        states = [self.orders[oid] for oid in self._live]
         return [
-            state for state in self.orders.values()
-            if not state.is_over and account in ("", state.order.account)
-            and symbol in ("", state.order.symbol)
+            state for state in states
+            if account in ("", state.order.account) and symbol in ("", state.order.symbol)
         ]  # fmt: skip
 
     def at_venue(self, account: str) -> list[OrderState]:
@@ -133,9 +156,24 @@ class Register:
 
     def oid_of(self, account: str, event: OfOrder) -> str:
         """Return whose event it is, by any of the ids that it carries; "" of a stranger's."""
+        if event.oid:
+            return event.oid
         by = self._by_venue
-        known = by.get((account, event.reqid)) or by.get((account, event.client_id))
-        return event.oid or known or ""
+        return by.get((account, event.reqid)) or by.get((account, event.client_id)) or ""
+
+    async def whose(self, account: str, fills: Sequence[BrokerdFill]) -> dict[str, str]:
+        """Return the oids of fills that no order at hand claims, by the ids that they carry.
+
+        They are looked for in the journal, as :meth:`Journal.find` does; others' only once.
+        """
+        names = {name for one in fills for name in (one.reqid, one.client_id) if name}
+        asked = {name for name in names if (account, name) not in self._foreign}
+        found = await self.journal.find(account, asked) if asked else {}
+        for name in asked.difference(found):
+            self._foreign[account, name] = None
+            if len(self._foreign) > FOREIGN_KEPT:
+                del self._foreign[next(iter(self._foreign))]
+        return found
 
     def expired(self, now_ns: int) -> list[str]:
         """Return the oids whose time may be over, each once."""
@@ -158,23 +196,20 @@ class Register:
     # -- what happens --------------------------------------------------------------------------
     async def begin(self, order: Order, denial: Denial | None, actor: str) -> OrderState | None:
         """Journal an intent, denied or on its way; return it, None if its oid was used before."""
-        now = clock.wall_ns()
-        records = [_record(Intent(order), order, now, actor)]
+        now, event = clock.wall_ns(), None
+        state = begin(order, now)
         if denial is not None:
-            event = Event(kind=EventKind.DENY, time_ns=now, code=denial.code, reason=denial.reason)
+            event = Event(kind=_DENY, time_ns=now, code=denial.code, reason=denial.reason)
+        elif state.phase is _PENDING:
+            event = Event(kind=_SUBMIT, time_ns=now)
+        records = [_record(Intent(order), order, now, actor)]
+        if event is not None:
             records.append(_record(Happened(event, order.symbol), order, now))
-        elif begin(order).phase is Phase.PENDING:
-            event = Event(kind=EventKind.SUBMIT, time_ns=now)
-            records.append(_record(Happened(event, order.symbol), order, now))
+            state = step(state, event).state
         answers = await self.journal.append(records)
         if isinstance(answers[0], Duplicate):
             return None
-        state = begin(order, now)
-        for record in records[1:]:
-            assert isinstance(record.entry, Happened)
-            state = step(state, record.entry.event).state
-        self.orders[order.oid] = state
-        self._remember(state)
+        self._put(state)
         self._settle(state, state)
         seq = answers[-1]
         self.news.tell(self.status(state, seq=seq if isinstance(seq, int) else 0))
@@ -189,57 +224,71 @@ class Register:
 
     async def hear(self, oid: str, told: Sequence[OfOrder]) -> None:
         """Let what a backend tells of an order happen to it: all of it in one commit."""
-        events = [(event_of(one), one) for one in told]
-        await self._fold(oid, [(event, one) for event, one in events if event is not None], "")
+        now = clock.wall_ns()
+        events: list[tuple[Event, OfOrder | None]] = []
+        for one in told:
+            event = event_of(one, now)
+            if event is not None:
+                events.append((event, one))
+        await self._fold(oid, events, "")
 
     async def _fold(self, oid: str, events: list[tuple[Event, OfOrder | None]], actor: str) -> None:
         """Journal events of an order, fold those that were new, and tell what they changed."""
-        state = self.orders[oid]
-        order, records, kept = state.order, [], []
+        before = state = self.orders[oid]
+        now, symbol = clock.wall_ns(), state.order.symbol
+        records: list[Record] = []
+        kept: list[tuple[Event, OfOrder | None, OrderState, Step]] = []
         for event, told in events:
-            after = step(state, event)
-            if event.kind is not EventKind.FILL:
-                if after.problem in (Problem.DUPLICATE, Problem.ILLEGAL):
+            after, kind = step(state, event), event.kind
+            if kind is not _FILL:
+                if after.problem in _NOTHING:
                     continue  # nothing that a restart would need
-                if after.state == state and event.kind is not EventKind.SUBMIT:
+                if kind is not _SUBMIT and after.state == state:
                     continue
+            by = "broker" if kind is _FILL else actor
+            records.append(_record(Happened(event, symbol), state.order, now, by))
+            kept.append((event, told, state, after))
             state = after.state
-            by = "broker" if event.kind is EventKind.FILL else actor
-            records.append(_record(Happened(event, order.symbol), order, clock.wall_ns(), by))
-            kept.append((event, told))
-        if SAID_AGAIN.issuperset(event.kind for event, _ in kept):
-            for (event, told), record in zip(kept, records, strict=True):
-                await self._apply(oid, event, told, 0, record.time_ns)
+        if SAID_AGAIN.issuperset([one[0].kind for one in kept]):
+            for event, told, was, after in kept:
+                self._apply(was, after.state, event, told, 0, now)
             await self.journal.append(records)
             return
         answers = await self.journal.append(records)
-        for (event, told), record, answer in zip(kept, records, answers, strict=True):
-            if not isinstance(answer, Duplicate):
-                await self._apply(oid, event, told, answer, record.time_ns)
+        for (event, told, was, after), answer in zip(kept, answers, strict=True):
+            if isinstance(answer, Duplicate):
+                continue
+            if was is not before:  # one before it was not new
+                after = step(before, event)
+            self._apply(before, after.state, event, told, answer, now)
+            before = after.state
+            if after.problem is not None:
+                await self._doubt(before, after.problem)
+            if event.kind is _FILL and before.is_over:
+                self.news.tell(self.status(before, seq=answer))
 
-    async def _apply(
-        self, oid: str, event: Event, told: OfOrder | None, seq: int, time_ns: int
-    ) -> None:
-        """Fold a journaled event, and do and tell what follows from it."""
-        before = self.orders[oid]
-        after = step(before, event)
-        state = self.orders[oid] = after.state
-        self._remember(state, before)
+    def _apply(
+        self, before: OrderState, state: OrderState, event: Event, told: OfOrder | None, seq: int,
+        now: int,
+    ) -> None:  # fmt: skip
+        """Take what a journaled event came to; do and tell what follows from it."""
+        self._put(state, before)
         if isinstance(told, BrokerdFill) and state.filled != before.filled and state.order.side:
             desk, fee, asset = self.accounts[state.order.account].desk, told.fee, told.fee_asset
-            desk.filled(state.order, told.size, told.price, fee, fee_asset=asset, time_ns=time_ns)
+            desk.filled(state.order, told.size, told.price, fee, fee_asset=asset, time_ns=now)
         self._settle(before, state)
         box = told if not isinstance(told, BrokerdOrderAck) else None
-        if event.kind is EventKind.FILL:
+        if event.kind is _FILL:
             self.news.tell(self.status(state, resp="fill", seq=seq, box=box))
         elif state != before:
             self.news.tell(self.status(state, seq=seq, box=box))
-        if after.problem is Problem.OVERFILL:
+
+    async def _doubt(self, state: OrderState, problem: Problem) -> None:
+        """Keep what is wrong with an order."""
+        if problem is Problem.OVERFILL:
             await self.note(state.order, "overfill", f"{state.filled} of {state.order.size}")
-        elif after.problem is Problem.MISSING_FILLS:
+        elif problem is Problem.MISSING_FILLS:
             await self.note(state.order, "missing-fills", f"{state.filled} were seen")
-        if event.kind is EventKind.FILL and state.is_over:
-            self.news.tell(self.status(state, seq=seq))
 
     async def note(self, order: Order, about: str, text: str) -> None:
         """Keep something about an order that changes nothing of it."""
@@ -248,31 +297,73 @@ class Register:
         await self.journal.append([note])
 
     # -- inside --------------------------------------------------------------------------------
-    def _remember(self, state: OrderState, before: OrderState | None = None) -> None:
-        """Know an order by all its ids, and when its time is over."""
+    def _put(self, state: OrderState, before: OrderState | None = None) -> None:
+        """Have an order at hand, by all its ids; let go of the one that ended longest ago."""
         order = state.order
-        if state.reqid:
-            self._by_venue[order.account, state.reqid] = order.oid
-        if before is not None and before.order == order:
-            return
-        self._by_venue[order.account, client_id_of(order.oid)] = order.oid
+        oid = order.oid
+        self.orders[oid] = state
+        if before is None or before.order is not order:
+            self._know(order, before)
+        if state.reqid and (before is None or before.reqid != state.reqid):
+            self._by_venue[order.account, state.reqid] = oid
+            self._foreign.pop((order.account, state.reqid), None)
+            if before is not None and before.reqid:
+                self._reqids.setdefault(oid, []).append(before.reqid)
+        if not state.is_over:
+            if oid not in self._live:
+                self._ended.pop(oid, None)
+                self._live[oid] = None
+        elif oid not in self._ended:
+            self._live.pop(oid, None)
+            self._ended[oid] = None
+            if len(self._ended) > ENDED_KEPT:
+                self._forget(next(iter(self._ended)))
+
+    def _know(self, order: Order, before: OrderState | None) -> None:
+        """Know an order's client id, what it hangs on, and when its time is over."""
+        if before is None:
+            self._by_venue[order.account, client_id_of(order.oid)] = order.oid
+        else:
+            self._ties.drop(before.order)
         self._ties.add(order)
-        if order.expire_ns is not None and not state.is_over:
-            heappush(self._expiring, (order.expire_ns, order.oid))
+        if order.expire_ns is None or (before is not None and before.is_over):
+            return
+        heappush(self._expiring, (order.expire_ns, order.oid))
+        if len(self._expiring) > 2 * len(self._live) + SLACK:
+            self._expiring = [one for one in self._expiring if one[1] in self._live]
+            heapify(self._expiring)
+
+    def _forget(self, oid: str) -> None:
+        """Let go of an order that has ended, and of all its ids."""
+        order, reqid = self.orders[oid].order, self.orders[oid].reqid
+        for name in (client_id_of(oid), reqid, *self._reqids.pop(oid, ())):
+            self._by_venue.pop((order.account, name), None)
+        self._ties.drop(order)
+        del self.orders[oid], self._ended[oid]
 
     def _settle(self, before: OrderState, after: OrderState) -> None:
         """Tell the limits and the dark book how an order stands, and others what it means."""
-        order, account = after.order, self.accounts.get(after.order.account)
-        if account is not None:
-            account.stands(after, at_venue=after.phase in AT_VENUE)
-        if after.phase is Phase.DARK:
-            if before.phase is not Phase.DARK or before.order != order or before is after:
+        order, at_venue = after.order, after.phase in AT_VENUE
+        moved = before is after or before.order is not order
+        if (
+            moved
+            or at_venue is not (before.phase in AT_VENUE)
+            or before.filled is not after.filled
+            or before.editing is not after.editing
+        ):
+            account = self.accounts.get(order.account)
+            if account is not None:
+                account.stands(after, at_venue=at_venue)
+        if after.phase is _DARK:
+            if moved or before.phase is not _DARK:
                 self.dark.arm(order, seen=after.seen)
-        else:
+        elif before.phase is _DARK:
             self.dark.disarm(order)
-        others = [self.orders[oid] for oid in self._ties.of(order) if oid in self.orders]
-        for one in consequences(before, after, others):
-            self._follow(one)
+        tied = self._ties.of(order)
+        if tied:
+            others = [self.orders[oid] for oid in tied if oid in self.orders]
+            for one in consequences(before, after, others):
+                self._follow(one)
 
 
 def _record(entry: Intent | Happened | Note, order: Order, now: int, actor: str = "") -> Record:

@@ -36,6 +36,7 @@ from piker.errors import Bug, DataUnavailable, PikerError
 from piker.market import MktPair
 from piker.orders import (
     BrokerdEvent,
+    BrokerdFill,
     BrokerdRequest,
     BrokerdSync,
     Cancel,
@@ -53,6 +54,7 @@ Run = Callable[[Feed, OrderClient], Awaitable[object]]
 DAY_NS = 86_400 * clock.NS
 PRICES = 100_000  # exact forms of floats that are remembered, of each market
 _SIDES = {Side.BUY: 1, Side.SELL: -1}
+_TRADE = TickType.TRADE
 
 
 class Result(msgspec.Struct, frozen=True):
@@ -70,7 +72,8 @@ class _Line:
     """One market: its newest quote, and who has not been told of it yet."""
 
     __slots__ = (
-        "_exact", "_reference", "above", "below", "mkt", "mktid", "priced", "quote", "shown", "tick"
+        "_exact", "_reference", "_sizes", "above", "below", "mkt", "mktid", "priced", "quote",
+        "shown", "tick", "watched",
     )  # fmt: skip
 
     def __init__(self, mkt: MktPair) -> None:
@@ -83,8 +86,10 @@ class _Line:
         # Prices between these two mean nothing to what stands at the paper venue.
         self.below = -inf
         self.above = inf
+        self.watched = False
         self.tick = float(mkt.price_tick)
         self._exact: dict[float, Decimal] = {}
+        self._sizes: dict[float | None, Decimal] = {}
 
     def watch(self, standing: Iterable[Resting]) -> None:
         """Take what stands at the paper venue: between its best prices nothing can touch it."""
@@ -96,6 +101,7 @@ class _Line:
                 self.below = max(self.below, float(one.limit) + self.tick)
             else:
                 self.above = min(self.above, float(one.limit) - self.tick)
+        self.watched = self.below > -inf or self.above < inf
 
     def price(self, value: float) -> Decimal:
         """Return a price as the market has it, exactly."""
@@ -104,6 +110,15 @@ class _Line:
             if len(self._exact) >= PRICES:
                 self._exact.clear()
             found = self._exact[value] = self.mkt.round_price(repr(value))
+        return found
+
+    def size(self, value: float | None) -> Decimal:
+        """Return a size exactly; zero where none was told."""
+        found = self._sizes.get(value)
+        if found is None:
+            if len(self._sizes) >= PRICES:
+                self._sizes.clear()
+            found = self._sizes[value] = Decimal(repr(value or 0.0))
         return found
 
     def reference(self) -> Decimal | None:
@@ -223,7 +238,8 @@ class Replay:
 
     async def _open(self, nursery: trio.Nursery) -> None:
         """Be the emsd, with its one account synced and its markets priced."""
-        self._router = router = ReplayRouter(self.journal, nursery, self._conductor, self._tell)
+        tell = self.client.take if self._heard is None else self._tell
+        self._router = router = ReplayRouter(self.journal, nursery, self._conductor, tell)
         self._dark = router.dark
         for line in self._lines.values():
             router.know(line.mkt)
@@ -268,13 +284,14 @@ class Replay:
 
     # -- the paper venue -----------------------------------------------------------------------
     def _sent(self, request: BrokerdRequest) -> None:
-        self._conductor.at(clock.wall_ns() + self._latency_ns, partial(self._arrived, request))
+        at = self._clock.wall_ns() + self._latency_ns
+        self._conductor.at(at, partial(self._arrived, request))
 
     def _arrived(self, request: BrokerdRequest) -> None:
         line = self._of_symbol[request.symbol]
         if not line.shown:
             self._show_book(line)
-        self._told(line, self.broker.request(request, clock.wall_ns()))
+        self._told(line, self.broker.request(request, self._clock.wall_ns()))
 
     # -- the market ----------------------------------------------------------------------------
     def _show(self, item: Item) -> None:
@@ -288,13 +305,14 @@ class Replay:
             self._next_day_ns = self._midnight()
             self._price()
             self._conductor.soon(self._router.keeper.open_days, self._clock.wall_ns())
+        lines, waiting = self._lines, self._dark.markets
         for fqme, quote in item.items():
-            line = self._lines[fqme]
+            line = lines[fqme]
             line.quote = quote
             line.shown = line.priced = False
-            if line.below > -inf or line.above < inf:
+            if line.watched:
                 self._meet(line)
-            if self._dark.waits(fqme):
+            if fqme in waiting:
                 self._price()
                 watch(self._router, line.mkt, quote)
 
@@ -303,7 +321,7 @@ class Replay:
         now, quote = clock.wall_ns(), line.quote
         below, above = line.below, line.above
         for tick in quote.ticks:
-            if tick.type is TickType.TRADE and not below < tick.price < above:
+            if tick.type is _TRADE and not below < tick.price < above:
                 size, side = Decimal(repr(tick.size)), _SIDES.get(tick.side, 0)
                 price = line.price(tick.price)
                 self._told(line, self.broker.trade(line.mktid, price, size, side, now))
@@ -312,11 +330,13 @@ class Replay:
 
     def _told(self, line: _Line, events: list[BrokerdEvent]) -> None:
         """Hear what the paper venue says of a market, and look at what stands there now."""
-        if events:
-            line.watch(self._standing(line))
-            self._price()
-            for event in events:
-                self._router.hear(self.account, event)
+        if not events:
+            return
+        line.watch(self._standing(line))
+        for event in events:
+            if isinstance(event, BrokerdFill):  # what it sets free is judged
+                self._price()
+            self._router.hear(self.account, event)
 
     def _standing(self, line: _Line) -> Iterable[Resting]:
         return self.broker._books[line.mktid].resting.values()
@@ -326,9 +346,9 @@ class Replay:
         quote = line.quote
         line.shown = True
         if quote.bid and quote.ask:
-            bid = (line.price(quote.bid), Decimal(repr(quote.bid_size or 0.0)))
-            ask = (line.price(quote.ask), Decimal(repr(quote.ask_size or 0.0)))
-            self._told(line, self.broker.quote(line.mktid, bid, ask, clock.wall_ns()))
+            bid = (line.price(quote.bid), line.size(quote.bid_size))
+            ask = (line.price(quote.ask), line.size(quote.ask_size))
+            self._told(line, self.broker.quote(line.mktid, bid, ask, self._clock.wall_ns()))
 
     def _price(self) -> None:
         """Tell the limits every market's price: of a feed that is live, the last one holds."""

@@ -71,9 +71,10 @@ class ReplayClock(VirtualClock, trio.abc.Clock):
             time_ns += 1
         return time_ns
 
-    def next_deadline(self) -> float:
-        """Return the loop's next deadline, infinite where there is none."""
-        return float(trio_run.GLOBAL_RUN_CONTEXT.runner.deadlines.next_deadline())
+    def deadlines(self) -> Callable[[], float]:
+        """Return what gives the running loop's next deadline, infinite where there is none."""
+        found: Callable[[], float] = trio_run.GLOBAL_RUN_CONTEXT.runner.deadlines.next_deadline
+        return found
 
 
 class Scheduled(trio.abc.Instrument):

@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
 from heapq import heappop, heappush
 from math import inf
-from typing import Any, cast
+from typing import Any
 
 import trio
 from outcome import Value
@@ -46,6 +46,7 @@ class Conductor:
         show: Callable[[Item], None],
     ) -> None:  # fmt: skip
         self.items = 0
+        self.resyncs = 0  # given to whoever reads
         self.strategy = trio.CancelScope()
         self.hid = False  # the strategy was shielded from its end, and had to be laid open
         self.left = False  # the strategy has returned: what is on its way still arrives
@@ -53,6 +54,7 @@ class Conductor:
         self._strategist = trio.lowlevel.current_task()
         self._clock = clock
         self._scheduled = scheduled
+        self._next_deadline: Callable[[], float] | None = None  # the loop's
         self._quiet = -1  # the count when the reader was woken, alone
         self._moments = moments
         self._next = next(moments, None)
@@ -98,7 +100,10 @@ class Conductor:
                     break
                 if item is not MOVED:
                     self._turn += 1
-                    return cast(Item, item)
+                    if type(item) is Resync:
+                        self.resyncs += 1
+                    found: Item = item
+                    return found
         return await self._later()
 
     async def _later(self) -> Item:
@@ -113,6 +118,8 @@ class Conductor:
         item: Item | None = await trio.lowlevel.wait_task_rescheduled(abort)
         if item is None:
             raise StopAsyncIteration
+        if type(item) is Resync:
+            self.resyncs += 1
         return item
 
     # -- the task that conducts ----------------------------------------------------------------
@@ -179,6 +186,8 @@ class Conductor:
         the recording has ended, whoever is ``reading`` is told so before time moves on.
         """
         clock, due = self._clock, self._due
+        if self._next_deadline is None:
+            self._next_deadline = clock.deadlines()
         moment = None if self.left else self._next
         at = moment[0] if moment is not None else FAR
         is_due = bool(due) and due[0][0] <= at
@@ -186,7 +195,7 @@ class Conductor:
             at = due[0][0]
         elif at == FAR and reading:
             return None
-        deadline = clock.next_deadline()
+        deadline = self._next_deadline()
         if deadline < inf and deadline <= (at - clock.start_ns) / NS:
             if at == FAR and deadline > self._patience():
                 return None
@@ -215,7 +224,7 @@ class Conductor:
     def _is_over(self) -> bool:
         if self._due or not (self.left or self._next is None):
             return False
-        return self._reader is not None or self._clock.next_deadline() > self._patience()
+        return self._reader is not None or self._clock.deadlines()() > self._patience()
 
     def _end(self) -> None:
         """Tell whoever reads; then cancel whoever does something else, even if it hides."""

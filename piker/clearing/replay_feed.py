@@ -6,8 +6,8 @@ quotes of every market that one read of the socket changed, and the events betwe
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Protocol, cast
+from collections.abc import Coroutine, Iterable, Iterator, Mapping
+from typing import Any, Protocol, cast
 
 import trio
 
@@ -158,7 +158,9 @@ class ReplayFlume:
 
 
 class Stage(Protocol):
-    """What drives a feed: whoever moves the time."""
+    """What drives a feed: whoever moves the time. ``resyncs`` counts those that were given."""
+
+    resyncs: int
 
     async def next_item(self) -> Item:
         """Wait for the next item; raise ``StopAsyncIteration`` when there are no more."""
@@ -168,16 +170,22 @@ class ReplayFeed(Feed):
     """Iterate it for quotes and events, to the recording's end."""
 
     def __init__(self, stage: Stage, flumes: Mapping[str, ReplayFlume]) -> None:
+        self._stage = stage
         super().__init__(None)
         self.flumes = cast(dict[str, Flume], dict(flumes))  # what strategies use of one
-        self._stage = stage
 
-    async def __anext__(self) -> Item:
+    @property
+    def resyncs(self) -> int:
+        """Return how many times the feed had to begin anew."""
+        return self._stage.resyncs
+
+    @resyncs.setter
+    def resyncs(self, count: int) -> None:
+        self._stage.resyncs = count
+
+    def __anext__(self) -> Coroutine[Any, Any, Item]:
         """Return the next event, or the quotes of every market that changed."""
-        item = await self._stage.next_item()
-        if type(item) is Resync:
-            self.resyncs += 1
-        return item
+        return self._stage.next_item()
 
     async def receive(self) -> Item:
         """Return the next item; raise ``trio.EndOfChannel`` at the recording's end."""

@@ -6,9 +6,10 @@ begins with an empty chain where a file begins with a random one.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Sequence, Set
 
 from piker.clearing.journal import Journal
+from piker.clearing.journal_find import found_in
 from piker.clearing.lifecycle import OrderState
 from piker.clearing.records import Duplicate, Prepared, Record, Row, link, prepare, read_row
 from piker.clearing.standing import Standing, fold_orders
@@ -81,6 +82,10 @@ class MemoryJournal(Journal):
     async def order(self, oid: str) -> OrderState | None:
         """Return any order that there ever was."""
         return self.standing.get(oid) or self._folded_of(oid, self.seq + 1)
+
+    async def find(self, account: str, names: Set[str]) -> dict[str, str]:
+        """Return whose ids they are, as the journal on disk does."""
+        return found_in(self.rows(), account, names)
 
     async def fold(self) -> dict[str, OrderState]:
         """Return what all orders are, folded from the first row."""

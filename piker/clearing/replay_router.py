@@ -1,12 +1,11 @@
 """A router that does not wait: what it sets going is done at the same moment, in its order.
 
 Nothing that it calls waits in a replay: not its journal, not its links. So its tasks need no turn
-of the event loop each, and its locks need none to be taken.
+of the event loop each.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Awaitable, Callable
 from typing import Protocol, cast
 
@@ -34,7 +33,6 @@ class ReplayRouter(Router):
         tell: Callable[[EmsMessage], None],
     ) -> None:  # fmt: skip
         super().__init__(journal, cast(trio.Nursery, _AtOnce(self, nursery, worker)))
-        self._lanes = cast("defaultdict[str, trio.Lock]", defaultdict(_Lane))
         self.news.tell = tell  # type: ignore[assignment,method-assign]  # past the channels of clients
 
 
@@ -53,25 +51,3 @@ class _AtOnce:
             self._nursery.start_soon(do, *args)
         else:
             self._worker.soon(do, *args)
-
-
-class _Lane:
-    """A lock that takes no turn of the event loop while nobody holds it."""
-
-    __slots__ = ("_held", "_waiting")
-
-    def __init__(self) -> None:
-        self._held = False
-        self._waiting: trio.Event | None = None
-
-    async def __aenter__(self) -> None:
-        while self._held:
-            self._waiting = self._waiting or trio.Event()
-            await self._waiting.wait()
-        self._held = True
-
-    async def __aexit__(self, *_: object) -> None:
-        self._held = False
-        if self._waiting is not None:
-            self._waiting.set()
-            self._waiting = None

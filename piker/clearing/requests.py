@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from base64 import b32encode
 from functools import lru_cache
 from hashlib import blake2b
 
@@ -22,6 +21,10 @@ from piker.orders import (
 __all__ = ["Box", "cancel_of", "client_id_of", "request_of", "status_of"]
 
 Box = BrokerdFill | BrokerdStatus | BrokerdError | None
+_DIGITS = "abcdefghijklmnopqrstuvwxyz234567"  # base 32, as RFC 4648 has it
+_PAIRS = [one + two for one in _DIGITS for two in _DIGITS]
+_SHIFTS = range(120, -1, -10)  # of 130 bits, ten at a time
+_WAITS = (Phase.DARK, Phase.HELD)
 
 
 @lru_cache(maxsize=65_536)
@@ -31,7 +34,8 @@ def client_id_of(oid: str) -> str:
     ``pk`` and 26 letters and digits of the oid's BLAKE2b: it fits the rules of Binance (36 of
     ``[a-zA-Z0-9-_]``) and Kraken (18 free characters or a UUID: its backend maps it).
     """
-    return "pk" + b32encode(blake2b(oid.encode(), digest_size=16).digest()).decode()[:26].lower()
+    number = int.from_bytes(blake2b(oid.encode(), digest_size=16).digest()) << 2
+    return "pk" + "".join([_PAIRS[number >> shift & 1023] for shift in _SHIFTS])
 
 
 def request_of(order: Order, mktid: str, tif: TimeInForce, reqid: str) -> BrokerdOrder:
@@ -59,11 +63,11 @@ def status_of(
     state: OrderState, src: str, *, resp: str = "", seq: int = 0, box: Box = None
 ) -> Status:
     """Return what clients are told of an order; ``src`` is where it trades once it does."""
-    waits = state.phase in (Phase.DARK, Phase.HELD)
+    order, phase = state.order, state.phase
     return Status(
-        oid=state.order.oid, resp=resp or state.phase, time_ns=clock.wall_ns(), seq=seq,
-        reqid=state.reqid, req=state.order, cancel_called=state.cancel_called,
-        src="dark" if waits else src, filled=state.filled, avg_price=state.avg_price,
+        oid=order.oid, resp=resp or phase, time_ns=clock.wall_ns(), seq=seq,
+        reqid=state.reqid, req=order, cancel_called=state.cancel_called,
+        src="dark" if phase in _WAITS else src, filled=state.filled, avg_price=state.avg_price,
         fees=state.fees, code=state.code, reason=state.reason or state.met, brokerd_msg=box,
         taken_ns=state.taken_ns,
     )  # fmt: skip

@@ -14,12 +14,13 @@ order that is reduce-only makes either smaller.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
 from decimal import Decimal
 from enum import StrEnum
-from typing import NamedTuple
+
+import msgspec
 
 from piker.clearing.denials import Denial, DenialCode
+from piker.clearing.exposure import Exposure, Stand
 from piker.clearing.holdings import DAY_NS, MarketDay, coins_of
 from piker.clearing.records import Opened
 from piker.config import Limits
@@ -63,17 +64,7 @@ class RiskApproved:
         raise AttributeError("an approved order can not be changed")
 
 
-class _Standing(NamedTuple):
-    """An order that may still trade: its market, side, what is left of it, and at which price."""
-
-    fqme: str
-    side: int
-    remaining: Decimal
-    price: Decimal
-    reduce_only: bool
-
-
-class _Price(NamedTuple):
+class _Price(msgspec.Struct, frozen=True, gc=False):
     price: Decimal
     time_ns: int
 
@@ -91,9 +82,10 @@ class RiskDesk:
         self.hedges: frozenset[str] = frozenset()  # venues where both sides are held apart
         self._told: dict[str, Apart] = {}  # long and short, as the venue said
         self._own: dict[str, Apart] = {}  # ... as it was agreed, with our fills since
-        self._standing: dict[str, _Standing] = {}
-        self._sent_ns: deque[int] = deque()
-        self._recent: deque[tuple[int, str, tuple[object, ...]]] = deque()
+        self._standing = Exposure()
+        self._sent_ns: deque[int] = deque()  # within ``messages_s``
+        #: When what was sent last, of which order: within ``duplicate_s``, the oldest first.
+        self._recent: dict[tuple[object, ...], tuple[int, str]] = {}
         self._days: dict[str, MarketDay] = {}  # by market: what counts for the day's result
 
     # -- what it is told -----------------------------------------------------------------------
@@ -115,6 +107,7 @@ class RiskDesk:
         Fills and positions are told in any order: until they agree, whichever is more counts.
         """
         self._told[fqme] = (long, short)
+        self._positions.setdefault(fqme, ZERO)
         if agreed:
             self._own[fqme] = (long, short)
 
@@ -139,20 +132,35 @@ class RiskDesk:
         """Return the position in a market, signed."""
         return self._positions.get(fqme, ZERO)
 
-    def standing(self, order: Order, remaining: Decimal) -> None:
-        """Take an order that may still trade ``remaining``; with nothing left it is forgotten."""
+    def standing(self, order: Order, remaining: Decimal, editing: Order | None = None) -> None:
+        """Take an order that may still trade ``remaining``; with nothing left it is forgotten.
+
+        While it is ``editing``, whichever terms are worse count: the venue may have either.
+        """
+        price = self._worth_at(order)
+        if editing is not None:
+            price = max(price, self._worth_at(editing))
+            if editing.size > order.size:
+                remaining = EXACT.add(remaining, EXACT.subtract(editing.size, order.size))
         if remaining <= 0:
-            self._standing.pop(order.oid, None)
+            self._standing.drop(order.oid)
             return
-        known = self._prices.get(order.symbol)
-        price = order.price or order.trigger or (known.price if known else ZERO)
-        self._standing[order.oid] = _Standing(
-            order.symbol, order.side, remaining, price, order.reduce_only
+        self._stand(order, remaining, price)
+
+    def _stand(self, order: Order, remaining: Decimal, price: Decimal) -> None:
+        if order.symbol not in self._positions:
+            self._positions[order.symbol] = ZERO
+        self._standing.put(
+            order.oid, Stand(order.symbol, order.side, remaining, price, order.reduce_only)
         )
+
+    def _worth_at(self, order: Order) -> Decimal:
+        known = self._prices.get(order.symbol)
+        return order.price or order.trigger or (known.price if known else ZERO)
 
     def ended(self, oid: str) -> None:
         """Forget an order that can not trade any more."""
-        self._standing.pop(oid, None)
+        self._standing.drop(oid)
 
     def filled(
         self, order: Order, size: Decimal, price: Decimal, fee: Decimal = ZERO, *,
@@ -233,19 +241,19 @@ class RiskDesk:
                 DenialCode.NO_RATE, f'{what}: give "{mkt.src.name}" one under risk.rates.'
             )
         worth = _notional(mkt, order.size, judged) * rate
+        self._forget_sent(now_ns)
         denial = (
             self._by_size(order, worth)
+            or (self._by_time(order) if by_client else None)
             or self._by_sums(order, judged)
-            or self._by_loss(order)
-            or (self._by_time(order, now_ns) if by_client else None)
         )
         if denial is not None:
             return denial
         self._sent_ns.append(now_ns)
-        self._recent.append((now_ns, order.oid, _likeness(order)))
-        self._standing[order.oid] = _Standing(
-            order.symbol, order.side, order.size, judged, order.reduce_only
-        )
+        if self.limits.duplicate_s > 0:
+            like = _likeness(order)
+            self._recent.pop(like, None)  # in their order
+            self._recent[like] = (now_ns, order.oid)
         return RiskApproved(order, worth, seal=_SEAL)
 
     @exact
@@ -282,6 +290,8 @@ class RiskDesk:
 
     # -- rules ---------------------------------------------------------------------------------
     def _by_state(self, order: Order) -> Denial | None:
+        if self.state is TradingState.ACTIVE:
+            return None
         if self.state is TradingState.HALTED:
             return Denial(DenialCode.HALTED, "trading is halted. Arm it again with: piker arm.")
         if self.state is TradingState.REDUCING and not self._reduces(order):
@@ -300,14 +310,13 @@ class RiskDesk:
         """
         if self.is_hedged(order.symbol):
             return order.reduce_only
-        held = self._positions.get(order.symbol, ZERO)
-        if held * order.side >= 0:
+        held = self._positions.get(order.symbol)
+        if not held or held * order.side >= 0:
             return False
-        same = sum(
-            one.remaining
-            for oid, one in self._standing.items()
-            if one.fqme == order.symbol and one.side == order.side and oid != order.oid
-        )
+        same = self._standing.on_side(order.symbol, order.side)
+        known = self._standing.get(order.oid)
+        if known is not None and (known.fqme, known.side) == (order.symbol, order.side):
+            same = EXACT.subtract(same, known.remaining)
         return same + order.size <= abs(held)
 
     def _judge_price(self, order: Order, mkt: MktPair, now_ns: int) -> Decimal | Denial:
@@ -326,7 +335,7 @@ class RiskDesk:
         if limit is None:
             return max(market, order.trigger) if order.trigger is not None else market
         # A stop-limit's price is judged from its trigger: there it will be sent.
-        near = order.trigger if order.kind is OrderKind.STOP_LIMIT and order.trigger else market
+        near = order.trigger if order.trigger and order.kind is OrderKind.STOP_LIMIT else market
         if order.side * (limit - near) > near * collar:
             side, bound = ("above", 1 + collar) if order.side > 0 else ("below", 1 - collar)
             far = f"{abs(limit / near - 1):.1%} {side} {plain(near)}"
@@ -346,14 +355,30 @@ class RiskDesk:
         return None
 
     def _by_sums(self, order: Order, price: Decimal) -> Denial | None:
-        others = {oid: one for oid, one in self._standing.items() if oid != order.oid}
-        if len(others) + 1 > self.limits.open_orders:
-            what = f"{len(others)} orders stand; there may be {self.limits.open_orders}."
-            return Denial(DenialCode.OPEN_ORDERS, what)
-        if self._reduces(order):
-            return None  # it can only make the sum smaller
-        this = _Standing(order.symbol, order.side, order.size, price, order.reduce_only)
-        gross = self._gross({**others, order.oid: this})
+        """Judge what all come to with this order, which stands from now on unless it is denied."""
+        oid, reduces, before = order.oid, self._reduces(order), self._standing.get(order.oid)
+        self._stand(order, order.size, price)
+        passed = False
+        try:
+            denial = self._by_count()
+            if denial is None and not reduces:
+                denial = self._by_exposure() or self._by_loss()
+            passed = denial is None
+        finally:
+            if not passed:
+                self._standing.drop(oid)
+                if before is not None:
+                    self._standing.put(oid, before)
+        return denial
+
+    def _by_count(self) -> Denial | None:
+        if len(self._standing) > self.limits.open_orders:
+            what = f"{len(self._standing) - 1} orders stand; there may be"
+            return Denial(DenialCode.OPEN_ORDERS, f"{what} {self.limits.open_orders}.")
+        return None
+
+    def _by_exposure(self) -> Denial | None:
+        gross = self._gross()
         if gross > self.limits.gross_exposure:
             what = (
                 f"positions and orders would be worth {_cents(gross)} {self.limits.currency}; they"
@@ -362,51 +387,48 @@ class RiskDesk:
             return Denial(DenialCode.GROSS_EXPOSURE, why)
         return None
 
-    def _gross(self, standing: Mapping[str, _Standing]) -> Decimal:
+    def _gross(self) -> Decimal:
         """Return what positions would be worth with the worse of both sides wholly filled."""
         total = ZERO
-        known_of = self._positions.keys() | self._told.keys()
-        for fqme in known_of | {one.fqme for one in standing.values()}:
+        for fqme, held in self._positions.items():  # one of nothing where orders stand alone
             mkt = self._markets.get(fqme)
-            if mkt is None:
-                continue
-            orders = [one for one in standing.values() if one.fqme == fqme and not one.reduce_only]
-            known = self._prices.get(fqme)
-            prices = [one.price for one in orders] + ([known.price] if known is not None else [])
-            held = self._positions.get(fqme, ZERO)
-            buys = sum((one.remaining for one in orders if one.side > 0), ZERO)
-            sells = sum((one.remaining for one in orders if one.side < 0), ZERO)
-            most = max(abs(held + buys), abs(held - sells), abs(held))
+            most, price = self._standing.worst(fqme, held)
             if self.is_hedged(fqme):
-                most = sum(self.sides(fqme), buys + sells)
-            worth = _notional(mkt, most, max(prices, default=ZERO))
-            total += worth * (self._rate(mkt) or Decimal(1))
+                most = sum(self.sides(fqme), self._standing.growing(fqme))
+            if mkt is None or not most:
+                continue
+            known = self._prices.get(fqme)
+            if known is not None and known.price > price:
+                price = known.price
+            total += _notional(mkt, most, price) * (self._rate(mkt) or Decimal(1))
         return total
 
-    def _by_loss(self, order: Order) -> Denial | None:
-        if self._reduces(order):
-            return None
+    def _by_loss(self) -> Denial | None:
         missing = self.unpriced()
         if missing:
             what = f"today's result is not known: {missing[0]}, traded today, has no price yet."
             return Denial(DenialCode.NO_REFERENCE, what)
-        result = self.day_result()
+        result = self.day_result() if self._days else ZERO
         if result <= -self.limits.daily_loss:
             what = f"today's result is {_cents(result)} {self.limits.currency}, the limit"
             return Denial(DenialCode.DAILY_LOSS, f"{what} -{plain(self.limits.daily_loss)}.")
         return None
 
-    def _by_time(self, order: Order, now_ns: int) -> Denial | None:
+    def _forget_sent(self, now_ns: int) -> None:
+        """Forget what was sent too long ago for any limit."""
         since = now_ns - int(self.limits.messages_s * NS)
         while self._sent_ns and self._sent_ns[0] <= since:
             self._sent_ns.popleft()
+        since, recent = now_ns - int(self.limits.duplicate_s * NS), self._recent
+        while recent and recent[oldest := next(iter(recent))][0] <= since:
+            del recent[oldest]
+
+    def _by_time(self, order: Order) -> Denial | None:
         if len(self._sent_ns) >= self.limits.messages:
             what = f"{len(self._sent_ns)} orders in {self.limits.messages_s:g} s; there may be"
             return Denial(DenialCode.MESSAGE_RATE, f"{what} {self.limits.messages}.")
-        since = now_ns - int(self.limits.duplicate_s * NS)
-        while self._recent and self._recent[0][0] <= since:
-            self._recent.popleft()
-        if any(oid != order.oid and one == _likeness(order) for _, oid, one in self._recent):
+        known = self._recent.get(_likeness(order)) if self._recent else None
+        if known is not None and known[1] != order.oid:
             what = f"the same order was sent less than {self.limits.duplicate_s:g} s ago."
             return Denial(DenialCode.DUPLICATE_ORDER, what)
         return None

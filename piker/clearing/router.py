@@ -29,6 +29,7 @@ from piker.clearing.records import Note, Record
 from piker.clearing.register import AT_VENUE, OfOrder, Register
 from piker.clearing.requests import cancel_of, request_of
 from piker.clearing.risk import RiskApproved, TradingState
+from piker.clearing.turns import Turns
 from piker.clearing.validate import senseless
 from piker.errors import PikerError
 from piker.log import get_logger
@@ -45,6 +46,7 @@ from piker.orders import (
     BrokerdOrder,
     BrokerdPosition,
     BrokerdRequest,
+    BrokerdStatus,
     BrokerdSync,
     Cancel,
     Order,
@@ -58,13 +60,18 @@ __all__ = ["Router"]
 
 log = get_logger("ems")
 ZERO = Decimal(0)
+_OF_ACCOUNT = (BrokerdPosition, BrokerdBalance, BrokerdSync)
+UNCLAIMED = " "  # and an account: where events wait that name no order at hand; no oid has a space
 
 
 def _news(heard: deque[OfOrder | trio.Event]) -> list[OfOrder]:
     """Return what can be folded together: up to a mark, or the proof that an order is absent."""
     found: list[OfOrder] = []
     for one in heard:
-        if isinstance(one, trio.Event) or getattr(one, "status", "") == "absent":
+        if isinstance(one, BrokerdStatus):
+            if one.status == "absent":
+                break
+        elif isinstance(one, trio.Event):
             break
         found.append(one)
     return found
@@ -76,31 +83,17 @@ class Router:
     def __init__(self, journal: Journal, nursery: trio.Nursery) -> None:
         """Take the journal, and where events are worked off."""
         self.register = Register(journal, self._soon)
+        #: The orders by oid: all that have not ended, and the newest that have.
+        self.orders: dict[str, OrderState] = self.register.orders
+        self.accounts: Accounts = self.register.accounts  # that are open
+        self.dark: DarkBook = self.register.dark  # what waits for a price
+        self.news: News = self.register.news  # what clients listen to
         self.keeper = Keeper(journal, self.accounts, self.news)
         self._nursery = nursery
+        #: What was heard, of each order that anything waits of.
         self._heard: defaultdict[str, deque[OfOrder | trio.Event]] = defaultdict(deque)
-        self._lanes: defaultdict[str, trio.Lock] = defaultdict(trio.Lock)
+        self._turns = Turns()
         self._unsent: set[str] = set()  # edits that wait for the venue's id of their order
-
-    @property
-    def orders(self) -> dict[str, OrderState]:
-        """Return the orders by oid: all that have not ended, and the newest that have."""
-        return self.register.orders
-
-    @property
-    def accounts(self) -> Accounts:
-        """Return the accounts that are open."""
-        return self.register.accounts
-
-    @property
-    def dark(self) -> DarkBook:
-        """Return what waits for a price."""
-        return self.register.dark
-
-    @property
-    def news(self) -> News:
-        """Return what clients listen to."""
-        return self.register.news
 
     # -- starting ------------------------------------------------------------------------------
     def know(self, mkt: MktPair) -> None:
@@ -176,16 +169,17 @@ class Router:
     async def follow(self) -> None:
         """Journal the prices that trails and alerts go by, where they have changed."""
         for oid, price in self.dark.follow():
-            async with self._lanes[oid]:
-                if self.orders[oid].phase is Phase.DARK:
+            with await self._turns.of(oid):
+                state = self.orders.get(oid)
+                if state is not None and state.phase is Phase.DARK:
                     await self.register.happen(oid, EventKind.FOLLOW, price=price)
 
     async def expire(self, now_ns: int) -> None:
         """End the orders whose time is over and whose venue does not do so itself."""
         for oid in self.register.expired(now_ns):
-            async with self._lanes[oid]:
-                state = self.orders[oid]
-                if state.is_over or (state.order.expire_ns or now_ns + 1) > now_ns:
+            with await self._turns.of(oid):
+                state = self.orders.get(oid)
+                if state is None or state.is_over or (state.order.expire_ns or now_ns + 1) > now_ns:
                     continue
                 if state.phase not in AT_VENUE:
                     await self.register.happen(oid, EventKind.EXPIRE, reason="its time is over")
@@ -205,7 +199,7 @@ class Router:
         account = self.accounts.get(order.account)
         if mkt is not None and account is not None:
             order = account.emulated(order, mkt, clock.wall_ns())
-        async with self._lanes[order.oid]:
+        with await self._turns.of(order.oid):
             state = self.orders.get(order.oid)
             if state is None:  # the journal knows whether it ended long ago
                 await self._begin(order, actor, unopened)
@@ -217,7 +211,7 @@ class Router:
 
     async def cancel(self, cancel: Cancel, actor: str = "") -> None:
         """Take an order back; never denied but for one that is not there or has ended."""
-        async with self._lanes[cancel.oid]:
+        with await self._turns.of(cancel.oid):
             state = self.orders.get(cancel.oid)
             if state is None or state.is_over:
                 code = DenialCode.UNKNOWN_ORDER if state is None else DenialCode.ORDER_OVER
@@ -252,12 +246,12 @@ class Router:
 
         Never blocks; events of one order wait for each other, not for those of others.
         """
-        if isinstance(event, BrokerdPosition | BrokerdBalance | BrokerdSync):
+        if isinstance(event, _OF_ACCOUNT):
             self.keeper.hear(account, event)
             if isinstance(event, BrokerdSync) and event.state is SyncState.SYNCED:
                 self._nursery.start_soon(self._synced, account)
             return
-        oid = self.register.oid_of(account, event)
+        oid = self.register.oid_of(account, event) or UNCLAIMED + account
         heard = self._heard[oid]
         heard.append(event)
         if len(heard) == 1:
@@ -268,29 +262,51 @@ class Router:
         while heard:
             first, told = heard[0], _news(heard)
             if told:
-                async with self._lanes[oid]:
-                    if await self.register.recall(oid):
-                        await self.register.hear(oid, told)
-                        await self._send_edit(oid)
-                    else:
-                        await self._strangers(told)
+                await self._hear(oid, told)
             elif isinstance(first, trio.Event):
                 first.set()
             else:
-                async with self._lanes[oid]:
-                    if await self.register.recall(oid):
-                        await self._absent(self.orders[oid])
+                with await self._turns.of(oid):
+                    state = await self.register.recall(oid)
+                    if state is not None:
+                        await self._absent(state)
             for _ in told or (first,):
                 heard.popleft()
         self._heard.pop(oid, None)
 
+    async def _hear(self, oid: str, told: list[OfOrder]) -> None:
+        """Let what was told of an order happen to it; ask the journal who it is of, if nobody."""
+        if oid.startswith(UNCLAIMED):
+            await self._claim(oid.removeprefix(UNCLAIMED), told)
+            return
+        with await self._turns.of(oid):
+            if await self.register.recall(oid) is None:
+                await self._strangers(told)
+                return
+            await self.register.hear(oid, told)
+            if oid in self._unsent:
+                await self._send_edit(oid)
+
+    async def _claim(self, account: str, told: list[OfOrder]) -> None:
+        """Find whose fills they are that come without an oid, long after their orders ended."""
+        fills = [one for one in told if isinstance(one, BrokerdFill)]
+        whose = await self.register.whose(account, fills)
+        strangers = [*told]
+        for fill in fills:
+            oid = whose.get(fill.reqid) or whose.get(fill.client_id)
+            if oid is not None:
+                strangers.remove(fill)
+                await self._hear(oid, [fill])
+        if strangers:
+            await self._strangers(strangers)
+
     async def _send_edit(self, oid: str) -> None:
         """Send an edit that had to wait until the venue has the order."""
-        state = self.orders[oid]
-        if oid not in self._unsent or (not state.reqid and not state.is_over):
+        state = self.orders.get(oid)
+        if state is not None and not state.reqid and not state.is_over:
             return
         self._unsent.discard(oid)
-        if state.editing is not None and state.phase in AT_VENUE:
+        if state is not None and state.editing is not None and state.phase in AT_VENUE:
             await self._send(state, self._request(state.editing, state.reqid))
 
     async def _strangers(self, told: list[OfOrder]) -> None:
@@ -320,10 +336,11 @@ class Router:
             if state.phase is Phase.UNKNOWN and oid not in account.asked:
                 account.link.ask_again()  # it was lost sight of after the others had been asked for
                 return
-            async with self._lanes[oid]:
-                state = self.orders[oid]
-                if state.is_over or state.phase is Phase.UNKNOWN:
+            with await self._turns.of(oid):
+                now = self.orders.get(oid)
+                if now is None or now.is_over or now.phase is Phase.UNKNOWN:
                     continue
+                state = now
                 if state.cancel_called:
                     await self._send(state, self._cancel_request(state))
                 elif state.editing is not None and state.reqid:
@@ -336,7 +353,7 @@ class Router:
         for state in self.register.at_venue(account):
             oid = state.order.oid
             if state.phase is Phase.PENDING:
-                async with self._lanes[oid]:
+                with await self._turns.of(oid):
                     await self.register.happen(oid, EventKind.LOSE, reason=why)
 
     # -- orders --------------------------------------------------------------------------------
@@ -345,16 +362,18 @@ class Router:
         denial = judged if isinstance(judged, Denial) else None
         state = await self.register.begin(order, denial, actor)
         if state is None:
+            if isinstance(judged, RiskApproved):  # it ended long ago: nothing of it stands
+                self.accounts[order.account].desk.ended(order.oid)
             what = f"the oid {order.oid} was used before."
             self.refuse(order, Denial(DenialCode.DUPLICATE_ID, what))
         elif state.phase is Phase.PENDING:
             await self._send(state, self._request(state.order, ""))
         elif state.phase is Phase.HELD:
-            self._catch_up(state)
+            await self._catch_up(state)
 
-    def _catch_up(self, child: OrderState) -> None:
+    async def _catch_up(self, child: OrderState) -> None:
         """Do to a child what its parent's fills meant, which came before it."""
-        parent = self.orders.get(child.order.parent)
+        parent = await self.register.recall(child.order.parent)
         if parent is not None and (parent.filled or parent.is_over):
             before = msgspec.structs.replace(parent, filled=ZERO)
             for one in consequences(before, parent, [child]):
@@ -384,9 +403,9 @@ class Router:
 
     async def _met(self, oid: str, met: Met) -> None:
         """Send an order whose trigger was met, if it still waits and limits let it through."""
-        async with self._lanes[oid]:
-            state = self.orders[oid]
-            if state.phase is not Phase.DARK:
+        with await self._turns.of(oid):
+            state = self.orders.get(oid)
+            if state is None or state.phase is not Phase.DARK:
                 return
             how = f"{plain(met.price)} met {plain(met.trigger)} at {clock.utc(clock.wall_ns())}"
             how += ", across a gap" if met.across_gap else ""
@@ -404,9 +423,9 @@ class Router:
 
     async def _follow(self, consequence: Consequence) -> None:
         """Do to another order what a change of one means for it."""
-        async with self._lanes[consequence.oid]:
-            state = self.orders[consequence.oid]
-            if state.is_over:
+        with await self._turns.of(consequence.oid):
+            state = self.orders.get(consequence.oid)
+            if state is None or state.is_over:
                 return
             order = consequence.order
             if consequence.what is What.CANCEL or order is None:
@@ -461,6 +480,7 @@ class Router:
         client's is rejected: the market has moved, and the client is there to decide.
         """
         oid = state.order.oid
+        self._unsent.discard(oid)
         if state.phase not in AT_VENUE:
             return  # it has ended meanwhile
         if state.filled:
@@ -491,13 +511,14 @@ class Router:
         if mkt.provider != account.provider:
             what = f"{account.name} trades at {account.provider}; {mkt.fqme} is not there."
             return Denial(DenialCode.WRONG_SYMBOL, what)
-        denial = senseless(order, mkt, clock.wall_ns())
+        now = clock.wall_ns()
+        denial = senseless(order, mkt, now)
         if denial is not None:
             return denial
         if order.action is Action.ALERT:
             return None
         denial = account.refuses(order, mkt) if by_client else None
-        return denial or account.desk.check(order, clock.wall_ns(), by_client=by_client)
+        return denial or account.desk.check(order, now, by_client=by_client)
 
     async def _send(self, state: OrderState, request: BrokerdRequest) -> None:
         try:

@@ -7,8 +7,8 @@ from decimal import Decimal, InvalidOperation
 
 from piker.clearing.denials import Denial, DenialCode
 from piker.market import MktPair
-from piker.money import plain
-from piker.orders import Action, Order, OrderKind, TimeInForce
+from piker.money import is_sane, plain
+from piker.orders import Action, ExecMode, Order, OrderKind, TimeInForce
 
 __all__ = ["MAX_VALUE", "TRIGGERED", "senseless", "too_little"]
 
@@ -20,6 +20,10 @@ TRIGGERED = frozenset(
     }
 )  # fmt: skip
 MAX_VALUE = Decimal("1e18")  # as history's (piker.data.history.quality): a whole token's supply
+_FINEST, _LARGEST = Decimal("1e-12"), Decimal("1e12")  # of both 24 digits: Decimal counts 28
+_MISSING, _WRONG, _DARK = DenialCode.MISSING_FIELD, DenialCode.SENSELESS, ExecMode.DARK
+_ALERT, _TRAILING, _GTD = Action.ALERT, OrderKind.TRAILING_STOP, TimeInForce.GTD
+_TIMED = (TimeInForce.GTD, TimeInForce.DAY)  # a day order is given the end of its day
 _LIMITED = frozenset({OrderKind.LIMIT, OrderKind.STOP_LIMIT, OrderKind.TAKE_PROFIT_LIMIT})
 _OPEN = ("online", "post_only", "limit_only", "reduce_only")  # MktPair.status: it takes some orders
 
@@ -32,18 +36,23 @@ def senseless(order: Order, mkt: MktPair, now_ns: int) -> Denial | None:
 def _rules(order: Order, mkt: MktPair, now_ns: int) -> Iterator[Denial]:
     if order.symbol != mkt.fqme:
         yield Denial(DenialCode.WRONG_SYMBOL, f"{order.symbol} is not {mkt.fqme}.")
-    if order.action is not Action.ALERT:
+    trades = order.action is not _ALERT
+    if trades:
         yield from _size(order, mkt)
     yield from _prices(order, mkt)
     yield from _fields(order, now_ns)
-    if order.action is not Action.ALERT:
+    if trades:
         yield from _worth(order, mkt)
         if mkt.status not in _OPEN:
             yield Denial(DenialCode.MARKET_CLOSED, f"{mkt.fqme} is {mkt.status}.")
 
 
-def _near(value: Decimal, rounded: Callable[[Decimal], Decimal]) -> Decimal | None:
+def _near(value: Decimal, tick: Decimal, rounded: Callable[[Decimal], Decimal]) -> Decimal | None:
     """Return the nearest value on the grid; None where it has too many digits for Decimal."""
+    if not tick:
+        return value if is_sane(value) else None
+    if tick >= _FINEST and value < _LARGEST and not value % tick:
+        return value  # without a division, a product and two roundings
     try:
         return rounded(value)
     except InvalidOperation:
@@ -55,7 +64,7 @@ def _size(order: Order, mkt: MktPair) -> Iterator[Denial]:
     if not size.is_finite() or not 0 < size < MAX_VALUE:
         yield Denial(DenialCode.BAD_SIZE, f"a size of {size} can not be traded.")
         return
-    near = _near(size, mkt.round_size)
+    near = _near(size, mkt.size_tick, mkt.round_size)
     if near is None:
         what = f"a size of {plain(size)} has more digits than can be counted."
         yield Denial(DenialCode.BAD_SIZE, what)
@@ -75,7 +84,7 @@ def _prices(order: Order, mkt: MktPair) -> Iterator[Denial]:
         if not value.is_finite() or not 0 < value < MAX_VALUE:
             yield Denial(DenialCode.BAD_PRICE, f"a {name} of {value} is no price.")
             return
-        near = _near(value, mkt.round_price)
+        near = _near(value, mkt.price_tick, mkt.round_price)
         if near is None:
             what = f"a {name} of {plain(value)} has more digits than can be counted."
             yield Denial(DenialCode.BAD_PRICE, what)
@@ -87,19 +96,19 @@ def _prices(order: Order, mkt: MktPair) -> Iterator[Denial]:
 
 def _fields(order: Order, now_ns: int) -> Iterator[Denial]:
     """Say which fields the order lacks, and which ones contradict each other."""
-    missing, wrong = DenialCode.MISSING_FIELD, DenialCode.SENSELESS
+    missing, wrong = _MISSING, _WRONG
     kind, waits = order.kind, order.kind in TRIGGERED
-    is_alert = order.action is Action.ALERT
+    is_alert = order.action is _ALERT
     if kind in _LIMITED and order.price is None and not is_alert:
         yield Denial(missing, f"a {kind} order needs a price.")
-    if (waits or is_alert or order.exec_mode == "dark") and kind is not OrderKind.TRAILING_STOP:
+    if (waits or is_alert or order.exec_mode == _DARK) and kind is not _TRAILING:
         if order.trigger is None:
             yield Denial(missing, f"a {'n alert' if is_alert else kind} needs a trigger.")
-    elif order.trigger is not None and kind is not OrderKind.TRAILING_STOP:
+    elif order.trigger is not None and kind is not _TRAILING:
         yield Denial(wrong, f"a {kind} order has no trigger.")
-    if kind is OrderKind.TRAILING_STOP and order.trail is None:
+    if kind is _TRAILING and order.trail is None:
         yield Denial(missing, "a trailing_stop order needs a trail.")
-    if order.trail is not None and kind is not OrderKind.TRAILING_STOP:
+    if order.trail is not None and kind is not _TRAILING:
         yield Denial(wrong, f"a {kind} order has no trail.")
     if order.price is not None and kind not in _LIMITED:
         yield Denial(wrong, f"a {kind} order has no price of its own.")
@@ -107,12 +116,12 @@ def _fields(order: Order, now_ns: int) -> Iterator[Denial]:
         kind not in _LIMITED or order.tif in (TimeInForce.IOC, TimeInForce.FOK)
     ):
         yield Denial(wrong, "post_only is for limit orders that may stand.")
-    timed = order.tif in (TimeInForce.GTD, TimeInForce.DAY)  # a day's end is known once it is taken
-    if order.expire_ns is None and order.tif is TimeInForce.GTD:
-        yield Denial(missing, "a gtd order needs an end.")
-    elif order.expire_ns is not None and not timed:
+    if order.expire_ns is None:
+        if order.tif is _GTD:
+            yield Denial(missing, "a gtd order needs an end.")
+    elif order.tif not in _TIMED:
         yield Denial(wrong, f"a {order.tif} order has no end.")
-    elif order.expire_ns is not None and order.expire_ns <= now_ns:
+    elif order.expire_ns <= now_ns:
         yield Denial(wrong, "the order would have expired before it is sent.")
     if order.parent and order.parent == order.oid:
         yield Denial(wrong, "an order is not its own parent.")

@@ -194,6 +194,7 @@ def _watch_everything(line: _Line, standing: Any) -> None:
     line.below, line.above = (float("inf"), float("-inf")) if anything else (
         float("-inf"), float("inf")
     )  # fmt: skip
+    line.watched = anything
 
 
 # -- time --------------------------------------------------------------------------------------
