@@ -167,7 +167,8 @@ class Status(_Message, frozen=True, tag="status"):
 
     ``resp`` is the order's phase (:class:`piker.clearing.lifecycle.Phase`), or ``fill`` or
     ``error`` where something happened that leaves it as it was. ``filled`` and ``fees`` are totals.
-    ``taken_ns`` is when emsd took the order; ``reason`` of one that waited says what met it.
+    ``taken_ns`` is when emsd took the order; ``reason`` of one that waited says what met it;
+    ``level`` is where a trailing stop that waits in emsd would be met now.
     """
 
     oid: str
@@ -185,6 +186,7 @@ class Status(_Message, frozen=True, tag="status"):
     reason: str = ""
     brokerd_msg: BrokerdFill | BrokerdStatus | BrokerdError | None = None
     taken_ns: int = 0
+    level: Decimal | None = None
 
 
 class AccountStatus(_Message, frozen=True, tag="account"):

@@ -154,6 +154,14 @@ class OrderState(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         return ratio(self.value, self.filled) if self.filled else None
 
     @property
+    def level(self) -> Decimal | None:
+        """Return where a trailing stop is met now; None of others, and before its first price."""
+        trail, seen = self.order.trail, self.seen
+        if trail is None or seen is None or self.phase is not Phase.DARK:
+            return None
+        return EXACT.subtract(seen, trail) if self.order.side < 0 else EXACT.add(seen, trail)
+
+    @property
     def is_over(self) -> bool:
         """Tell whether it has ended."""
         return self.phase in TERMINAL

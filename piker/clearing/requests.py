@@ -69,5 +69,5 @@ def status_of(
         reqid=state.reqid, req=order, cancel_called=state.cancel_called,
         src="dark" if phase in _WAITS else src, filled=state.filled, avg_price=state.avg_price,
         fees=state.fees, code=state.code, reason=state.reason or state.met, brokerd_msg=box,
-        taken_ns=state.taken_ns,
+        taken_ns=state.taken_ns, level=state.level,
     )  # fmt: skip

@@ -102,7 +102,8 @@ REMEDIES = {
 class OrderRow(msgspec.Struct, frozen=True, kw_only=True):
     """An order as it stands. ``state`` is its phase, ``where`` it is: dark, provider, or model.
 
-    ``since_ns`` is when it was ordered, None where nobody knows any more.
+    ``since_ns`` is when it was ordered, None where nobody knows any more; ``level`` where a
+    trailing stop would be met now.
     """
 
     oid: str
@@ -118,6 +119,7 @@ class OrderRow(msgspec.Struct, frozen=True, kw_only=True):
     price: Decimal | None = None
     trigger: Decimal | None = None
     trail: Decimal | None = None
+    level: Decimal | None = None
     tif: str = "gtc"
     expire_ns: int | None = None
     post_only: bool = False
@@ -154,8 +156,8 @@ def row_of(status: Status) -> OrderRow:
         oid=status.oid, account=req.account, live=is_live(req.account), market=req.symbol,
         side=req.action, kind=_kind(req), size=req.size, filled=status.filled, state=state,
         where=_where(status), price=req.price, trigger=req.trigger,
-        trail=req.trail, tif=req.tif, expire_ns=req.expire_ns, post_only=req.post_only,
-        reduce_only=req.reduce_only,
+        trail=req.trail, level=status.level, tif=req.tif, expire_ns=req.expire_ns,
+        post_only=req.post_only, reduce_only=req.reduce_only,
         avg_price=status.avg_price, fees=status.fees, cancel_called=status.cancel_called,
         code=status.code, reason=status.reason, remedy=_remedy(status.code), oco=req.oco,
         parent=req.parent, tag=req.tag, since_ns=status.taken_ns or None,
@@ -184,6 +186,7 @@ def price_words(row: OrderRow) -> str:
     words = [plain(row.price)] if row.price is not None else []
     words += [f"trigger {plain(row.trigger)}"] if row.trigger is not None else []
     words += [f"trail {plain(row.trail)}"] if row.trail is not None else []
+    words += [f"now {plain(row.level)}"] if row.level is not None else []
     return ", ".join(words) or "market"
 
 

@@ -294,6 +294,7 @@ async def test_trail_and_alert_go_on_from_the_price_they_had_seen_when_emsd_is_k
         await router.follow()
     async with routing(tmp_path) as (router, link), router.news.listen() as news:
         assert [router.orders[oid].seen for oid in "tn"] == [110, 108]
+        assert [one.level for one in router.dialogs()] == [105, None]
         router.see(BTC.fqme, TickType.TRADE, 0, D(113))
         assert await told(news, upto="triggered") == ["triggered"]
         router.see(BTC.fqme, TickType.TRADE, 0, D(107))
