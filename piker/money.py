@@ -39,6 +39,7 @@ MAX_DECIMALS = 24  # a smallest unit has 18 in ether and its kin; prices quote p
 SHARE_DECIMALS = 36  # 18 decimals of a size times 18 of a price
 _DIGITS = 256  # size times price times multiplier has 144; a sum of 10**9 of them 153
 _SHOWN_DIGITS = 28  # of an average
+_MEANT = 2 * _SHOWN_DIGITS  # digits before the point, or zeros behind it, that a person counts
 _QUANTUM = Decimal(1).scaleb(-SHARE_DECIMALS)
 
 _TRAPS = [decimal.InvalidOperation, decimal.DivisionByZero, decimal.Overflow]
@@ -144,7 +145,12 @@ def ratio(above: Decimal, below: Decimal) -> Decimal:
 
 
 def plain(value: Decimal) -> str:
-    """Return a number in digits: no exponent, no trailing zeros, never ``-0``."""
+    """Return a number in digits: no exponent, no trailing zeros, never ``-0``.
+
+    One that nobody means is said as Python says it: its zeros might be a million.
+    """
+    if not -_MEANT <= value.adjusted() <= _MEANT:
+        return str(value)
     text = format(value, "f")
     if "." in text:
         text = text.rstrip("0").rstrip(".")

@@ -49,6 +49,7 @@ __all__ = [
 FOLLOW_NS = 1 * clock.NS  # how often trails are journaled: what a kill may cost them
 BEAT_S = 0.25  # how often time is looked at: expiries, the halt file, the turn of the day
 START_S = 20.0  # how long a client waits for a broker's process: 1 s, on a busy machine several
+HELD_CAP_S = 300.0  # between attempts at a market that is only held in: it may be listed no more
 OPEN_S = 5.0  # and then for a venue's first word of its account
 log = get_logger("ems")
 
@@ -106,7 +107,7 @@ class Ems:
         self._added_ns[account.name] = clock.monotonic_ns()
         self._nursery.start_soon(self._keep, account.name, link)
         for fqme in account.desk.followed():
-            self._nursery.start_soon(self.prices.keep_open, fqme)
+            self._nursery.start_soon(self.prices.keep_open, fqme, HELD_CAP_S)
 
     async def _keep(self, name: str, link: BrokerLink) -> None:
         """Keep an account's link open; one that is refused is no account, however late it is."""

@@ -81,14 +81,19 @@ class Prices:
             self._lines.pop(fqme, None)
             raise line.failed
 
-    async def keep_open(self, fqme: str) -> None:
-        """Open a market, however long it takes: orders of the journal wait in it."""
+    async def keep_open(self, fqme: str, cap_s: float = AGAIN_S) -> None:
+        """Open a market, however long it takes: orders of the journal wait in it.
+
+        ``cap_s`` is the longest pause between two attempts, which come ever more seldom.
+        """
+        wait_s = AGAIN_S
         while True:
             try:
                 await self.open(fqme)
             except PikerError as err:
                 log.warning("ems.market", fqme=fqme, why=err.message)
-                await trio.sleep(AGAIN_S)
+                await trio.sleep(wait_s)
+                wait_s = min(cap_s, 2 * wait_s)
             else:
                 return
 

@@ -62,7 +62,7 @@ def _near(value: Decimal, tick: Decimal, rounded: Callable[[Decimal], Decimal]) 
 def _size(order: Order, mkt: MktPair) -> Iterator[Denial]:
     size = order.size
     if not size.is_finite() or not 0 < size < MAX_VALUE:
-        yield Denial(DenialCode.BAD_SIZE, f"a size of {size} can not be traded.")
+        yield Denial(DenialCode.BAD_SIZE, f"a size of {plain(size)} can not be traded.")
         return
     near = _near(size, mkt.size_tick, mkt.round_size)
     if near is None:
@@ -82,7 +82,7 @@ def _prices(order: Order, mkt: MktPair) -> Iterator[Denial]:
         if value is None:
             continue
         if not value.is_finite() or not 0 < value < MAX_VALUE:
-            yield Denial(DenialCode.BAD_PRICE, f"a {name} of {value} is no price.")
+            yield Denial(DenialCode.BAD_PRICE, f"a {name} of {plain(value)} is no price.")
             return
         near = _near(value, mkt.price_tick, mkt.round_price)
         if near is None:

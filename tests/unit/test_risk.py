@@ -73,6 +73,9 @@ def test_every_code_has_a_meaning_when_read() -> None:
         ({"size": D("sNaN")}, DenialCode.BAD_SIZE),
         ({"size": D("Infinity")}, DenialCode.BAD_SIZE),
         ({"size": D("1e40")}, DenialCode.BAD_SIZE),
+        ({"size": D("1e-999999")}, DenialCode.OFF_LOT),
+        ({"size": D("1e999999")}, DenialCode.BAD_SIZE),
+        ({"price": D("1e-999999")}, DenialCode.OFF_TICK),
         ({"size": D("0.000011")}, DenialCode.OFF_LOT),
         ({"size": D("0.00002")}, DenialCode.TOO_SMALL),
         ({"price": D("NaN")}, DenialCode.BAD_PRICE),
@@ -103,6 +106,22 @@ def test_order_is_judged_by_itself_when_it_makes_no_sense(
     """Zero, negative, no number, off the tick, below the least, contradicting itself."""
     denial = senseless(order(**changes), BTC, now_ns=10)
     assert (denial.code if denial else None) == expected, denial
+    assert denial is None or len(denial.reason) < 200
+
+
+def test_denial_says_its_numbers_in_full_and_without_zeros_behind_them() -> None:
+    """As people write them, however they came."""
+    said = senseless(order(size=D("2E-5"), price=D("6E+4")), BTC, now_ns=10)
+    assert said is not None
+    assert said.reason == (
+        "0.00002 at 60000 is worth 1.2, less than 5, the least of btcusdt.spot.binance."
+    )
+    refused = desk(order_notional=D("1E+2")).check(order(size=D("0.0100"), price=D("6E4")), 1)
+    assert isinstance(refused, Denial)
+    assert refused.reason == "600 usd is more than 100 an order."
+    far = desk().check(order(price=D("66000.00")), 1)
+    assert isinstance(far, Denial)
+    assert far.reason == "66000 is 10.0% above 60000; the collar ends at 63000."
 
 
 def test_market_that_is_closed_takes_no_order_when_asked() -> None:
