@@ -156,8 +156,9 @@ def _is_derivative(mkt: MktPair) -> bool:
 
 
 def _cut(value: Decimal) -> Decimal:
-    """Round an amount to what is told, without trailing zeros."""
-    return Decimal(plain(value.quantize(SHOWN, context=DIVIDE)))
+    """Round an amount to what is told, where it has more digits."""
+    short = value.quantize(SHOWN, context=DIVIDE)
+    return value if short == value else short
 
 
 def _shown(value: Decimal) -> str:

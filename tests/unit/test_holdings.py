@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import random
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import pytest
+import trio
+import trio.testing
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -19,10 +23,12 @@ from piker.clearing.journal import Journal, open_journal
 from piker.clearing.lifecycle import Event, EventKind
 from piker.clearing.records import Happened, Intent, Opened, Position, Record
 from piker.clearing.risk import Limits, RiskApproved, RiskDesk
+from piker.clearing.router import Router
 from piker.clearing.standing import Standing
+from piker.clock import VirtualClock, use_clock, wall_ns
 from piker.market import Asset, AssetType, MktPair
 from piker.money import EXACT
-from piker.orders import Action, BrokerdPosition, Order
+from piker.orders import Action, BrokerdFill, BrokerdPosition, BrokerdSync, Order, SyncState
 
 D = Decimal
 ONE = D(1)
@@ -84,6 +90,9 @@ class Link:
     """An account's link of which nothing is asked here."""
 
     name = "paper.queue"
+
+    async def send(self, request: object) -> None:
+        """Take it, and say nothing."""
 
 
 def order(oid: str, side: Action, mkt: MktPair = BTC, size: Decimal = ONE) -> Order:
@@ -266,3 +275,65 @@ async def test_day_survives_a_restart_on_a_journal_of_the_disk(tmp_path: Path) -
         assert (day.day, day.size, day.cost) == (1, 42, 40 * 60_000 + 2 * 59_000)
         assert journal.standing.moved == {(NAME, "btc"): D(40), (NAME, "usdt"): D(-2_400_000)}
         assert Standing.of(journal.standing.snapshot()).days == journal.standing.days
+
+
+# -- with emsd -------------------------------------------------------------------------------
+@asynccontextmanager
+async def emsd(folder: Path, price: Decimal) -> AsyncIterator[Router]:
+    """Run a router on the journal of a folder, its one market priced."""
+    async with open_journal(folder / "journal") as journal, trio.open_nursery() as nursery:
+        router = Router(journal, nursery)
+        router.know(BTC)
+        desk = RiskDesk(
+            NAME, Limits(daily_loss=D(500), order_notional=D(10**6), gross_exposure=D(10**6))
+        )
+        router.add(Account(NAME, desk, Link(), lambda _, what: True))  # type: ignore[arg-type]
+        await router.recover()
+        router.hear(NAME, BrokerdSync(account=NAME, state=SyncState.SYNCED, time_ns=1))
+        await trio.testing.wait_all_tasks_blocked(0.02)
+        router.price(BTC.fqme, price, wall_ns())
+        yield router
+        nursery.cancel_scope.cancel()
+
+
+async def opened(router: Router) -> list[Opened]:
+    """Return what entered days, by the journal."""
+    rows = [record.entry async for record in router.register.journal.read()]
+    return [entry for entry in rows if isinstance(entry, Opened)]
+
+
+async def test_day_goes_on_and_ends_when_emsd_is_killed_in_it(tmp_path: Path) -> None:
+    """A trader has no new allowance after a kill; at midnight, awake or not, there is one."""
+    with use_clock(VirtualClock(20_000 * DAY_NS + DAY_NS // 2)) as time:
+        assert isinstance(time, VirtualClock)
+        async with emsd(tmp_path, D(60_000)) as router:
+            await router.order(order("a", Action.BUY))
+            fill = BrokerdFill(
+                reqid="v1", tid="t1", time_ns=1, size=ONE, price=D(60_000), action=Action.BUY,
+                account=NAME, oid="a", symbol=BTC.mktid, fee=D("0.001"), fee_asset="btc",
+            )  # fmt: skip
+            router.hear(NAME, fill)
+            await trio.testing.wait_all_tasks_blocked(0.05)
+            router.price(BTC.fqme, D(59_400), wall_ns())
+            lost = router.accounts[NAME].desk.day_result()
+            assert lost == -600 - D("59.4")
+        for _ in range(2):
+            async with emsd(tmp_path, D(59_400)) as router:
+                await router.keeper.open_days(wall_ns())
+                assert router.accounts[NAME].desk.day_result() == lost
+                await router.order(order(f"b{_}", Action.BUY))
+                assert router.orders[f"b{_}"].code == DenialCode.DAILY_LOSS
+                assert await opened(router) == []
+        time.advance(86_400)  # it slept over midnight
+        for price in (D(59_000), D(58_990)):
+            async with emsd(tmp_path, price) as router:
+                await router.keeper.open_days(wall_ns())
+                await router.keeper.open_days(wall_ns())
+                assert await opened(router) == [Opened(BTC.fqme, ONE, D(59_000))]
+                assert router.accounts[NAME].desk.day_result() == price - 59_000
+        async with emsd(tmp_path, D(58_900)) as router:
+            time.advance(86_400)  # and is awake at the next one
+            router.price(BTC.fqme, D(58_800), wall_ns())
+            await router.keeper.open_days(wall_ns())
+            assert (await opened(router))[1:] == [Opened(BTC.fqme, ONE, D(58_800))]
+            assert router.accounts[NAME].desk.day_result() == 0
