@@ -38,8 +38,9 @@ from piker import config, service
 from piker.clearing import journal_seal as seal
 from piker.clearing.client import OrderClient, arm, cancel_all, open_ems
 from piker.clearing.journal import open_journal, verify
-from piker.clearing.lifecycle import TERMINAL, EventKind
+from piker.clearing.lifecycle import TERMINAL, EventKind, OrderState
 from piker.clearing.records import Happened, Intent
+from piker.clearing.standing import Standing
 from piker.data.feed import open_feed
 from piker.errors import PikerError
 from piker.orders import BrokerdFill, Status, SyncState
@@ -92,6 +93,7 @@ class Session:
         self.asked = 0
         self.acked_before = 0
         self.bid = Decimal(0)
+        self.balances: list[dict[str, Decimal]] = []  # after each of the restarts at the end
         self.watching = trio.CancelScope()
 
     # -- clients -------------------------------------------------------------------------------
@@ -224,6 +226,15 @@ async def picture(account: str) -> dict[str, Any]:
             return {oid: (one.resp, str(one.filled)) for oid, one in sorted(ems.dialogs.items())}
 
 
+async def held(account: str) -> dict[str, Decimal]:
+    """Return what an account has, as it is told once it is synced."""
+    async with open_ems(account, name="judge") as ems:
+        with trio.fail_after(SOON_S):
+            while ems.accounts[account].sync is not SyncState.SYNCED:
+                await ems.changed()
+        return {asset: one.total for (_, asset), one in sorted(ems.balances.items())}
+
+
 async def settle(session: Session) -> None:
     """Cancel everything and wait until it has ended, but for some waiting and standing orders."""
     async with open_ems(session.account, [FQME], name="last") as ems:
@@ -253,6 +264,19 @@ async def place(ems: OrderClient, account: str, side: str, **more: Decimal) -> N
         await trio.sleep(0.05)
 
 
+def balances_of(account: str, standing: Standing, folded: dict[str, OrderState]) -> list[str]:
+    """Return what a paper account has by the orders' fills; sentences where the journal differs."""
+    due = {"usdt": config.load_conf().paper.balances["usdt"], "btc": Decimal(0)}
+    begun = dict(due)
+    for state in folded.values():
+        due["btc"] += state.order.side * state.filled
+        due["usdt"] -= state.order.side * state.value + state.fees.get("usdt", Decimal(0))
+    kept = {asset: begun[asset] + standing.moved.get((account, asset), 0) for asset in due}
+    return [
+        f"{asset}: {kept[asset]}, not {due[asset]}" for asset in due if kept[asset] != due[asset]
+    ]
+
+
 async def judge(session: Session, counts: dict[str, Any]) -> None:
     """Compare what was told with what the journal has."""
     path = config.data_dir() / "journal"
@@ -274,6 +298,13 @@ async def judge(session: Session, counts: dict[str, Any]) -> None:
             (s.order.side * s.filled for s in folded.values() if s.order.symbol == FQME), Decimal(0)
         )
         counts["net_differs"] = net != journal.standing.nets.get((session.account, FQME), 0)
+        if session.account.endswith(".paper"):
+            standing = journal.standing
+            counts["balances_differ"] = balances_of(session.account, standing, folded)
+            told = session.balances[-1]
+            begun = config.load_conf().paper.balances["usdt"]
+            if told["usdt"] != begun + standing.moved[session.account, "usdt"]:
+                counts["balances_differ"].append(f"told: {told}")
         counts["rows"] = journal.seq
     counts["orders"] = len(intents)
     counts["orders_lost"] = sum(oid not in intents for oid in session.acked)
@@ -339,11 +370,13 @@ async def main(kills: int, seed: int, torn: float, folder: Path, *, live: bool) 
         seen = []
         for _ in range(3):
             seen.append(await picture(session.account))
+            session.balances.append(await held(session.account))
             (pid,) = [one.pid for one in await service.list_services() if one.name == "emsd"]
             os.kill(pid, signal.SIGKILL)
             await service.wait_exit(pid)
         counts["restarts_differ"] = sum(one != seen[0] for one in seen)
         counts["standing"] = len(seen[0])
+        counts["balances_after_restarts"] = len({str(one) for one in session.balances})
         counts["ended_in_order"] = pikerd.end() == 0
         await judge(session, counts)
         if live:

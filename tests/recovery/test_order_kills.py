@@ -44,3 +44,5 @@ def test_nothing_acknowledged_is_lost_when_emsd_and_its_broker_are_killed(
     assert sum(counts["kills"].values()) >= kills
     assert counts["acked"] > 3 * kills
     assert not counts.get("differences")
+    if how == "--paper":
+        assert (counts["balances_after_restarts"], counts["balances_differ"]) == (1, [])
