@@ -269,7 +269,10 @@ class BrokerdMemory(_Message, frozen=True, tag="memory"):
 
 # -- backend -> emsd --------------------------------------------------------------------------
 class BrokerdOrderAck(_Message, frozen=True, tag="ack"):
-    """The venue has the order, or its edit, under ``reqid``: an edit may give it a new one."""
+    """The venue has the order, or its edit, under ``reqid``: an edit may give it a new one.
+
+    ``terms`` are those that an edit gave it: two may be on their way, or one from before a loss.
+    """
 
     oid: str
     reqid: str
@@ -277,6 +280,7 @@ class BrokerdOrderAck(_Message, frozen=True, tag="ack"):
     client_id: str = ""
     request: str = "order"  # or edit
     time_ns: int = 0
+    terms: BrokerdOrder | None = None  # of an edit; None: those that were asked for last
 
 
 class BrokerdStatus(_Message, frozen=True, tag="status"):

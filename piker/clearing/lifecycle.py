@@ -111,7 +111,9 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=Fa
     fee: Decimal = ZERO  # FILL
     fee_asset: str = ""  # FILL
     moved: dict[str, Decimal] = {}  # FILL on paper: what it moved of each asset
-    order: Order | None = None  # EDIT_ASKED: the new terms; TRIGGER, RELEASE: with what it goes on
+    order: Order | None = (
+        None  # EDIT_ASKED, EDIT: the new terms; TRIGGER, RELEASE: with what it goes on
+    )
     code: str = ""  # DENY
     reason: str = ""  # DENY, REJECT, CANCEL, EXPIRE, LOSE, ..._REFUSED
 
@@ -324,14 +326,16 @@ def _edit_asked(state: OrderState, event: Event) -> Step:
 
 
 def _edit(state: OrderState, event: Event) -> Step:
-    order = event.order or state.editing
-    if order is None:
+    order = event.order or state.editing or state.order
+    later = state.editing if state.editing != order else None  # another one is under way
+    reqid = event.reqid or state.reqid
+    if state.editing is None and (order, reqid) == (state.order, state.reqid):
         return _again(state, event)
-    edited = _replace(state, order=order, editing=None, reqid=event.reqid or state.reqid, reason="")
-    if edited.filled > order.size:
+    edited = _replace(state, order=order, editing=later, reqid=reqid, reason="")
+    if edited.filled > _most(edited):
         over = _replace(edited, phase=_FILLED)
         return Step(over, "overfilled", Problem.OVERFILL)
-    if edited.filled == order.size:
+    if edited.filled == order.size and later is None:
         return Step(_replace(edited, phase=_FILLED), "edited")
     return Step(_replace(edited, phase=_PARTIAL if edited.filled else _OPEN), "edited")
 

@@ -201,7 +201,7 @@ class PaperBroker:
         fills, end = outcome
         ack = BrokerdOrderAck(
             oid=order.oid, reqid=held.reqid, account=self.account, client_id=order.client_id,
-            request="edit", time_ns=now_ns,
+            request="edit", time_ns=now_ns, terms=order,
         )  # fmt: skip
         events: list[BrokerdEvent] = [ack, *self._tell(fills, now_ns)]
         if end == "closed" and order.oid in self._held:  # it had traded as much as it now wants

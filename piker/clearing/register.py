@@ -16,6 +16,8 @@ from decimal import Decimal
 from heapq import heapify, heappop, heappush
 from typing import Any
 
+import msgspec
+
 from piker import clock
 from piker.clearing.accounts import Accounts
 from piker.clearing.dark import DarkBook
@@ -53,6 +55,7 @@ log = get_logger("ems")
 ZERO = Decimal(0)
 SLACK = 256  # times of orders that have ended, kept beyond as many as there are live ones
 FOREIGN_KEPT = 10_000  # ids that are not ours: of whoever else trades on an account, a day's
+TERMS = ("size", "price", "trigger", "trail")  # what an edit may change
 AT_VENUE = frozenset({Phase.PENDING, Phase.OPEN, Phase.PARTIAL, Phase.UNKNOWN})
 SAID_AGAIN = frozenset({EventKind.ACK, EventKind.OPEN})  # after a crash: the venue is asked anyway
 # Bound once, as in lifecycle.py.
@@ -101,6 +104,17 @@ def event_of(told: OfOrder, now: int) -> Event | None:
         case BrokerdError():
             refusal = _REFUSALS.get(told.request, EventKind.REJECT)
             return Event(kind=refusal, time_ns=now, reason=told.reason)
+
+
+def _with_terms(event: Event, told: OfOrder, state: OrderState) -> Event:
+    """Return the event of an edit with the terms that the venue has confirmed by it."""
+    if not isinstance(told, BrokerdOrderAck) or told.terms is None:
+        return event
+    terms = {name: getattr(told.terms, name) for name in TERMS}
+    for asked in (state.editing, state.order):
+        if asked is not None and all(getattr(asked, name) == terms[name] for name in TERMS):
+            return msgspec.structs.replace(event, order=asked)
+    return msgspec.structs.replace(event, order=msgspec.structs.replace(state.order, **terms))
 
 
 class Register:
@@ -224,12 +238,12 @@ class Register:
 
     async def hear(self, oid: str, told: Sequence[OfOrder]) -> None:
         """Let what a backend tells of an order happen to it: all of it in one commit."""
-        now = clock.wall_ns()
+        now, state = clock.wall_ns(), self.orders[oid]
         events: list[tuple[Event, OfOrder | None]] = []
         for one in told:
             event = event_of(one, now)
             if event is not None:
-                events.append((event, one))
+                events.append((_with_terms(event, one, state), one))
         await self._fold(oid, events, "")
 
     async def _fold(self, oid: str, events: list[tuple[Event, OfOrder | None]], actor: str) -> None:

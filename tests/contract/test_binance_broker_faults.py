@@ -164,6 +164,8 @@ async def test_beliefs_are_answered_when_the_process_began_anew(piker_dirs: Path
                 assert len(ems.view.fills) == 2
                 assert ems.view.reqid[unheard.oid].startswith("spot-BTCUSDT-")
                 assert ems.view.status[replaced.oid].order.price == price - 250
+                (ack,) = [e for e in ems.view.events if getattr(e, "request", "") == "edit"]
+                assert (ack.oid, ack.terms.price) == (replaced.oid, price - 250)
                 _, rows = await alice.ask("GET", "/api/v3/openOrders")
                 (row,) = [r for r in rows if Decimal(r["price"]) == price - 250]
                 assert ems.view.reqid[replaced.oid] == f"spot-BTCUSDT-{row['orderId']}"

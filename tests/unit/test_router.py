@@ -26,6 +26,7 @@ from piker.errors import Transient
 from piker.market import Asset, AssetType, MktPair
 from piker.orders import (
     Action,
+    BrokerdError,
     BrokerdEvent,
     BrokerdFill,
     BrokerdOrder,
@@ -214,6 +215,37 @@ async def test_cancel_works_in_every_phase_when_asked(tmp_path: Path) -> None:
             status = await news.receive()
             assert isinstance(status, Status)
             assert (status.resp, status.code) == ("error", code)
+
+
+async def test_terms_are_the_venues_when_one_of_two_edits_is_refused(tmp_path: Path) -> None:
+    """Both under way: the first is done, the second refused. Also after a restart."""
+
+    class Slow(PaperLink):
+        async def send(self, request: BrokerdRequest) -> None:
+            """Take edits, and leave it to the test what becomes of them."""
+            if isinstance(request, BrokerdOrder) and request.reqid:
+                self.sent.append(request)
+            else:
+                await super().send(request)
+
+    async with routing(tmp_path, Slow()) as (router, link), router.news.listen() as news:
+        await router.order(order())
+        await told(news, upto="open")
+        reqid = router.orders["a"].reqid
+        await router.order(order(size=D(5)))
+        await router.order(order(size=D(1)))
+        first, _ = [one for one in link.sent if isinstance(one, BrokerdOrder) and one.reqid]
+        done = BrokerdOrderAck(oid="a", reqid=reqid, account=PAPER, request="edit", terms=first)
+        link.tell([done, BrokerdError(reason="no", oid="a", account=PAPER, request="edit")])
+        await trio.testing.wait_all_tasks_blocked(0.2)
+        assert (router.orders["a"].order.size, router.orders["a"].editing) == (5, None)
+    async with routing(tmp_path) as (router, link):
+        assert (router.orders["a"].order.size, router.orders["a"].editing) == (5, None)
+        by_hand = msgspec.structs.replace(first, size=D(3))
+        link.tell([BrokerdOrderAck(oid="a", reqid=reqid, account=PAPER, request="edit",
+                                   terms=by_hand)])  # fmt: skip
+        await trio.testing.wait_all_tasks_blocked(0.2)
+        assert router.orders["a"].order.size == 3
 
 
 async def test_edit_reaches_the_venue_when_it_is_sent(tmp_path: Path) -> None:

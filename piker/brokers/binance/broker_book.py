@@ -36,9 +36,10 @@ from piker.orders import (
     BrokerdOrder,
     BrokerdOrderAck,
     BrokerdStatus,
+    OrderKind,
 )
 
-__all__ = ["MAX_ENDED", "Book", "Known", "Market", "next_id"]
+__all__ = ["MAX_ENDED", "Book", "Known", "Market", "differs", "next_id"]
 
 ZERO = Decimal(0)
 MAX_ENDED = 20_000  # orders that ended and are remembered: late fills find them; some 40 MB
@@ -212,7 +213,7 @@ class Book:
         self._by_leg[fact.reqid] = known
         if leg.sent:
             self._by_leg[reqid_of(leg.venue, leg.symbol, leg.sent)] = known
-        if not known.is_foreign and not known.editing:
+        if not known.probing:  # else once all its legs are known
             self._acknowledge(known, leg)
         for fill in fact.fills:
             self.fill(known, fill)
@@ -242,7 +243,7 @@ class Book:
             return
         if known.lacks_fills or known.missing_child() is not None:
             self._want(known)
-        if status in ENDED and (known.lacks_fills or known.probing):
+        if known.probing or (status in ENDED and known.lacks_fills):
             return  # it is told once all that went before it was
         if status != known.told and not (known.told in ENDED and status == "open"):
             self._status(known, status, known.reason())
@@ -254,7 +255,27 @@ class Book:
         """Tell that an order has new terms, under whatever id it has now."""
         known.order = msgspec.structs.replace(order, reqid=leg.reqid)
         known.reqid = leg.reqid
-        self._ack(known, leg.reqid, "edit")
+        self._ack(known, leg.reqid, "edit", order)
+
+    def probed(self, known: Known) -> None:
+        """Take note that every leg is known: the newest is acknowledged, with terms that are new.
+
+        An edit may have been carried out that was never answered to whoever asked for it.
+        """
+        was_probing, known.probing = known.probing, False
+        if not known.legs:
+            return
+        self._acknowledge(known, max(known.legs.values(), key=known.rank))
+        leg = known.open_leg()
+        if was_probing and leg is not None and not known.is_foreign and not known.editing:
+            terms = self.terms(known, leg)
+            if differs(terms, known.order):
+                self.ack_edit(known, terms, leg)
+
+    def terms(self, known: Known, leg: OrderFact) -> BrokerdOrder:
+        """Return an order with a leg's terms, its size that of all legs together."""
+        size = leg.size + known.executed - (ZERO if leg.is_algo else leg.executed)
+        return _order_of(leg, known.order, size)
 
     def unknown(self, known: Known, reason: str) -> None:
         """Tell that the outcome of a request is not known."""
@@ -289,20 +310,27 @@ class Book:
     # -- inside --------------------------------------------------------------------------------
     def _acknowledge(self, known: Known, leg: OrderFact) -> None:
         """Tell the id of an order's newest leg, if that is not the one which was told."""
+        if known.is_foreign or known.editing:
+            return
         if leg.reqid == known.reqid or leg.status == "rejected":
             return
         told = known.legs.get(known.reqid)
         if told is not None and known.rank(leg) <= known.rank(told):
             return  # an older one, heard of late
         known.reqid = leg.reqid
-        self._ack(known, leg.reqid, "edit" if known.index_of(leg) else "order")
+        if known.index_of(leg):
+            self.ack_edit(known, self.terms(known, leg), leg)
+        else:
+            self._ack(known, leg.reqid, "order")
 
-    def _ack(self, known: Known, reqid: str, request: str) -> None:
+    def _ack(
+        self, known: Known, reqid: str, request: str, terms: BrokerdOrder | None = None
+    ) -> None:  # fmt: skip
         order = known.order
         self.out.append(
             BrokerdOrderAck(
                 oid=order.oid, reqid=reqid, account=self.account, client_id=order.client_id,
-                request=request, time_ns=clock.wall_ns(),
+                request=request, time_ns=clock.wall_ns(), terms=terms,
             )
         )  # fmt: skip
 
@@ -321,10 +349,7 @@ class Book:
     def _seen(self, known: Known) -> BrokerdOrder | None:
         """Return an order as the venue has it, its size that of all legs together."""
         leg = known.open_leg()
-        if leg is None:
-            return None
-        size = leg.size + known.executed - (ZERO if leg.is_algo else leg.executed)
-        return _order_of(leg, known.order, size)
+        return self.terms(known, leg) if leg is not None else None
 
     def _foreign(self, fact: OrderFact) -> Known:
         market = Market(fact.venue, fact.symbol)
@@ -350,6 +375,12 @@ class Book:
         for reqid in known.legs:
             self._by_leg.pop(reqid, None)
         self._live.pop(known, None)
+
+
+def differs(terms: BrokerdOrder, order: BrokerdOrder) -> bool:
+    """Tell whether a limit order has other terms than an order has."""
+    both_limited = terms.kind is OrderKind.LIMIT and order.kind is OrderKind.LIMIT
+    return both_limited and (terms.size, terms.price) != (order.size, order.price)
 
 
 def next_id(known: Known) -> str:

@@ -16,7 +16,7 @@ from typing import TypeVar
 import msgspec
 import trio
 
-from piker.brokers.binance.broker_book import Known, Market, next_id
+from piker.brokers.binance.broker_book import Known, Market, differs, next_id
 from piker.brokers.binance.broker_facts import ENDED, OrderFact
 from piker.brokers.binance.broker_proof import AFTER_FAILURE, ASK_AGAIN, MISSES
 from piker.brokers.binance.broker_requests import RESEND_S, Requests, is_duplicate, said
@@ -217,7 +217,12 @@ class Edits:
                 old = self._book.learn(fact).legs[old.reqid] if fact is not None else old
             if found is not None:
                 self._book.learn(found)
-                self._book.ack_edit(known, order, found)
+                terms = self._book.terms(known, found)
+                if differs(terms, order):
+                    self._book.ack_edit(known, terms, found)
+                    self._refuse(known, "an earlier edit of it was carried out meanwhile")
+                else:
+                    self._book.ack_edit(known, order, found)
                 return old or found
             misses += refused or asked_ms > known.expires_ms
             if misses >= MISSES:

@@ -143,7 +143,7 @@ class Prover:
             self._book.learn(fact)
         if known.lacks_fills:
             await self._fetch(known)
-        known.probing = False
+        self._book.probed(known)
         self._book.settle(known)
         return not known.lacks_fills and known.missing_child() is None
 

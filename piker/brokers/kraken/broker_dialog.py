@@ -292,7 +292,7 @@ class Dialog:
         )  # fmt: skip
         ack = BrokerdOrderAck(
             oid=edit.oid, reqid=held.txid or edit.reqid, account=self.account,
-            client_id=edit.client_id, request="edit", time_ns=clock.wall_ns(),
+            client_id=edit.client_id, request="edit", time_ns=clock.wall_ns(), terms=edit,
         )  # fmt: skip
         self.tell(ack)
 
