@@ -240,6 +240,7 @@ def load_conf(path: Path | None = None) -> Conf:
     _check_level(conf.log.level, file)
     _check_positive(conf.feed, file)
     _check_balances(conf.paper, file)
+    _check_accounts(conf, file)
     return conf
 
 
@@ -354,6 +355,27 @@ def _check_positive(feed: FeedConf, file: Path) -> None:
             raise ConfigError(
                 f"{file}: feed.{name}: {value!r} must be above zero.", remedy="Mend that value."
             )
+
+
+def _check_accounts(conf: Conf, file: Path) -> None:
+    """Refuse limits of one account that are none: who wrote them counts on them."""
+    for provider, tables in conf.accounts.items():
+        for name, table in tables.items():
+            path = ("accounts", provider, name, "risk")
+            for key in table.risk:
+                if key not in Limits.__struct_fields__:
+                    line = _line_of((*path, key), _read(file))
+                    raise ConfigError(
+                        f"{file}:{line}: unknown key {'.'.join((*path, key))!r}.",
+                        remedy=nearest(key, Limits.__struct_fields__),
+                    )
+            try:
+                msgspec.convert({**msgspec.structs.asdict(conf.risk), **table.risk}, Limits)
+            except msgspec.ValidationError as err:
+                raise ConfigError(
+                    f"{file}:{_line_of(path, _read(file))}: {'.'.join(path)}: {err}.",
+                    remedy="Mend that value.",
+                ) from None
 
 
 def _check_balances(paper: PaperConf, file: Path) -> None:

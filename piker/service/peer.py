@@ -231,11 +231,14 @@ async def open_peer(name: str, pid: int, address: Address) -> AsyncIterator[Peer
         channel = tractor._ipc.Channel(tuple(address))
         await channel.connect()
     except PeerSilent as err:
-        raise PeerLost(f"{name} (pid {pid}) does not answer at {address}.") from err
+        raise PeerLost(
+            f"{name} (pid {pid}) does not answer at {address[0]}:{address[1]}.",
+            remedy=f"If another version of piker has started it: kill {pid}. Then try again.",
+        ) from err
     except Refused:
         raise
     except OSError as err:
-        raise PeerLost(f"{name} (pid {pid}) does not listen at {address}.") from err
+        raise PeerLost(f"{name} (pid {pid}) does not listen at {address[0]}:{address[1]}.") from err
     peer = Peer(name, pid, (address[0], address[1]), channel)
     try:
         async with trio.open_nursery() as nursery:

@@ -82,3 +82,25 @@ def test_keys_are_refused_without_their_value_when_they_stand_in_brokers_toml(
     ) as err:
         config.load_brokers(file)
     assert "s3cr3t" not in str(err.value)
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        (
+            "order_notionl = 5",
+            r"conf.toml:2: unknown key 'accounts.binance.main.risk.order_notionl'",
+        ),
+        ('order_notional = "much"', r"conf.toml:1: accounts.binance.main.risk: Invalid decimal"),
+    ],
+)
+def test_limit_of_an_account_is_refused_when_it_is_none(
+    tmp_path: Path, line: str, said: str
+) -> None:
+    """Whoever wrote it counts on it: nothing starts before it is mended."""
+    file = tmp_path / "conf.toml"
+    file.write_text(f"[accounts.binance.main.risk]\n{line}\n")
+    with pytest.raises(ConfigError, match=said):
+        config.load_conf(file)
+    file.write_text("[accounts.binance.main.risk]\norder_notional = 5\n")
+    assert config.load_conf(file).accounts["binance"]["main"].risk == {"order_notional": 5}
