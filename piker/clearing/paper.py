@@ -191,6 +191,8 @@ class PaperBroker:
     def _amend(self, order: BrokerdOrder, book: PaperMarket, now_ns: int) -> list[BrokerdEvent]:
         held = self._held[order.oid]
         why = self._lacks(order, order.size - held.filled, book)
+        if order.size < held.filled:  # its client had not heard of the last fills yet
+            why = f"{held.filled} of it were filled"
         if why:
             return [self._error(order, why, now_ns, request="edit")]
         outcome = book.amend(order, held.filled)

@@ -119,6 +119,18 @@ def test_order_that_would_overdraw_is_rejected_and_leaves_nothing_behind() -> No
     assert not _refusal(one.request(order("d", "1"), 1))
 
 
+def test_edit_is_refused_when_more_was_filled_than_it_asks_for() -> None:
+    """Its client had not heard of the fills; the order stands with the terms that it had."""
+    one = broker({"usdt": D(1000)})
+    one.quote(BTC.mktid, (D(99), D(10)), (D(101), D(2)), 1)
+    fills = [event for event in one.request(order("a", "5", "101"), 1)
+             if isinstance(event, BrokerdFill)]  # fmt: skip
+    assert total(fill.size for fill in fills) == 2
+    assert _refusal(one.request(order("a", "1", "101"), 1)) == "2 of it were filled"
+    one.quote(BTC.mktid, (D(99), D(10)), (D(101), D(2)), 1)
+    assert not _refusal(one.request(order("a", "3", "101"), 1))
+
+
 def _refusal(events: Sequence[BrokerdEvent]) -> str:
     return next((one.reason for one in events if isinstance(one, BrokerdError)), "")
 
