@@ -373,7 +373,7 @@ def _change(position: Position, size: Decimal, price: Decimal) -> Decimal:
         position.entry = (total / abs(position.amount)).quantize(UNIT)
         return ZERO
     closed = min(abs(size), abs(before))
-    gain = (price - position.entry) * closed * (1 if before > 0 else -1)
+    gain = ((price - position.entry) * closed * (1 if before > 0 else -1)).quantize(UNIT)
     position.realised += gain
     if before * position.amount < 0:
         position.entry = price

@@ -273,7 +273,8 @@ class Soak:
             assert told.filled <= self.asked[told.oid], "more was traded than was asked for"
             assert told.status in ENDS
             assert not any(one.is_open for one in found)
-            last = {"FILLED": "closed", "CANCELED": "canceled", "EXPIRED": "expired"}
+            last = {"FILLED": "closed", "CANCELED": "canceled", "EXPIRED": "expired",
+                    "EXPIRED_IN_MATCH": "expired"}  # fmt: skip
             assert told.status in (last[found[-1].status], "closed")
             refused = [e for e in view.errors.get(told.oid, ()) if e.request == "order"]
             assert not refused, "an order that stands was called rejected"
