@@ -380,6 +380,8 @@ class Router:
                 self._soon(one)
 
     async def _edit(self, state: OrderState, order: Order, actor: str) -> None:
+        if state.order.parent and state.order.reduce_only:  # an exit stays one: see _as_exit
+            order = msgspec.structs.replace(order, reduce_only=True)
         if order == (state.editing or state.order):  # a client that was cut off asks again
             self.news.tell(self.register.status(state))
             return

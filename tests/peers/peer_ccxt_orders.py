@@ -23,6 +23,7 @@ async def main(http, ws):
             await refuse(exchange)
             await stream(exchange)
             await futures(exchange)
+            await hedge(exchange)
     finally:
         await exchange.close()
 
@@ -117,6 +118,26 @@ async def futures(exchange):
     assert {fill["side"] for fill in fills} == {"buy", "sell"}
     assert (await exchange.fetch_balance({"type": "future"}))["USDT"]["total"] > 0
     print("ccxt USD-M: placed, heard of, cancelled; a position opened and closed")
+
+
+async def hedge(exchange):
+    """USD-M in hedge mode: a pair is locked, and each side closed; back to one-way mode."""
+    await exchange.set_position_mode(True, LINEAR)
+    assert (await exchange.fetch_position_mode(LINEAR))["hedged"] is True
+    for side, held in (("buy", "LONG"), ("sell", "SHORT")):
+        await exchange.create_order(LINEAR, "market", side, 0.01, None, {"positionSide": held})
+    pair = {one["side"]: one["contracts"] for one in await exchange.fetch_positions([LINEAR])}
+    assert pair == {"long": 0.01, "short": 0.01}
+    try:
+        await exchange.set_position_mode(False, LINEAR)
+        raise AssertionError("the mode was changed while a pair was held")
+    except ccxt.pro.ExchangeError as error:
+        assert "-4068" in str(error)
+    for side, held in (("sell", "LONG"), ("buy", "SHORT")):
+        await exchange.create_order(LINEAR, "market", side, 0.01, None, {"positionSide": held})
+    assert await exchange.fetch_positions([LINEAR]) == []
+    await exchange.set_position_mode(False, LINEAR)
+    print("ccxt USD-M: a pair locked in hedge mode, and closed")
 
 
 asyncio.run(main(*sys.argv[1:3]))

@@ -379,6 +379,10 @@ async def test_what_is_not_told_is_flat_when_all_was_told(tmp_path: Path) -> Non
         await until(lambda: "the venue has 0, we have -1" in router.accounts[MAIN].why)
 
 
+def _has_id(router: Router, oid: str) -> bool:
+    return bool(router.orders[oid].reqid)
+
+
 def _has_sent(line: Line, count: int) -> bool:
     return len(line.sent) == count
 
@@ -398,3 +402,11 @@ async def test_a_brackets_exit_closes_when_both_sides_are_held_apart(tmp_path: P
             assert (sent["exit"].reduce_only, sent["more"].reduce_only) == (hedges, False)
             assert router.orders["exit"].order.reduce_only is hedges
             assert client_id_of("exit") == sent["exit"].client_id
+            line.tell(BrokerdOrderAck(oid="exit", reqid="r-exit", account=MAIN))
+            await until(partial(_has_id, router, "exit"))
+            await router.order(order("exit", "sell", 2, parent="in", price=D(104)))  # asked again
+            assert len(line.sent) == 3
+            await router.order(order("exit", "sell", 2, parent="in", price=D(103)))
+            edited = line.sent[3]
+            assert isinstance(edited, BrokerdOrder)
+            assert (edited.reduce_only, edited.price) == (hedges, D(103))
