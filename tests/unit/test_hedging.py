@@ -349,6 +349,7 @@ async def test_positions_compare_by_their_sum_when_the_mode_was_changed(tmp_path
     whole = msgspec.structs.replace(MAIN_SYNC, hedges=())
     async with emsd(tmp_path, held(0, 0)) as (router, line):
         line.tell(whole)
+        await reconciled(router)
         await router.order(order("a", "buy", 2))
         await line.fill("a", "1", 2)
         await router.order(order("b", "sell", 2))

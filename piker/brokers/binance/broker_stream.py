@@ -177,13 +177,19 @@ async def _measure(signed: Signed) -> None:
         log.info("binance.no_time", why=error)
 
 
-async def _hear(ws: Ws, hears: Hearer, take: Callable[[Ws, bytes], Awaitable[None]]) -> None:
-    """Hand on what a connection brings."""
+async def _hear(
+    ws: Ws,
+    hears: Hearer,
+    take: Callable[[Ws, bytes], Awaitable[None]],
+    *,
+    again: Callable[[], None] = lambda: None,
+) -> None:
+    """Hand on what a connection brings; call ``again`` at another one, after the loss was told."""
     async for item in ws:
         if isinstance(item, Outage):
             hears.lost(item.reason)
         elif isinstance(item, Resync):
-            continue  # the subscription that follows says it
+            again()
         else:
             for frame in item.frames:
                 try:
@@ -208,13 +214,14 @@ async def listen_usdm(signed: Signed, hears: Hearer) -> None:
         ) as ws,
     ):  # fmt: skip
         nursery.start_soon(stream.keep, ws)
-        await _hear(ws, hears, stream.frame)
+        await _hear(ws, hears, stream.frame, again=hears.subscribed)
 
 
 class _UsdmStream:
     def __init__(self, signed: Signed, hears: Hearer) -> None:
         self._signed = signed
         self._hears = hears
+        self._begun = False
 
     async def _manage(self, method: str, kind: type[Any]) -> Any:  # Any: of that type
         return await self._signed.ask(
@@ -232,8 +239,14 @@ class _UsdmStream:
         return f"{url(KINDS['usdtm'], 'ws')}/private/ws?listenKey={quote(made.listen_key)}"
 
     async def connected(self, link: Link) -> None:
-        """Know that events come: the address alone subscribes."""
-        self._hears.subscribed()
+        """Know of the first connection that events come: the address alone subscribes.
+
+        Of a later one that is told in its turn (``again``): it may be there before whoever hears
+        has come as far as the loss of the one before, and would take that for its own.
+        """
+        if not self._begun:
+            self._begun = True
+            self._hears.subscribed()
 
     async def keep(self, ws: Ws) -> None:
         """Keep the listen key alive; connect anew where it is gone."""
