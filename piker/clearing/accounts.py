@@ -163,16 +163,17 @@ class Account:
             what = f"{self.name} trades real money and is not armed."
             return Denial(DenialCode.NOT_ARMED, f"{what} Run: piker arm {self.name}")
         becomes = OrderKind.MARKET if order.price is None else OrderKind.LIMIT
-        is_theirs = self.offers(_venue(mkt), order.kind) or self.offers(_venue(mkt), becomes)
+        venue = _venue(mkt)
+        is_theirs = self.offers(venue, order.kind) or self.offers(venue, becomes)
         for wanted, needed in (
             (not is_theirs, becomes),
             (order.post_only, "post_only"),
             (order.tif in _AT_ONCE, order.tif),
         ):
-            if wanted and not self.offers(_venue(mkt), needed):
+            if wanted and not self.offers(venue, needed):
                 what = f"{self.link.name} does no {needed} orders in {mkt.fqme}."
                 return Denial(DenialCode.NOT_OFFERED, what)
-        if order.reduce_only and not self.offers(_venue(mkt), "reduce_only"):
+        if order.reduce_only and not self.offers(venue, "reduce_only"):
             held = self.desk.held(order.symbol)
             if held * order.side >= 0 or order.size > abs(held):
                 more = f"{plain(order.size)} is more than there is to reduce"

@@ -169,11 +169,11 @@ def prepare(record: Record) -> Prepared:
     """Return a record ready to be written; raise ``RangeError`` for what no row can hold."""
     try:
         entry = record.entry
-        return make_ready(
-            (record.time_ns, KINDS[type(entry)], record.account, record.oid, _encode(entry),
-             record.actor),
-            once_key(record),
+        columns = (
+            record.time_ns, KINDS[type(entry)], record.account, record.oid, _encode(entry),
+            record.actor,
         )  # fmt: skip
+        return make_ready(columns, once_key(record))
     except UnicodeEncodeError as err:
         raise RangeError(f"a record of {record.oid!r} has text that is no Unicode: {err}.") from err
 
@@ -195,7 +195,7 @@ def make_ready(columns: tuple[int, str, str, str, bytes, str], key: bytes | None
 def link(tail: bytes, seq: int, before: bytes) -> bytes:
     """Return the chain of the row at ``seq`` with that ``tail``, after one of chain ``before``."""
     digest = _HASH.copy()  # half of what making one costs
-    digest.update(before + _SEVEN + _encode(seq) + tail)
+    digest.update(b"".join((before, _SEVEN, _encode(seq), tail)))
     return digest.digest()
 
 

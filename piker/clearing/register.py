@@ -233,8 +233,9 @@ class Register:
         self, oid: str, kind: EventKind, *, actor: str = "", reason: str = "", **fields: Any
     ) -> None:
         """Let something happen to an order that emsd itself decides; ``fields`` are its event's."""
-        event = Event(kind=kind, time_ns=clock.wall_ns(), reason=reason, **fields)
-        await self._fold(oid, [(event, None)], actor)
+        now = clock.wall_ns()
+        event = Event(kind=kind, time_ns=now, reason=reason, **fields)
+        await self._fold(oid, [(event, None)], actor, now)
 
     async def hear(self, oid: str, told: Sequence[OfOrder]) -> None:
         """Let what a backend tells of an order happen to it: all of it in one commit."""
@@ -244,12 +245,14 @@ class Register:
             event = event_of(one, now)
             if event is not None:
                 events.append((_with_terms(event, one, state), one))
-        await self._fold(oid, events, "")
+        await self._fold(oid, events, "", now)
 
-    async def _fold(self, oid: str, events: list[tuple[Event, OfOrder | None]], actor: str) -> None:
+    async def _fold(
+        self, oid: str, events: list[tuple[Event, OfOrder | None]], actor: str, now: int
+    ) -> None:
         """Journal events of an order, fold those that were new, and tell what they changed."""
         before = state = self.orders[oid]
-        now, symbol = clock.wall_ns(), state.order.symbol
+        symbol = state.order.symbol
         records: list[Record] = []
         kept: list[tuple[Event, OfOrder | None, OrderState, Step]] = []
         for event, told in events:

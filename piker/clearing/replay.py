@@ -294,17 +294,17 @@ class Replay:
         self._told(line, self.broker.request(request, self._clock.wall_ns()))
 
     # -- the market ----------------------------------------------------------------------------
-    def _show(self, item: Item) -> None:
+    def _show(self, item: Item, now: int) -> None:
         """Take a moment of the recording."""
         if not isinstance(item, dict):
             if item.symbol in ("", *self._lines):
                 self._dark.missed(item.symbol)
             return
         self._priced_ns = -1
-        if self._clock.wall_ns() >= self._next_day_ns:
+        if now >= self._next_day_ns:
             self._next_day_ns = self._midnight()
             self._price()
-            self._conductor.soon(self._router.keeper.open_days, self._clock.wall_ns())
+            self._conductor.soon(self._router.keeper.open_days, now)
         lines, waiting = self._lines, self._dark.markets
         for fqme, quote in item.items():
             line = lines[fqme]

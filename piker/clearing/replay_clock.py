@@ -57,12 +57,13 @@ class ReplayClock(VirtualClock, trio.abc.Clock):
         return REAL_S
 
     # -- moving it -----------------------------------------------------------------------------
-    def to(self, time_ns: int) -> None:
-        """Move on to a time; one that has passed moves nothing, as no clock goes back."""
+    def to(self, time_ns: int) -> int:
+        """Move on to a time, which is returned; one that has passed moves nothing."""
         step = time_ns - self._wall_ns
         if step > 0:
             self._wall_ns = time_ns
             self._monotonic_ns += step
+        return self._wall_ns
 
     def due_ns(self, deadline: float) -> int:
         """Return the first nanosecond at which a deadline of the loop has passed."""

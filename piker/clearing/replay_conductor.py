@@ -36,14 +36,14 @@ MOVED: Any = object()  # something happened that is nothing to read
 
 
 class Conductor:
-    """Moves a replay's time. ``show`` is called with each item before anybody reads it.
+    """Moves a replay's time. ``show`` is called with each item and its time before it is read.
 
     Made in the task that will run the strategy.
     """
 
     def __init__(
         self, clock: ReplayClock, scheduled: Scheduled, moments: Iterator[Moment],
-        show: Callable[[Item], None],
+        show: Callable[[Item, int], None],
     ) -> None:  # fmt: skip
         self.items = 0
         self.resyncs = 0  # given to whoever reads
@@ -203,12 +203,12 @@ class Conductor:
             return None
         if at == FAR:
             return None
-        clock.to(at)
+        now = clock.to(at)
         if not is_due:
             assert moment is not None
             self._next = next(self._moments, None)
             self.items += 1
-            self._show(moment[1])
+            self._show(moment[1], now)
             return moment[1]
         heappop(due)[2]()
         return MOVED

@@ -25,7 +25,6 @@ class MemoryJournal(Journal):
         self._chain = b""
         self._keys: dict[bytes, int] = {}
         self._rows: list[tuple[Prepared, bytes]] = []
-        self._kept: list[Record] = []  # that the standing has not been told
         self._folded = Standing()
 
     @property
@@ -41,13 +40,13 @@ class MemoryJournal(Journal):
     @property
     def standing(self) -> Standing:
         """Return what the rows come to. They are folded when somebody asks."""
-        kept, self._kept = self._kept, []
-        for seq, record in enumerate(kept, start=self.seq - len(kept) + 1):
+        for row in self.rows(self._folded.seq):
+            record = read_row(row)
             if self._folded.lacks(record.oid, record.entry):
-                state = self._folded_of(record.oid, seq)
+                state = self._folded_of(record.oid, row.seq)
                 if state is not None:
                     self._folded.recall(state)
-            self._folded.apply(seq, record.account, record.oid, record.entry, record.time_ns)
+            self._folded.apply(row.seq, record.account, record.oid, record.entry, record.time_ns)
         self._folded.chain = self._chain
         return self._folded
 
@@ -64,7 +63,6 @@ class MemoryJournal(Journal):
                 return Duplicate(known)
         self._chain = link(ready.tail, seq, self._chain)
         self._rows.append((ready, self._chain))
-        self._kept.append(record)
         return seq
 
     def rows(self, since: int = 0) -> list[Row]:

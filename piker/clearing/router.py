@@ -280,7 +280,7 @@ class Router:
             await self._claim(oid.removeprefix(UNCLAIMED), told)
             return
         with await self._turns.of(oid):
-            if await self.register.recall(oid) is None:
+            if oid not in self.orders and await self.register.recall(oid) is None:
                 await self._strangers(told)
                 return
             await self.register.hear(oid, told)

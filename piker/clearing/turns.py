@@ -5,20 +5,18 @@ from __future__ import annotations
 from collections import deque
 from types import TracebackType
 
+import msgspec
 import trio
 
 __all__ = ["Turn", "Turns"]
 
 
-class Turn:
+class Turn(msgspec.Struct):
     """An order that is held. Leave its block to let the next one have it."""
 
-    __slots__ = ("_held", "_oid", "waiting")
-
-    def __init__(self, held: dict[str, Turn], oid: str) -> None:
-        self._held = held
-        self._oid = oid
-        self.waiting: deque[trio.lowlevel.Task] | None = None
+    held: dict[str, Turn]
+    oid: str
+    waiting: deque[trio.lowlevel.Task] | None = None
 
     def __enter__(self) -> None:
         """Have it."""
@@ -30,7 +28,7 @@ class Turn:
         if self.waiting:
             trio.lowlevel.reschedule(self.waiting.popleft())
         else:
-            del self._held[self._oid]
+            del self.held[self.oid]
 
 
 class Turns:
