@@ -15,7 +15,7 @@ from __future__ import annotations
 import random
 import secrets
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from decimal import Decimal, InvalidOperation
 from typing import Any
@@ -33,7 +33,7 @@ from piker.clearing._ems import (
     set_account_state,
 )
 from piker.clearing.lifecycle import TERMINAL
-from piker.errors import PeerLost, PikerError, RangeError
+from piker.errors import Bug, PeerLost, PikerError, RangeError
 from piker.log import get_logger
 from piker.orders import (
     AccountStatus,
@@ -103,6 +103,9 @@ class OrderClient:
         self.positions: dict[tuple[str, str], BrokerdPosition] = {}
         self.balances: dict[tuple[str, str], BrokerdBalance] = {}
         self.unheard = 0  # events that went by because nobody iterated
+        self.nursery: trio.Nursery | None = (
+            None  # the transport's to set: of what is not waited for
+        )
         self._send = send
         self._session = session
         self._made = 0
@@ -156,11 +159,32 @@ class OrderClient:
 
     async def edit(self, oid: str, **changes: Amount) -> Status:
         """Give an order other terms: ``size``, ``price``, ``trigger``, ``trail``."""
+        return await self.submit(self._edited(oid, changes))
+
+    def _edited(self, oid: str, changes: Mapping[str, Amount]) -> Order:
         known = self.dialogs.get(oid)
         if known is None or known.req is None:
             raise RangeError(f"no order {oid!r} is known here.")
         exact = {name: _exact(value, name) for name, value in changes.items()}
-        return await self.submit(msgspec.structs.replace(known.req, **exact))
+        return msgspec.structs.replace(known.req, **exact)
+
+    def submit_nowait(self, order: Order) -> str:
+        """Do as :meth:`submit` from a callback, which can not wait; return the oid at once.
+
+        Nothing has been sent then: what becomes of it is told as a status. Only within the block
+        of the client, and in trio's thread. What was not acknowledged when the block is left may
+        have been sent.
+        """
+        self._soon(self.submit, order)
+        return order.oid
+
+    def cancel_nowait(self, oid: str) -> None:
+        """Do as :meth:`cancel` from a callback."""
+        self._soon(self.cancel, oid)
+
+    def edit_nowait(self, oid: str, **changes: Amount) -> None:
+        """Do as :meth:`edit` from a callback. Raises ``RangeError`` at once, as it does."""
+        self._soon(self.submit, self._edited(oid, changes))
 
     async def ended(self, oid: str) -> Status:
         """Wait until an order has ended; return its last status."""
@@ -247,6 +271,18 @@ class OrderClient:
             self._asked[message.oid].remove(asked)
             if not self._asked[message.oid]:
                 del self._asked[message.oid]
+
+    def _soon(self, do: Callable[..., Awaitable[Status]], *args: object) -> None:
+        if self.nursery is None:
+            raise Bug("an order was given to a client whose block was left.")
+        self.nursery.start_soon(self._unheard, do, *args)
+
+    @staticmethod
+    async def _unheard(do: Callable[..., Awaitable[Status]], *args: object) -> None:
+        try:
+            await do(*args)
+        except PikerError as err:  # there is nobody to raise it to
+            log.error("orders.nowait", why=str(err))
 
     def _news_of(self, oid: str) -> trio.Event:
         """Return what the next status of an order sets: a thousand may be waited for at once."""
@@ -390,9 +426,11 @@ async def open_ems(
     line = _Line(account, fqmes, name)
     async with service.open_client_runtime(), trio.open_nursery() as nursery:
         await nursery.start(line.follow, start_pikerd)
+        line.client.nursery = nursery
         try:
             yield line.client
         finally:
+            line.client.nursery = None
             nursery.cancel_scope.cancel()
 
 

@@ -224,6 +224,7 @@ class Replay:
         feed = ReplayFeed(self._conductor, flumes)
         async with trio.open_nursery() as nursery:
             await self._open(nursery)
+            self.client.nursery = nursery
             nursery.start_soon(self._conductor.run)
             with self._conductor.strategy:
                 await strategy(feed, self.client)

@@ -8,7 +8,7 @@ from decimal import Decimal, InvalidOperation
 from piker.clearing.denials import Denial, DenialCode
 from piker.market import MktPair
 from piker.money import is_sane, plain
-from piker.orders import Action, ExecMode, Order, OrderKind, TimeInForce
+from piker.orders import Action, ExecMode, Order, OrderKind, TimeInForce, TriggerBy
 
 __all__ = ["MAX_VALUE", "TRIGGERED", "senseless", "too_little"]
 
@@ -39,6 +39,8 @@ def _rules(order: Order, mkt: MktPair, now_ns: int) -> Iterator[Denial]:
     trades = order.action is not _ALERT
     if trades:
         yield from _size(order, mkt)
+    if order.trigger_by is TriggerBy.MARK and mkt.address.venue == "spot":
+        yield Denial(DenialCode.SENSELESS, f"{mkt.fqme} has no mark price to wait for.")
     yield from _prices(order, mkt)
     yield from _fields(order, now_ns)
     if trades:

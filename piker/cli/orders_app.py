@@ -36,6 +36,9 @@ Trigger = Annotated[
 Trail = Annotated[
     str | None, typer.Option(metavar="D", help="A trailing stop, this far behind the price.")
 ]
+TriggerBy = Annotated[
+    str, typer.Option("--by", metavar="WHAT", help="What wakes it: last (trades), side, or mark.")
+]
 Kind = Annotated[
     str | None,
     typer.Option(metavar="KIND", help="take_profit or take_profit_limit: T in its favour."),
@@ -66,9 +69,10 @@ Yes = Annotated[bool, typer.Option("--yes", help="Ask nothing: for scripts.")]
 
 def buy(
     fqme: Fqme, size: Size, price: Price = None, trigger: Trigger = None, trail: Trail = None,
-    kind: Kind = None, tif: Tif = "gtc", until: Until = None, post_only: PostOnly = False,
-    reduce_only: ReduceOnly = False, take_profit: TakeProfit = None, stop_loss: StopLoss = None,
-    account: Account = None, wait: Wait = False, json: Json = False,
+    by: TriggerBy = "last", kind: Kind = None, tif: Tif = "gtc", until: Until = None,
+    post_only: PostOnly = False, reduce_only: ReduceOnly = False,
+    take_profit: TakeProfit = None, stop_loss: StopLoss = None, account: Account = None,
+    wait: Wait = False, json: Json = False,
 ) -> int:  # fmt: skip
     """Buy, on paper unless a live account is named.
 
@@ -83,8 +87,8 @@ def buy(
     from piker.cli import orders_place as command
 
     typed = command.Ticket(
-        action="buy", fqme=fqme, size=size, price=price, trigger=trigger, trail=trail, kind=kind,
-        tif=tif, until=until, post_only=post_only, reduce_only=reduce_only,
+        action="buy", fqme=fqme, size=size, price=price, trigger=trigger, trail=trail, by=by,
+        kind=kind, tif=tif, until=until, post_only=post_only, reduce_only=reduce_only,
         take_profit=take_profit, stop_loss=stop_loss, account=account,
     )  # fmt: skip
     return command.run(typed, wait=wait, as_json=json)
@@ -92,9 +96,10 @@ def buy(
 
 def sell(
     fqme: Fqme, size: Size, price: Price = None, trigger: Trigger = None, trail: Trail = None,
-    kind: Kind = None, tif: Tif = "gtc", until: Until = None, post_only: PostOnly = False,
-    reduce_only: ReduceOnly = False, take_profit: TakeProfit = None, stop_loss: StopLoss = None,
-    account: Account = None, wait: Wait = False, json: Json = False,
+    by: TriggerBy = "last", kind: Kind = None, tif: Tif = "gtc", until: Until = None,
+    post_only: PostOnly = False, reduce_only: ReduceOnly = False,
+    take_profit: TakeProfit = None, stop_loss: StopLoss = None, account: Account = None,
+    wait: Wait = False, json: Json = False,
 ) -> int:  # fmt: skip
     """Sell, on paper unless a live account is named.
 
@@ -105,8 +110,8 @@ def sell(
     from piker.cli import orders_place as command
 
     typed = command.Ticket(
-        action="sell", fqme=fqme, size=size, price=price, trigger=trigger, trail=trail, kind=kind,
-        tif=tif, until=until, post_only=post_only, reduce_only=reduce_only,
+        action="sell", fqme=fqme, size=size, price=price, trigger=trigger, trail=trail, by=by,
+        kind=kind, tif=tif, until=until, post_only=post_only, reduce_only=reduce_only,
         take_profit=take_profit, stop_loss=stop_loss, account=account,
     )  # fmt: skip
     return command.run(typed, wait=wait, as_json=json)

@@ -21,7 +21,7 @@ from piker.cli.orders import check_account
 from piker.config import nearest
 from piker.errors import ConfigError, RangeError
 from piker.market import parse_fqme
-from piker.orders import Action, Order, OrderKind, TimeInForce
+from piker.orders import Action, Order, OrderKind, TimeInForce, TriggerBy
 
 __all__ = ["Ticket", "build", "checked"]
 
@@ -40,6 +40,7 @@ class Ticket(msgspec.Struct, frozen=True, kw_only=True):
     price: str | None = None
     trigger: str | None = None
     trail: str | None = None
+    by: str = "last"
     kind: str | None = None
     tif: str = "gtc"
     until: str | None = None
@@ -93,6 +94,11 @@ def _check_words(typed: Ticket) -> None:
         raise ConfigError(
             f"there is no time in force {typed.tif!r}.", remedy=nearest(typed.tif, tifs)
         )
+    rules = [str(one) for one in TriggerBy]
+    if typed.by.lower() not in rules:
+        raise ConfigError(f"no trigger goes by {typed.by!r}.", remedy=nearest(typed.by, rules))
+    if typed.by.lower() != TriggerBy.LAST and not (typed.trigger or typed.trail):
+        raise ConfigError("--by is for what waits for a price.", remedy="Leave it out.")
     kinds = [str(kind) for kind in OrderKind]
     kind = (typed.kind or "").lower().replace("-", "_")
     if kind and kind not in kinds:
@@ -143,8 +149,8 @@ def build(ems: OrderClient, typed: Ticket, market: Decimal | None) -> list[Order
         more["expire_ns"] = _moment_ns(typed.until)
     parent = ems.order(
         typed.fqme, typed.action, typed.size, price=typed.price, trigger=typed.trigger,
-        trail=typed.trail, kind=kind, post_only=typed.post_only, reduce_only=typed.reduce_only,
-        **more,
+        trail=typed.trail, trigger_by=typed.by.lower(), kind=kind, post_only=typed.post_only,
+        reduce_only=typed.reduce_only, **more,
     )  # fmt: skip
     _check_trigger(parent, market)
     if not typed.is_bracket:

@@ -99,6 +99,18 @@ def test_kind_follows_from_what_is_given(given_: dict[str, str], kind: str) -> N
     assert order.kind == kind
 
 
+def test_what_wakes_it_is_told_and_known(piker_dirs: Path) -> None:
+    """Trades unless it is said; another word, or one without a trigger, is refused."""
+    for by, meant in (("last", "last"), ("SIDE", "side"), ("mark", "mark")):
+        ticket = checked(typed(trigger="11", by=by))
+        (order,) = build(client(), ticket, D(10))
+        assert order.trigger_by == meant
+    with pytest.raises(ConfigError, match="Did you mean 'mark'"):
+        checked(typed(trigger="11", by="marc"))
+    with pytest.raises(ConfigError, match="--by is for what waits"):
+        checked(typed(by="side"))
+
+
 @pytest.mark.parametrize("text", ["0", "-1", "nan", "inf", "1e-30"])
 def test_what_is_a_number_but_no_size_is_left_to_be_denied(piker_dirs: Path, text: str) -> None:
     """With a code, by who denies everything else."""

@@ -23,7 +23,7 @@ from piker.clearing.replay_feed import UNREAD_TICKS, Moment
 from piker.clearing.replay_journal import MemoryJournal
 from piker.clearing.risk import Limits
 from piker.data.feed import Feed
-from piker.errors import DataUnavailable, PikerError
+from piker.errors import DataUnavailable, PikerError, RangeError
 from piker.market import Asset, AssetType, MktPair
 from piker.orders import Order, TimeInForce
 from piker.ticks import Outage, Quote, Resync, Side, Tick, TickType
@@ -228,6 +228,24 @@ def test_order_takes_its_latency_when_it_is_sent() -> None:
 
     replay(one, latency_ms=20.0)
     assert times == {"pending": BEGAN_NS, "open": BEGAN_NS + 20_000_000}
+
+
+def test_order_is_told_of_when_a_callback_gives_it_without_waiting() -> None:
+    """Sent, edited and taken back; an edit of what is not known is refused at once."""
+
+    async def run(_: Feed, ems: OrderClient) -> None:
+        with pytest.raises(RangeError, match="no order 'nobody' is known"):
+            ems.edit_nowait("nobody", price="1")
+        oid = ems.submit_nowait(ems.order(BTC.fqme, "buy", "0.1", price="98"))
+        assert oid not in ems.dialogs
+        await ems.until(oid, ["open"])
+        ems.edit_nowait(oid, price="97")
+        while (req := ems.dialogs[oid].req) is not None and req.price != 97:
+            await ems.changed()
+        ems.cancel_nowait(oid)
+        assert (await ems.ended(oid)).resp == "canceled"
+
+    assert phases(replay(run)) == ["canceled"]
 
 
 def test_deadline_of_a_strategy_passes_when_nothing_is_shown() -> None:

@@ -40,6 +40,7 @@ from piker.orders import (
     Status,
     SyncState,
     TimeInForce,
+    TriggerBy,
 )
 from piker.ticks import TickType
 
@@ -490,6 +491,14 @@ async def test_market_that_the_backend_does_not_trade_is_denied_before_anything_
             "a": "not-offered", "b": "not-offered", "c": "",
         }  # fmt: skip
         assert link.sent == []
+
+
+async def test_trigger_by_the_mark_is_denied_where_there_is_none(tmp_path: Path) -> None:
+    """It would wait for ever."""
+    stop = {"kind": OrderKind.STOP, "trigger": D(101), "price": None, "exec_mode": ExecMode.DARK}
+    async with routing(tmp_path) as (router, _):
+        await router.order(order(trigger_by=TriggerBy.MARK, **stop))
+        assert router.orders["a"].code == "senseless"
 
 
 async def test_reduce_only_is_held_to_when_the_venue_does_not_do_it(tmp_path: Path) -> None:
