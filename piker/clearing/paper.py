@@ -33,6 +33,7 @@ from piker.orders import (
 
 __all__ = ["KINDS", "OFFERED", "Fees", "PaperBroker"]
 
+SEEN_KEPT = 10_000  # ended orders that are known when they come again: as many as emsd has at hand
 COIN = Decimal("1e-12")  # to which a division is rounded: a coin's smallest unit is larger
 #: What the model does itself; emsd's dark book does the rest.
 KINDS = frozenset({OrderKind.MARKET, OrderKind.LIMIT})
@@ -73,7 +74,7 @@ class PaperBroker:
         self._mkts: dict[str, MktPair] = {}
         self._books: dict[str, PaperMarket] = {}
         self._held: dict[str, _Held] = {}  # by oid, while it stands
-        self._seen: dict[str, str] = {}  # client id -> reqid: the same order twice is one
+        self._seen: dict[str, str] = {}  # of ended ones, client id -> reqid: none is done twice
 
     def know(self, mkt: MktPair, fees: Fees | None = None) -> None:
         """Take a market in, with what its venue asks."""
@@ -105,7 +106,6 @@ class PaperBroker:
             return [self._of_belief(belief, "absent", now_ns)]
         if book is None or not book.is_known:
             return [self._of_belief(belief, "unknown", now_ns, f"{order.symbol} is not open")]
-        self._seen[order.client_id] = reqid
         self._held[order.oid] = _Held(order, reqid, belief.filled)
         left = msgspec.structs.replace(order, size=order.size - belief.filled, post_only=False)
         self._set_aside(order.oid)
@@ -172,7 +172,6 @@ class PaperBroker:
             return [self._error(order, why, now_ns)]
         reqid = f"p{self.next_id}"
         self.next_id += 1
-        self._seen[order.client_id] = reqid
         self._held[order.oid] = _Held(order, reqid, Decimal(0))
         self._set_aside(order.oid)
         fills, end = book.submit(order)
@@ -247,8 +246,11 @@ class PaperBroker:
         return events
 
     def _drop(self, oid: str) -> None:
-        """Forget an order that has ended."""
-        del self._held[oid]
+        """Forget an order that has ended, but that it was here."""
+        held = self._held.pop(oid)
+        self._seen[held.order.client_id] = held.reqid
+        if len(self._seen) > SEEN_KEPT:
+            del self._seen[next(iter(self._seen))]
         if self.money is not None:
             self.money.release(oid)
 

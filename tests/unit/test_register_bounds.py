@@ -12,18 +12,19 @@ import trio.testing
 from test_router import BTC, OFFERED, PAPER, order, routing
 from trio_typing import TaskStatus
 
-from piker.clearing import register, standing
+from piker.clearing import paper, register, standing
 from piker.clearing.accounts import Account
 from piker.clearing.lifecycle import Phase
 from piker.clearing.records import Note
 from piker.clearing.replay_journal import MemoryJournal
-from piker.clearing.requests import client_id_of
+from piker.clearing.requests import client_id_of, request_of
 from piker.clearing.risk import Limits, RiskDesk
 from piker.clearing.router import Router
 from piker.clearing.turns import Turns
 from piker.clock import wall_ns
 from piker.orders import (
     Action,
+    BrokerdCancel,
     BrokerdFill,
     BrokerdOrder,
     BrokerdOrderAck,
@@ -222,3 +223,27 @@ async def _begun(
     with trio.CancelScope() as scope:
         task_status.started(scope)
         await take(number)
+
+
+def test_paper_venue_does_no_order_twice_and_forgets_the_oldest(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of those that have ended it knows the newest; one that stands is known as long as it does."""
+    monkeypatch.setattr(paper, "SEEN_KEPT", 5)
+    broker = paper.PaperBroker(PAPER)
+    broker.know(BTC)
+    broker.quote(BTC.mktid, (D(99), D(10)), (D(101), D(10)), 1)
+
+    def ask(number: int) -> list[str]:
+        one = request_of(order(f"o{number}"), BTC.mktid, TimeInForce.GTC, "")
+        return [type(event).__name__ for event in broker.request(one, 1)]
+
+    for number in range(20):
+        assert ask(number) == ["BrokerdOrderAck", "BrokerdStatus"]
+        cancel = BrokerdCancel(
+            oid=f"o{number}", client_id="", account=PAPER, symbol=BTC.mktid, time_ns=1
+        )
+        broker.request(cancel, 1)
+        assert ask(number) == ["BrokerdOrderAck"]  # and no more than that
+    assert len(broker._seen) == 5
+    assert not broker.has_orders(BTC.mktid)
