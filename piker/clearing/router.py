@@ -286,6 +286,7 @@ class Router:
             await self.register.hear(oid, told)
             if oid in self._unsent:
                 await self._send_edit(oid)
+            await self._end_if_halted(oid, told)
 
     async def _claim(self, account: str, told: list[OfOrder]) -> None:
         """Find whose fills they are that come without an oid, long after their orders ended."""
@@ -308,6 +309,19 @@ class Router:
         self._unsent.discard(oid)
         if state is not None and state.editing is not None and state.phase in AT_VENUE:
             await self._send(state, self._request(state.editing, state.reqid))
+
+    def _is_halted(self, name: str) -> bool:
+        account = self.accounts.get(name)
+        return account is not None and account.desk.state is TradingState.HALTED
+
+    async def _end_if_halted(self, oid: str, told: list[OfOrder]) -> None:
+        """Cancel what turns out to stand though all was to end: its cancel came before it."""
+        state = self.orders.get(oid)
+        if state is None or state.cancel_called or state.phase not in (Phase.OPEN, Phase.PARTIAL):
+            return
+        stands = any(isinstance(one, BrokerdStatus) and one.status == "open" for one in told)
+        if stands and self._is_halted(state.order.account):
+            await self._cancel(state, "emsd", "all was to end")
 
     async def _strangers(self, told: list[OfOrder]) -> None:
         """Keep fills of an order that is not ours: somebody else trades on this account."""
@@ -343,6 +357,8 @@ class Router:
                 state = now
                 if state.cancel_called:
                     await self._send(state, self._cancel_request(state))
+                elif self._is_halted(name):
+                    await self._cancel(state, "emsd", "all was to end")
                 elif state.editing is not None and state.reqid:
                     await self._send(state, self._request(state.editing, state.reqid))
         await self.keeper.compare(name)

@@ -26,6 +26,7 @@ from piker.errors import Transient
 from piker.market import Asset, AssetType, MktPair
 from piker.orders import (
     Action,
+    BrokerdCancel,
     BrokerdError,
     BrokerdEvent,
     BrokerdFill,
@@ -267,6 +268,32 @@ async def test_edit_reaches_the_venue_when_it_is_sent(tmp_path: Path) -> None:
                     break
         assert status.code == "price-collar"
         assert router.orders["a"].order.price == 98
+
+
+async def test_order_is_canceled_again_when_it_stands_though_all_is_halted(tmp_path: Path) -> None:
+    """Its cancel was refused: when the account is compared again, another is sent."""
+
+    class Refusing(PaperLink):
+        refuses = True
+
+        async def send(self, request: BrokerdRequest) -> None:
+            """Refuse cancels for a while, as a venue that has no such order yet."""
+            if isinstance(request, BrokerdCancel) and self.refuses:
+                self.tell([BrokerdError(reason="no", oid="a", account=PAPER, request="cancel")])
+            else:
+                await super().send(request)
+
+    link = Refusing()
+    async with routing(tmp_path, link) as (router, _), router.news.listen() as news:
+        await router.order(order())
+        await told(news, upto="open")
+        await router.set_state(PAPER, TradingState.HALTED, "a test")
+        await trio.testing.wait_all_tasks_blocked(0.2)
+        assert (router.orders["a"].phase, router.orders["a"].cancel_called) == (Phase.OPEN, False)
+        link.refuses = False
+        router.hear(PAPER, BrokerdSync(account=PAPER, state=SyncState.SYNCED, time_ns=wall_ns()))
+        await trio.testing.wait_all_tasks_blocked(0.2)
+        assert router.orders["a"].phase is Phase.CANCELED
 
 
 async def test_dark_order_is_sent_once_when_its_price_comes(tmp_path: Path) -> None:
