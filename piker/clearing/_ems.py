@@ -28,6 +28,7 @@ from piker.clearing.paper import OFFERED
 from piker.clearing.prices import Prices
 from piker.clearing.risk import Limits, RiskDesk, TradingState
 from piker.clearing.router import Router
+from piker.clearing.turns import Turns
 from piker.errors import Bug, ConfigError, PikerError, Refused
 from piker.log import get_logger
 from piker.market import parse_fqme
@@ -85,7 +86,7 @@ class Ems:
         self.prices = Prices(self.router, nursery)
         self._conf = conf
         self._nursery = nursery
-        self._opening: dict[str, trio.Lock] = {}
+        self._opening = Turns()
         self._added_ns: dict[str, int] = {}
 
     async def recover(self) -> None:
@@ -116,7 +117,7 @@ class Ems:
 
     async def open_account(self, name: str) -> Account:
         """Return an account, opened if need be; raise what keeps it from being opened."""
-        async with self._opening.setdefault(name, trio.Lock()):
+        with await self._opening.of(name):
             if name not in self.router.accounts:
                 account, link = self._make(name)
                 self._add(account, link)

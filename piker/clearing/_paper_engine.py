@@ -160,8 +160,9 @@ class PaperEngine:
         if opened is None:
             opened = self._markets[symbol] = trio.Event()
             self._nursery.start_soon(self._follow, symbol, opened)
-        with trio.move_on_after(OPEN_S):
-            await opened.wait()
+        if not opened.is_set():
+            with trio.move_on_after(OPEN_S):
+                await opened.wait()
         if not opened.is_set():
             return f"{symbol} gave no quote within {OPEN_S:.0f} s"
         why = self._refused.get(symbol, "")

@@ -41,6 +41,7 @@ SNAPSHOT_ROWS = 50_000  # since the last snapshot: a start folds so many in a th
 CLOSE_ROWS = 1_000  # since the last snapshot from which closing takes one: 50 ms of the next start
 SEARCH_ROWS = 1_000_000  # in which a late fill's order is looked for: 150,000 orders
 FIND_ROWS = 2000  # looked through at a time, in 5 ms
+LINGER_S = 0.002  # what was posted waits so long for a commit that takes it along
 READ_ROWS = 1000  # rows read at a time, between which commits pass
 
 log = get_logger("journal")
@@ -50,13 +51,17 @@ _T = TypeVar("_T")
 class _Waiter:
     """One append: its records, and what became of them."""
 
-    __slots__ = ("answers", "failed", "ready", "records", "task")
+    __slots__ = ("answers", "failed", "posted", "ready", "records", "task", "told")
 
-    def __init__(self, records: list[Record], ready: list[Prepared]) -> None:
+    def __init__(
+        self, records: list[Record], ready: list[Prepared], *, posted: bool = False
+    ) -> None:
         self.records = records
         self.ready = ready
         self.answers: list[int | Duplicate] = []
         self.failed: PikerError | None = None
+        self.posted = posted  # nobody waits for it
+        self.told = False
         self.task: trio.lowlevel.Task | None = None
 
     async def wait(self) -> None:
@@ -70,8 +75,10 @@ class _Waiter:
 
     def tell(self, failed: PikerError | None = None) -> None:
         """Let whoever waits go on; the first telling counts. A third of what an event costs."""
+        if self.told:
+            return
+        self.told, self.failed = True, failed
         if self.task is not None:
-            self.failed = failed
             trio.lowlevel.reschedule(self.task)
             self.task = None
 
@@ -91,6 +98,7 @@ class Journal:
         self._wake = trio.Event()
         self._room = trio.Event()
         self._committing = False
+        self._lingering = False
         self._closing = False
         self._failed: PikerError | None = None
 
@@ -135,16 +143,29 @@ class Journal:
         if not waiter.records:
             await trio.lowlevel.checkpoint()
             return []
-        if not self._committing and not self._waiting:  # no need to go through the writer
-            await self._commit_alone(waiter)
-            return waiter.answers
         self._waiting.append(waiter)
         self._waiting_records += len(waiter.records)
-        self._wake.set()
-        await waiter.wait()
+        if not self._committing:  # to go through the writer would be half of what it costs
+            await self._commit_now()
+        if not waiter.told:
+            await waiter.wait()
         if waiter.failed is not None:
             raise _again(waiter.failed)
         return waiter.answers
+
+    def post(self, records: Sequence[Record]) -> None:
+        """Have records written with the next commit, two milliseconds later at most.
+
+        For what nobody is told to rely on: a crash may take it back. Records keep the order in
+        which they were posted and appended. Raises what :meth:`append` does.
+        """
+        waiter = _Waiter(list(records), [prepare(record) for record in records], posted=True)
+        self._refuse_closed()
+        if waiter.records:
+            self._waiting.append(waiter)
+            self._waiting_records += len(waiter.records)
+            if not self._lingering:
+                self._wake.set()
 
     def _refuse_closed(self) -> None:
         if self._failed is not None:
@@ -217,9 +238,19 @@ class Journal:
                 self._wake = trio.Event()
                 await self._wake.wait()
             elif self._waiting:
-                await self._commit(self._take())
+                if not self._closing and all(waiter.posted for waiter in self._waiting):
+                    await self._linger()
+                if self._waiting and not self._committing:
+                    await self._commit(self._take())
             else:
                 return
+
+    async def _linger(self) -> None:
+        """Wait a little for somebody who commits anyway, and takes along what was posted."""
+        self._wake, self._lingering = trio.Event(), True
+        with trio.move_on_after(LINGER_S):
+            await self._wake.wait()
+        self._lingering = False
 
     async def _keep_up(self, nursery: trio.Nursery) -> None:
         """Do what is due by the length of the log and the number of rows."""
@@ -238,14 +269,12 @@ class Journal:
                 return
             await self._lay()
 
-    async def _commit_alone(self, waiter: _Waiter) -> None:
-        """Commit what came while nothing else did: half of it would be waking the writer."""
+    async def _commit_now(self) -> None:
+        """Commit what waits, for the one who came last; then the writer sees to the rest."""
         with trio.CancelScope(shield=True):
-            await self._commit([waiter])
+            await self._commit(self._take())
         if self._waiting or self._closing or self._failed or self._is_behind:
             self._wake.set()
-        if self._failed is not None and not waiter.answers:
-            raise _again(self._failed)
         await trio.lowlevel.checkpoint_if_cancelled()
 
     @property

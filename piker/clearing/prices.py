@@ -76,7 +76,8 @@ class Prices:
         if line is None:
             line = self._lines[fqme] = _Line()
             self._nursery.start_soon(self._follow, fqme, line)
-        await line.opened.wait()
+        if not line.opened.is_set():
+            await line.opened.wait()
         if line.failed is not None:
             self._lines.pop(fqme, None)
             raise line.failed

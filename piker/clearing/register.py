@@ -1,7 +1,7 @@
 """The register: every order as the journal has it, and what follows when something happens to one.
 
 Whatever happens is journaled, folded and told, in that order; but that a venue has an order, which
-it would say again to whoever asks, is told while it is journaled (docs/adr/0009). Limits and
+it would say again to whoever asks, is told before it is (docs/adr/0009). Limits and
 triggers are told how an order stands now; what that means for others is handed to ``follow``.
 Callers have the order's turn.
 
@@ -267,9 +267,9 @@ class Register:
             kept.append((event, told, state, after))
             state = after.state
         if SAID_AGAIN.issuperset([one[0].kind for one in kept]):
+            self.journal.post(records)
             for event, told, was, after in kept:
                 self._apply(was, after.state, event, told, 0, now)
-            await self.journal.append(records)
             return
         answers = await self.journal.append(records)
         for (event, told, was, after), answer in zip(kept, answers, strict=True):

@@ -54,6 +54,11 @@ class MemoryJournal(Journal):
         """Return each record's seq, as the journal on disk does; at once."""
         return [self._add(record) for record in records]
 
+    def post(self, records: Sequence[Record]) -> None:
+        """Write records, at once as all others."""
+        for record in records:
+            self._add(record)
+
     def _add(self, record: Record) -> int | Duplicate:
         ready = prepare(record)
         seq = len(self._rows) + 1

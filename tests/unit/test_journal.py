@@ -123,6 +123,55 @@ async def test_second_intent_and_second_fill_are_told_when_appended_again(tmp_pa
     assert verify(tmp_path / "journal").rows == 3
 
 
+async def test_what_is_posted_keeps_its_place_and_is_written_when_nobody_waits(
+    tmp_path: Path,
+) -> None:
+    """It goes with the next append, by itself soon after, and with the end of the journal."""
+    async with open_journal(tmp_path / "journal") as journal:
+        await journal.append([intent("a")])
+        journal.post([fill("a", "1")])
+        assert await journal.append([intent("b")]) == [3]
+        journal.post([intent("c")])
+        journal.post([fill("c", "2")])
+        while journal.seq < 5:
+            await trio.sleep(0.001)
+        assert {"a", "b", "c"} <= set(journal.standing.live)
+        journal.post([fill("b", "3")])
+    found = verify(tmp_path / "journal")
+    assert found.rows == 6
+    async with open_journal(tmp_path / "journal") as journal:
+        told = [(record.oid, record.kind) for record in await written(journal)]
+    assert told == [
+        ("a", "intent"), ("a", "event"), ("b", "intent"), ("c", "intent"), ("c", "event"),
+        ("b", "event"),
+    ]  # fmt: skip
+    with pytest.raises(StoreError, match="closed"):
+        journal.post([intent("d")])
+
+
+async def test_posts_and_appends_of_many_keep_their_order(tmp_path: Path) -> None:
+    """Eight clients post and append at once: every row is there, each client's in its order."""
+
+    async def client(name: str) -> None:
+        for number in range(30):
+            await journal.append([intent(f"{name}{number}")])
+            journal.post([fill(f"{name}{number}", f"{name}{number}")])
+            if number % 7 == 0:
+                await trio.sleep(0.004)
+
+    async with open_journal(tmp_path / "journal") as journal:
+        async with trio.open_nursery() as nursery:
+            for name in "abcdefgh":
+                nursery.start_soon(client, name)
+    assert verify(tmp_path / "journal").rows == 480
+    async with open_journal(tmp_path / "journal") as journal:
+        rows = [(record.oid, record.kind) for record in await written(journal)]
+    for name in "abcdefgh":
+        assert [row for row in rows if row[0][0] == name] == [
+            (f"{name}{number}", kind) for number in range(30) for kind in ("intent", "event")
+        ]
+
+
 async def test_verification_says_how_far_it_is_when_asked(
     filled: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
