@@ -168,7 +168,6 @@ async def test_pikerd_ends_in_order_when_signalled(
 async def test_second_pikerd_is_refused_with_a_sentence(pikerd: Pikerd) -> None:
     """One pikerd a runtime directory; the second says where the first is and ends with code 2."""
     await pikerd.ready()
-    second = Pikerd.__new__(Pikerd)
-    second.start()
+    second = Pikerd()
     assert await trio.to_thread.run_sync(second.process.wait) != 0
     await pid_of("sample.a")
