@@ -212,9 +212,14 @@ class PaperEngine:
         self._tell([BrokerdSync(account=self.account, state=state, time_ns=clock.wall_ns())])
 
     def _tell(self, events: Sequence[BrokerdEvent]) -> None:
-        if events:
-            self._told += events
-            self._news.set()
+        self._told += events
+        while self._told:
+            try:
+                self._events.send_nowait(self._told[0])  # what is told at once goes together
+            except trio.WouldBlock:
+                self._news.set()
+                return
+            self._told.popleft()
 
     async def _tell_balances(self) -> None:
         """Tell what orders have set aside, a moment later; what fills moved is told with them."""
@@ -224,12 +229,9 @@ class PaperEngine:
                 self._tell(self.broker.balances(clock.wall_ns()))
 
     async def _relay(self) -> None:
+        """Tell what emsd had no room for, when it has."""
         while True:
             while self._told:
-                event = self._told.popleft()
-                try:
-                    self._events.send_nowait(event)  # with those that follow: they go together
-                except trio.WouldBlock:
-                    await self._events.send(event)
+                await self._events.send(self._told.popleft())
             self._news = trio.Event()
             await self._news.wait()
