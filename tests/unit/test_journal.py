@@ -133,7 +133,7 @@ async def test_what_is_posted_keeps_its_place_and_is_written_when_nobody_waits(
         assert await journal.append([intent("b")]) == [3]
         journal.post([intent("c")])
         journal.post([fill("c", "2")])
-        while journal.seq < 5:
+        while journal.standing.seq < 5:
             await trio.sleep(0.001)
         assert {"a", "b", "c"} <= set(journal.standing.live)
         journal.post([fill("b", "3")])
