@@ -49,9 +49,9 @@ class ServerDialog:
         death cancels the handler. Raises ``Transient`` when the caller never comes for its stream.
         """
         self.started = True
-        expected = Expected(type)
-        await self._ctx.started({"ok": first, "wire": expected.id})
-        wire = await expected.come()
+        with Expected(type) as expected:
+            await self._ctx.started({"ok": first, "wire": expected.id})
+            wire = await expected.come()
         try:
             yield wire
         except BaseException as err:

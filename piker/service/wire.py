@@ -14,6 +14,7 @@ import secrets
 import socket
 import struct
 from collections.abc import Callable
+from types import TracebackType
 from typing import Any, NoReturn, TypeVar
 
 import msgspec
@@ -171,7 +172,7 @@ class Wire:
                 if self._out:
                     await trio.lowlevel.wait_writable(self._fd)
 
-    def _next(self) -> memoryview | bytes | None:
+    def _next(self) -> bytearray | None:
         """Return the next whole frame's body, or None when it has not come yet."""
         have = len(self._in) - self._at
         if have >= _SIZE.size:
@@ -181,35 +182,49 @@ class Wire:
             if have >= _SIZE.size + size:
                 begin = self._at + _SIZE.size
                 self._at = begin + size
-                return bytes(self._in[begin : self._at])
+                return self._in[begin : self._at]
         del self._in[: self._at]
         self._at = 0
         return None
 
 
 class Expected:
-    """A connection that a dialog's caller was told to make: ``id`` is what it comes with."""
+    """A connection that a dialog's caller is told to make: ``id`` is what it comes with.
+
+    It may come while the block is entered, once.
+    """
 
     def __init__(self, type: Any = Any) -> None:
         self.id = secrets.token_bytes(16)
-        self.type = type
+        self._type = type
         self._wire: Wire | None = None
         self._here = trio.Event()
+
+    def __enter__(self) -> Expected:
+        """Expect it."""
         _expected[self.id] = self
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, err: BaseException | None, at: TracebackType | None
+    ) -> None:
+        """Expect it no more; one that came in vain is closed."""
+        _expected.pop(self.id, None)
+        if err is not None and self._wire is not None:
+            self._wire.close()
 
     async def come(self) -> Wire:
         """Wait for it; raise ``Transient`` when nobody comes."""
-        try:
-            with trio.move_on_after(COME_S):
-                await self._here.wait()
-        except BaseException:
-            if self._wire is not None:
-                self._wire.close()
-            raise
-        finally:
-            _expected.pop(self.id, None)
+        with trio.move_on_after(COME_S):
+            await self._here.wait()
         if self._wire is None:
             raise Transient("the caller of a dialog did not connect to it.")
+        return self._wire
+
+    def take(self, stream: trio.SocketStream) -> Wire:
+        """Have it: it is here."""
+        self._wire = Wire(stream, self._type)
+        self._here.set()
         return self._wire
 
 
@@ -222,8 +237,7 @@ async def hand_over(id: bytes, stream: trio.SocketStream) -> None:
     if expected is None:
         log.warning("rpc.refused", reason="a connection for a dialog that there is not")
         return
-    expected._wire = wire = Wire(stream, expected.type)
-    expected._here.set()
+    wire = expected.take(stream)
     try:
         await wire.closed.wait()
     finally:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import struct
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import msgspec
 import pytest
@@ -163,12 +163,12 @@ async def test_bad_bytes_end_the_wire_and_nothing_else(bad: bytes) -> None:
 async def test_a_connection_is_given_to_the_dialog_that_expects_it_once() -> None:
     """The right id is handed over; a wrong one, or the same a second time, is let go."""
     async with open_pair() as (near, far), open_pair() as (_, other):
-        expected = Expected(int)
         async with trio.open_nursery() as nursery:
-            await hand_over(bytes(15) + b"x", other)  # returns at once: nobody expects it
-            nursery.start_soon(hand_over, expected.id, far)
-            wire = await expected.come()
-            await hand_over(expected.id, other)
+            with Expected(int) as expected:
+                await hand_over(bytes(15) + b"x", other)  # returns at once: nobody expects it
+                nursery.start_soon(hand_over, expected.id, far)
+                wire = await expected.come()
+                await hand_over(expected.id, other)
             caller = Wire(near)
             await caller.send(5)
             assert await wire.receive() == 5
@@ -176,10 +176,19 @@ async def test_a_connection_is_given_to_the_dialog_that_expects_it_once() -> Non
             caller.close()
 
 
+async def test_a_connection_that_came_in_vain_is_closed() -> None:
+    """A handler that fails before it has its connection leaves none open."""
+    async with open_pair() as (near, far), trio.open_nursery() as nursery:
+        with suppress(ValueError), Expected() as expected:
+            nursery.start_soon(hand_over, expected.id, far)
+            await trio.testing.wait_all_tasks_blocked()
+            raise ValueError("the handler failed")
+        assert await near.receive_some(1) == b""
+
+
 async def test_a_caller_who_does_not_come_is_not_waited_for(autojump_clock: object) -> None:
     """The handler is told, and its id is worth nothing afterwards."""
-    expected = Expected()
-    with pytest.raises(Transient, match="did not connect"):
+    with pytest.raises(Transient, match="did not connect"), Expected() as expected:
         await expected.come()
     async with open_pair() as (_, far):
         await hand_over(expected.id, far)
