@@ -8,6 +8,8 @@ from pathlib import Path
 
 import msgspec
 import pytest
+import trio
+import trio.testing
 
 from piker.clearing import journal as journal_module
 from piker.clearing import standing
@@ -94,11 +96,16 @@ def test_standing_is_the_whole_fold_when_folded_in_pieces(tmp_path: Path, seed: 
     file.close()
 
 
-async def test_standing_is_the_same_when_opened_again(tmp_path: Path) -> None:
+async def test_standing_is_the_same_when_opened_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As the appends left it: from the snapshot that was made meanwhile, and from the rows."""
     path = tmp_path / "journal"
     async with open_journal(path) as journal:
-        for record in session(random.Random(1), 210):
+        for number, record in enumerate(session(random.Random(1), 210)):
+            if number == 205:  # snapshots are taken when the writer has a turn: now the last one
+                await trio.testing.wait_all_tasks_blocked()
+                monkeypatch.setattr(journal_module, "SNAPSHOT_ROWS", 1000)
             await journal.append([record])
         left = journal.standing
         assert (left.seq, left.chain) == (journal.seq, journal.chain)
