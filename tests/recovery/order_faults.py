@@ -30,7 +30,7 @@ import trio
 sys.path.insert(0, str(Path(__file__).parents[1] / "system"))
 
 from daemons import Pikerd
-from order_truth import Truth, differences, truth_of
+from order_truth import CONF, Truth, differences, truth_of
 
 from piker import clock, config, handover
 from piker.clearing.client import OrderClient, arm, open_ems
@@ -54,20 +54,6 @@ ENDED = frozenset(str(phase) for phase in TERMINAL)
 SETTLED = ENDED | {"open", "partially_filled"}
 NOT_YET = ("not-synced", "no-reference", "wrong-symbol")  # denied, and asked for again
 SECRET = base64.b64encode(b"alice's own key." * 4).decode()  # 64 bytes, as Kraken's are
-CONF = """
-[risk]
-order_notional = 1e9
-price_collar = 0.5
-messages = 1000000
-messages_s = 1
-open_orders = 100000
-gross_exposure = 1e12
-daily_loss = 1e12
-duplicate_s = 0
-[history]
-backfill_1s_days = 0
-backfill_1m_days = 0
-"""
 
 
 class Place(NamedTuple):

@@ -32,7 +32,7 @@ from trio_typing import TaskStatus
 sys.path.insert(0, str(Path(__file__).parents[1] / "system"))
 
 from daemons import Pikerd
-from order_truth import differences, truth_of
+from order_truth import CONF, differences, truth_of
 
 from piker import config, service
 from piker.clearing import journal_seal as seal
@@ -59,22 +59,6 @@ SOON = ("not-synced", "no-reference", "wrong-symbol")  # denials while something
 ENDED = frozenset(str(phase) for phase in TERMINAL)
 #: What never reached the venue is proved so the sooner, the shorter a request is valid.
 BROKERS = "[binance]\noptions = {recv_window_ms = 500}\n"
-CONF = """
-[paper]
-latency_ms = 2
-[risk]
-order_notional = 1e9
-price_collar = 0.5
-messages = 1000000
-messages_s = 1
-open_orders = 100000
-gross_exposure = 1e12
-daily_loss = 1e12
-duplicate_s = 0
-[history]
-backfill_1s_days = 0
-backfill_1m_days = 0
-"""
 
 
 class Session:
@@ -339,7 +323,7 @@ async def main(kills: int, seed: int, torn: float, folder: Path, *, live: bool) 
         (folder / name).mkdir(mode=0o700, parents=True, exist_ok=True)
         os.environ[variable] = str(folder / name)
     os.environ["PIKER_LOG"] = "CRITICAL"
-    (folder / "config" / "conf.toml").write_text(CONF)
+    (folder / "config" / "conf.toml").write_text(CONF + "[paper]\nlatency_ms = 2\n")
     session, began = Session("binance.main" if live else "binance.paper", seed), trio.current_time()
     counts: dict[str, Any] = {"seed": seed, "account": session.account}
     assert OWNER.secret is not None

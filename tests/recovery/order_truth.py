@@ -14,11 +14,26 @@ from piker.brokers.kraken.broker_ids import client_id_of as client_id_of_kraken
 from piker.clearing.lifecycle import OrderState, Phase
 from piker.clearing.requests import client_id_of
 
-__all__ = ["Truth", "differences", "truth_of"]
+__all__ = ["CONF", "Truth", "differences", "truth_of"]
 
 ZERO = Decimal(0)
 STANDS = frozenset({Phase.OPEN, Phase.PARTIAL})
 SHOWN = 10  # of each kind of difference
+#: conf.toml of the soaks: no limit is in the way, no history is filled.
+CONF = """
+[risk]
+order_notional = 1e9
+price_collar = 0.5
+messages = 1000000
+messages_s = 1
+open_orders = 100000
+gross_exposure = 1e12
+daily_loss = 1e12
+duplicate_s = 0
+[history]
+backfill_1s_days = 0
+backfill_1m_days = 0
+"""
 
 
 class _Leg(msgspec.Struct, frozen=True):
