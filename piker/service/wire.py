@@ -2,9 +2,9 @@
 
 tractor's runtime carries requests, and begins, cancels and ends dialogs. What a dialog says goes by
 a connection of its own to the same port, proved like any other (:mod:`piker.service.auth`) and
-announced by the id that the dialog's first answer gave: an order's way through three processes
-costs a fifth of what it costs by the runtime (docs/adr/0009). A frame is its size, four bytes in
-little endian, and that many of msgpack.
+announced by the id that the dialog's first answer gave: an order is acknowledged in two thirds of
+the time that it takes by the runtime (docs/adr/0009). A frame is its size, four bytes in little
+endian, and that many of msgpack.
 """
 
 from __future__ import annotations
