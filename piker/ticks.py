@@ -112,13 +112,15 @@ class Resync(msgspec.Struct, frozen=True, tag="resync"):
     Sent *in the stream*, where a consumer can not overlook it. ``symbol`` is empty when every
     symbol of the feed is affected; ``missed`` counts lost ticks, -1 where that is not known;
     ``reason`` is one of ``reconnect``, ``sequence-gap``, ``checksum``, ``writer-restart``,
-    ``daemon-restart``, ``lagged``, ``venue``.
+    ``daemon-restart``, ``lagged``, ``venue``. ``since_ns`` is the venue's time of the last tick
+    before the loss, 0 where that is not known: bars from then on are not known to be complete.
     """
 
     reason: str
     symbol: str = ""
     missed: int = -1
     detail: str = ""
+    since_ns: int = 0
 
 
 class Outage(msgspec.Struct, frozen=True, tag="outage"):

@@ -23,6 +23,7 @@ from collections.abc import AsyncIterator, Collection, Iterable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Protocol
 
+import msgspec
 import trio
 
 from piker.brokers.ws import Frames, Link, Url, Ws, open_ws
@@ -106,7 +107,8 @@ class HubFeed:
         self.lagged = 0  # rows that were dropped because nobody read
         self._items: deque[Any] = deque()
         self._rows = 0
-        self._lost: set[str] = set()  # symbols of rows dropped since the last Resync for them
+        #: Symbols of what was dropped since the last Resync for them, with the first row's time.
+        self._lost: dict[str, int] = {}
         self._lost_rows = 0
         self._ready = trio.Event()
         self._error: PikerError | None = None
@@ -136,11 +138,11 @@ class HubFeed:
         return item
 
     def _lag(self) -> Resync:
-        symbol = self._lost.pop()
+        symbol, since_ns = self._lost.popitem()
         missed = self._lost_rows if not self._lost else -1
         if not self._lost:
             self._lost_rows = 0
-        return Resync("lagged", symbol, missed, "the feed was not read")
+        return Resync("lagged", symbol, missed, "the feed was not read", since_ns)
 
     def put(self, item: Any) -> None:
         """Add an item; drop the oldest when too many wait. Never blocks."""
@@ -153,9 +155,10 @@ class HubFeed:
                 self._rows -= len(oldest.rows)
                 self._lost_rows += len(oldest.rows)
                 self.lagged += len(oldest.rows)
-                self._lost.update({row[0] for row in oldest.rows})
+                for row in oldest.rows:
+                    self._lost[row[0]] = self._lost.get(row[0]) or row[2]
             elif getattr(oldest, "symbol", ""):
-                self._lost.add(oldest.symbol)
+                self._lost.setdefault(oldest.symbol, 0)
         self._ready.set()
 
     def fail(self, error: PikerError) -> None:
@@ -318,7 +321,7 @@ class _Connection:
         self._down = ""
         for feed, symbols in self.feeds.items():
             for symbol in symbols:
-                feed.put(Resync(resync.reason, symbol, resync.missed, resync.detail))
+                feed.put(msgspec.structs.replace(resync, symbol=symbol))
 
     # -- subscriptions --------------------------------------------------------------------
     async def _subscribe(self, link: Link) -> None:

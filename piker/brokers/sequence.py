@@ -195,6 +195,7 @@ class IdCheck:
 
     def __init__(self, *, dense: bool = True, memory: int = 256) -> None:
         self.last = -1
+        self.last_ms = 0  # its caller's note of when that was
         self.missed = 0  # in all, less those that came late
         self.repeated = 0
         self._dense = dense

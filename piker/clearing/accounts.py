@@ -104,6 +104,7 @@ class Account:
         self.armed = not self.is_live
         self.positions: dict[str, BrokerdPosition] = {}  # by fqme
         self.heard: set[str] = set()  # fqmes of positions that the link's dialog told
+        self.whole: frozenset[str] = frozenset()  # venues whose positions are all told
         self.balances: dict[str, BrokerdBalance] = {}  # by asset
         self.asked: frozenset[str] = frozenset()  # oids that the link's dialog began with
 
@@ -230,9 +231,13 @@ class Account:
         found = []
         for symbol, told in self.positions.items():
             known = standing.positions.get((self.name, told.symbol))
+            net = standing.nets.get((self.name, symbol))
             if known is None:
-                continue
-            net = standing.nets.get((self.name, symbol), ZERO)
+                if net is None or symbol.split(".")[1] not in self.whole:
+                    continue
+                # Every position was told before we traded there, and none of this market: flat.
+                known = Position(msgspec.structs.replace(told, size=ZERO, legs=()), ZERO)
+            net = net or ZERO
             ours = known.told.size + net - known.net
             if ours != told.size:
                 found.append(Mismatch(symbol, told.size, ours))

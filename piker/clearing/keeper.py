@@ -67,6 +67,7 @@ class Keeper:
             case BrokerdSync():
                 if event.state is SyncState.SYNCED:
                     account.desk.hedges = frozenset(event.hedges)
+                    account.whole = frozenset(event.whole)
                     for flat in account.untold(self._journal.standing, event.whole):
                         self.hear(name, flat)
                 self._sync(account, event.state, event.reason)

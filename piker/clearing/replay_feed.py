@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Coroutine, Iterable, Iterator, Mapping
 from typing import Any, Protocol, cast
 
+import msgspec
 import trio
 
 from piker.data.feed import Feed, Flume, Item
@@ -121,9 +122,7 @@ def _is_sound(row: TickRow) -> bool:
 
 def _addressed(event: Resync | Outage, names: Mapping[str, str]) -> Resync | Outage:
     symbol = names.get(event.symbol, "")
-    if isinstance(event, Outage):
-        return Outage(event.reason, symbol)
-    return Resync(event.reason, symbol, event.missed, event.detail)
+    return msgspec.structs.replace(event, symbol=symbol)
 
 
 def merged(earlier: Quote, later: Quote) -> Quote:

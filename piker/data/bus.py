@@ -403,7 +403,7 @@ class Bus:
                 continue
             self._guarded(fill, array, builder, frame)
             if market.live:
-                builder.restore()
+                self.tapes.resumed(market.mkt.mktid, wall_ns())
             self._guarded(tape.write_bars)
 
     async def _fetch(self, mktid: str, period_s: int) -> Any:
@@ -422,7 +422,8 @@ class Bus:
 
     def _back(self, names: Sequence[str], event: Resync | None) -> None:
         """Markets flow again: bars are complete from here on, what is before is mended."""
-        self.tapes.restore(names)
+        since_ns = event.since_ns if event is not None else 0
+        self.tapes.restore(names, now_ns=wall_ns(), since_ns=since_ns)
         self._set_state(names, State.LIVE)
         if event is not None:
             self._counts["resyncs"] += 1

@@ -5,9 +5,9 @@ owner's business (:mod:`piker.data.tape`). Rules:
 
 - a bar's time is its aligned open on the venue's timestamps, so nothing drifts;
 - a period without trades is a flat bar at the last close: volume 0, count 0, bar_wap 0;
-- ``count`` is negative while a bar is not known to be complete (the feed was down or had just
-  begun during it): ``-(n + 1)`` for n trades seen; the venue's own closed bar, where it publishes
-  one, makes it right;
+- ``count`` is negative while a bar is not known to be complete (the feed was down, had just begun
+  or skipped a trade during it): ``-(n + 1)`` for n trades seen; the venue's own closed bar, where
+  it publishes one, makes it right;
 - a trade that arrives after its bar was closed revises that bar.
 
 A trade's cost here is a few float comparisons: :meth:`fold` takes the sum of many trades of the
@@ -81,6 +81,7 @@ class BarBuilder:
         "_revised",
         "_turnover",
         "_volume",
+        "_whole_from",
         "_written",
         "corrections",
         "inverse",
@@ -100,6 +101,7 @@ class BarBuilder:
         self._count = 0
         self._complete = False
         self._down = False
+        self._whole_from = -math.inf  # bars that begin earlier are not known to be complete
         self._final_time = -1  # bars up to here have the venue's own values
         self._written = False  # the current bar has a row in the array
         self._closed: deque[Bar] = deque(maxlen=REVISABLE)
@@ -169,9 +171,29 @@ class BarBuilder:
         self._down = True
         self._complete = False
 
-    def restore(self) -> None:
-        """Say that the feed is back: the bar after the current one is complete again."""
+    def restore(self, from_s: float) -> None:
+        """Say that the feed is back: bars that begin after ``from_s``, its return, are complete."""
         self._down = False
+        self._whole_from = from_s
+
+    def doubt(self, since_s: float) -> None:
+        """Mark the bars from ``since_s`` on that are kept as incomplete, the current one always.
+
+        A trade that comes late belongs somewhere before those that were seen: it makes a bar's sums
+        right, but neither its open nor its close.
+        """
+        self._complete = False
+        for position in reversed(range(len(self._closed))):
+            bar = self._closed[position]
+            if bar.time + self.period_s <= since_s:
+                return
+            if bar.complete:
+                self._revise(position, bar._replace(trades=-(bar.trades + 1)))
+
+    @property
+    def kept_from(self) -> int:
+        """Return the time of the oldest bar that is kept, the current one's if there is none."""
+        return self._closed[0].time if self._closed else self.time
 
     def correct(self, bar: ClosedBar) -> bool:
         """Take the venue's own closed bar; return whether a bar of ours proved wrong.
@@ -293,8 +315,13 @@ class BarBuilder:
         gap_from = max(gap_from, start - MAX_GAP_BARS * self.period_s)
         close = bar.close
         for time_s in range(gap_from, start, self.period_s):
-            self._keep(Bar(time_s, close, close, close, close, 0.0, -1 if self._down else 0, 0.0))
-        self._begin(start, close, complete=not self._down)
+            count = 0 if self._is_whole(time_s) else -1
+            self._keep(Bar(time_s, close, close, close, close, 0.0, count, 0.0))
+        self._begin(start, close, complete=self._is_whole(start))
+
+    def _is_whole(self, start: int) -> bool:
+        """Tell whether the feed is there from the beginning of a bar on."""
+        return not self._down and start >= self._whole_from
 
     def _keep(self, bar: Bar) -> None:
         self._closed.append(bar)

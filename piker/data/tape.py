@@ -7,10 +7,12 @@ hot path of datad: what it costs is measured by benchmarks/ingest.py.
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Callable, Iterable
 
 from piker.clock import NS
+from piker.data.backfill import bars_of
 from piker.data.sampling import BarBuilder, BarWrite
 from piker.data.shm import ShmArray, TickRing
 from piker.ohlcv import ClosedBar
@@ -21,6 +23,8 @@ __all__ = ["MAX_AHEAD_NS", "MAX_VALUE", "RejectHook", "Tape", "Tapes", "why_refu
 MAX_VALUE = 1e15  # no price or size of any venue comes near; 1e308 in a frame is garbage
 MAX_AHEAD_NS = 60 * NS  # a tick from further in the future than a bad clock explains is garbage
 LAG_RELAX_NS = 1_000_000  # per batch: a clock step of 1 s is forgotten in 1,000 batches
+WAY_NS = 250_000_000  # a tick's way to us, at most: it was sent that long before it is here
+DOUBTED_ROWS = 10_000  # how far back rows are doubted: three hours of seconds, a week of minutes
 _MAX_LAG_US = 2**31 - 1
 _SAMPLED = (1, 60)  # seconds; the two arrays of architecture.md section 4
 _FIRST_AFTER_RESYNC = 1
@@ -112,15 +116,32 @@ class Tape:
         self.next_index = self.ring.last_index
 
     def interrupt(self) -> None:
-        """Mark bars incomplete from now on: the upstream is gone."""
+        """Mark bars incomplete from the last tick on: the upstream is gone."""
         for builder in self.builders:
             builder.interrupt()
+        newest = self.ring.array[-1:]["time_ns"]
+        self.doubt(int(newest[0]) if len(newest) else 0)
 
-    def restore(self) -> None:
-        """Mark the next tick as the first after a Resync; whole bars are complete again."""
+    def restore(self, from_ns: int) -> None:
+        """Mark the next tick as the first after a Resync; bars after ``from_ns`` are complete."""
         self.flags = _FIRST_AFTER_RESYNC
+        self.whole_from(from_ns)
+
+    def whole_from(self, from_ns: int) -> None:
+        """Say since when nothing is missed, by the venue's time."""
         for builder in self.builders:
-            builder.restore()
+            builder.restore(from_ns / NS)
+
+    def doubt(self, since_ns: int) -> None:
+        """Mark bars as incomplete in which trades may be missing; 0: the ones in progress only."""
+        for builder, array in zip(self.builders, self.bars, strict=True):
+            since_s = since_ns / NS if since_ns else math.inf
+            builder.doubt(since_s)
+            rows = array.array[-DOUBTED_ROWS:]
+            older = (rows["time"] + array.period_s > since_s) & (rows["time"] < builder.kept_from)
+            for bar in bars_of(rows[older & (rows["count"] >= 0)]):
+                array.revise_bar(bar._replace(trades=-(bar.trades + 1)))
+        self.write_bars()
 
 
 def _write(array: ShmArray, write: BarWrite) -> None:
@@ -137,6 +158,7 @@ class Tapes:
         self.ticks = 0
         self.lag_ns: int | None = None  # least receipt lag seen: venue clock = ours - this
         self._reject = reject
+        self._live: dict[str, int] = {}  # markets that flow, by our clock since when
 
     def add(self, tape: Tape) -> None:
         """Take a market in."""
@@ -144,6 +166,7 @@ class Tapes:
 
     def remove(self, symbol: str) -> Tape | None:
         """Take a market out; its segments stay its caller's."""
+        self._live.pop(symbol, None)
         return self.by_symbol.pop(symbol, None)
 
     def apply(self, batch: TickBatch) -> None:
@@ -256,10 +279,23 @@ class Tapes:
         for tape in self._named(symbols):
             tape.interrupt()
 
-    def restore(self, symbols: Iterable[str] = ()) -> None:
-        """Mark the named markets (or all) as live again."""
+    def restore(self, symbols: Iterable[str] = (), *, now_ns: int, since_ns: int = 0) -> None:
+        """Mark the named markets (or all) as live again, now; trades since may be missing.
+
+        ``since_ns`` is the venue's time from which on, 0 where that is not known.
+        """
         for tape in self._named(symbols):
-            tape.restore()
+            self._live[tape.symbol] = now_ns
+            tape.doubt(since_ns)
+            tape.restore(self._venue_ns(now_ns))
+
+    def resumed(self, symbol: str, now_ns: int) -> None:
+        """Say that a live market's bars were continued from what its venue has: from now on."""
+        self.by_symbol[symbol].whole_from(self._venue_ns(now_ns))
+
+    def _venue_ns(self, now_ns: int) -> int:
+        """Return the venue's time, late rather than early."""
+        return now_ns - (self.lag_ns or 0) + WAY_NS
 
     def _named(self, symbols: Iterable[str]) -> list[Tape]:
         names = list(symbols) or list(self.by_symbol)
@@ -267,7 +303,11 @@ class Tapes:
 
     def _observe(self, lag_ns: int) -> None:
         """Follow the least lag of receipt; it may grow slowly, so that a stepped clock is met."""
-        if self.lag_ns is None or lag_ns < self.lag_ns:
+        if self.lag_ns is None:
+            self.lag_ns = lag_ns
+            for symbol, live_ns in self._live.items():  # what its clock says is known only now
+                self.by_symbol[symbol].whole_from(self._venue_ns(live_ns))
+        elif lag_ns < self.lag_ns:
             self.lag_ns = lag_ns
         else:
             self.lag_ns += min(lag_ns - self.lag_ns, LAG_RELAX_NS)

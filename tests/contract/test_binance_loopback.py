@@ -246,7 +246,7 @@ async def test_a_gaps_trades_are_what_the_venue_has_when_they_are_fetched(
         seen = rows_of(await collect(receive, lambda got: len(rows_of(got)) > 300))
         trades = [row for row in seen if row[1] == TRADE]
         market = await binance.get_mkt_info("btcusdt.spot")
-        gap = MissedTrades("btcusdt.spot", trades[3][8], 50)
+        gap = MissedTrades("btcusdt.spot", trades[3][8], 50, trades[2][2])
         assert await repair.fetch_missed(gap, market) == trades[3:53]
         monkeypatch.setattr(repair, "MAX_REPAIR", 20)
         assert await repair.fetch_missed(gap, market) == trades[33:53]

@@ -109,7 +109,7 @@ def test_incomplete_rows_take_the_venues_values_and_complete_ones_stay(array: Sh
     builder.advance(T0 + 180)
     builder.interrupt()
     builder.advance(T0 + 300)
-    builder.restore()
+    builder.restore(T0 + 300)
     write(array, builder)
     fill(array, builder, frame_of([1, 2, 3, 4, 5]))
     write(array, builder)

@@ -207,7 +207,7 @@ def test_a_gap_is_told_once_when_ids_jump() -> None:
     """Which trades are missing is said; they are fetched then, so a late one is dropped."""
     decoder = make()
     assert len(decoder.decode([trade(5), trade(9), trade(10)], RECV_NS)) == 3
-    assert decoder.take_outband() == [MissedTrades("btcusdt.spot", 6, 3)]
+    assert decoder.take_outband() == [MissedTrades("btcusdt.spot", 6, 3, RECV_NS)]
     assert [row[8] for row in decoder.decode([trade(7), trade(11)], RECV_NS)] == [11]
     assert decoder.duplicates == 1
     assert decoder.take_outband() == []

@@ -359,6 +359,29 @@ async def test_positions_compare_by_their_sum_when_the_mode_was_changed(tmp_path
             await reconciled(router)
 
 
+async def test_a_first_position_is_not_taken_for_the_base_when_a_fill_of_it_is_still_to_come(
+    tmp_path: Path,
+) -> None:
+    """Flat before our own orders: what is held and not explained by fills is looked at again.
+
+    Were it taken as it is, the fill that comes after it would count twice, over restarts, too.
+    """
+    async with emsd(tmp_path) as (router, line):
+        await reconciled(router)
+        await router.order(order("a", "buy", 3))
+        await line.fill("a", "1", 1)
+        line.tell(held(3, 0), MAIN_SYNC)
+        await until(lambda: router.accounts[MAIN].state == "reducing")
+        assert "the venue has 3, we have 1" in router.accounts[MAIN].why
+        await line.fill("a", "2", 2)
+        line.tell(MAIN_SYNC)
+        await reconciled(router)
+        await router.order(order("b", "sell", 1, reduce_only=True))
+        await line.fill("b", "3", 1)
+    async with emsd(tmp_path, held(2, 0)) as (router, _):
+        await reconciled(router)
+
+
 async def test_what_is_not_told_is_flat_when_all_was_told(tmp_path: Path) -> None:
     """A position that was closed elsewhere while nobody heard; not where nothing was told."""
     async with emsd(tmp_path, held(2, 2)) as (router, line):

@@ -112,7 +112,7 @@ def test_first_snapshot_of_trades_is_the_past() -> None:
     (gap,) = found.take_outband()
     assert isinstance(gap, MissedTrades)
     assert (gap.first, gap.last, gap.after_ns) == (8, 8, 1696613700440295000)
-    assert gap.resync == Resync("sequence-gap", "xbtusd.spot", 1)
+    assert gap.resync == Resync("sequence-gap", "xbtusd.spot", 1, since_ns=gap.after_ns)
 
 
 def test_an_impossible_jump_of_ids_does_not_deafen() -> None:

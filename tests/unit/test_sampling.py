@@ -170,7 +170,7 @@ def test_bars_are_incomplete_when_the_feed_was_down_during_them(traded: bool) ->
     fold_one(builder, T0 + 1, 10.0, 1.0)
     builder.interrupt()
     builder.advance(T0 + 4)
-    builder.restore()
+    builder.restore(T0 + 4.2)
     if traded:
         fold_one(builder, T0 + 4, 10.0, 1.0)
     builder.advance(T0 + 6)
@@ -178,6 +178,38 @@ def test_bars_are_incomplete_when_the_feed_was_down_during_them(traded: bool) ->
     assert [bar.complete for bar in rows] == [False, False, False, False, False, True, True]
     assert rows[1].trades == -2
     assert rows[4].trades == (-2 if traded else -1)
+
+
+@pytest.mark.parametrize("back_s", [1.0, 1.4, 2.0])
+def test_bar_is_incomplete_when_it_began_before_the_feed_was_back(back_s: float) -> None:
+    """The clock may not have closed the bar of the outage yet: the next one missed trades, too."""
+    builder, rows = BarBuilder(1), Rows()
+    fold_one(builder, T0 - 1, 10.0, 1.0)
+    fold_one(builder, T0, 10.0, 1.0)
+    builder.interrupt()
+    builder.restore(T0 + back_s)
+    for second in range(1, 4):
+        fold_one(builder, T0 + second, 10.0, 1.0)
+    rows.apply(builder)
+    whole = [T0 + second >= T0 + back_s for second in range(1, 4)]
+    assert [bar.complete for bar in rows] == [False, False, *whole]
+
+
+def test_bars_are_incomplete_from_a_moment_on_when_they_are_doubted() -> None:
+    """Those kept from the moment's own on, and the current one; those before it stay whole."""
+    builder, rows = BarBuilder(1), Rows()
+    for second in range(6):
+        fold_one(builder, T0 + second, 10.0 + second, 1.0)
+    rows.apply(builder)
+    builder.doubt(T0 + 3.5)
+    rows.apply(builder)
+    assert [bar.trades for bar in rows] == [-2, 1, 1, -2, -2, -2]
+    builder.doubt(math.inf)
+    fold_one(builder, T0 + 6, 20.0, 1.0)
+    fold_one(builder, T0 + 5, 19.0, 1.0)  # late
+    rows.apply(builder)
+    assert [bar.trades for bar in rows] == [-2, 1, 1, -2, -2, -3, 1]
+    assert [bar.close for bar in rows] == [10.0, 11.0, 12.0, 13.0, 14.0, 15.0, 20.0]
 
 
 def test_builder_continues_the_open_row_when_it_resumes() -> None:
@@ -188,7 +220,7 @@ def test_builder_continues_the_open_row_when_it_resumes() -> None:
     rows.apply(first)
     second_life = BarBuilder(60)
     second_life.resume(list(rows))
-    second_life.restore()
+    second_life.restore(T0 + 130)
     fold_one(second_life, rows[-1].time + 59, 500.0, 2.0)
     count, volume, opened = rows[-1].trades, rows[-1].volume, rows[-1].open
     rows.apply(second_life)
@@ -225,7 +257,7 @@ def test_snapshot_fills_the_gap_when_it_is_newer_than_the_open_bar() -> None:
         price = 20.0 + second
         bar = Bar(T0 + second, price, price, price, price, 2.0, 3, price)
         life.absorb(bar, closed=second < 4)
-    life.restore()
+    life.restore(T0 + 4.1)
     life.advance(T0 + 6)
     rows.apply(life)
     assert [bar.time for bar in rows] == list(range(T0, T0 + 7))

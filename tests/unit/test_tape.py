@@ -140,6 +140,71 @@ def test_clock_closes_quiet_seconds_on_the_venues_time(rig: Rig) -> None:
     assert times == list(range(T0, T0 + 6))
 
 
+def counts(array: ShmArray) -> list[int]:
+    """Return the trades of each bar; of one not known to be complete -(n + 1)."""
+    found: list[int] = array.read()["count"].tolist()
+    return found
+
+
+def at(second: float) -> int:
+    """Return a moment in ns."""
+    return int((T0 + second) * NS)
+
+
+def test_bars_are_incomplete_when_trades_of_them_came_late_after_an_outage(rig: Rig) -> None:
+    """Cut off across the turn of a second: the trade that is fetched later was the first of it.
+
+    The sums are right then, the open is not, and no such bar may be called complete.
+    """
+    rig.apply(trade(7.2, 10, 1))
+    rig.apply(trade(8.2, 10, 1), trade(9.6, 11, 1))
+    rig.tapes.interrupt(["x"])  # at 9.9
+    rig.tapes.restore(["x"], now_ns=at(10.2))
+    rig.apply(trade(10.5, 15, 1))  # its id tells of two that were missed
+    rig.tapes.restore(["x"], now_ns=at(10.6), since_ns=at(9.6))
+    rig.apply(trade(9.95, 13, 1), trade(10.1, 14, 1))
+    rig.apply(trade(11.1, 16, 1))
+    rig.apply(trade(12.1, 17, 1))
+    assert counts(rig.seconds) == [-2, 1, -3, -3, 1, 1]
+    bars = rig.seconds.read()
+    assert (bars["open"][3], bars["volume"][3]) == (15, 2)
+    assert counts(rig.minutes) == [-9]
+
+
+def test_bars_are_incomplete_from_the_last_tick_on_when_its_silence_was_an_outage(rig: Rig) -> None:
+    """A connection is known to be gone long after its last word: flat bars of then say nothing."""
+    rig.apply(trade(0.5, 10, 1))
+    rig.apply(trade(1.5, 10, 1), trade(2.5, 10, 1))
+    rig.tapes.advance(at(9.0), 0)
+    assert counts(rig.seconds) == [-2, 1, 1, 0, 0, 0, 0, 0, 0]
+    rig.tapes.interrupt()
+    assert counts(rig.seconds) == [-2, 1, -2, -1, -1, -1, -1, -1, -1]
+    rig.tapes.restore(now_ns=at(10.0))
+    rig.tapes.advance(at(13.0), 0)
+    assert counts(rig.seconds)[9:] == [-1, -1, 0, 0]
+
+
+def test_rows_that_no_builder_keeps_are_doubted_when_a_quiet_market_skipped_a_trade(
+    rig: Rig,
+) -> None:
+    """Ten minutes between two trades, and one between them is missing: it may be in any bar."""
+    rig.apply(trade(0.5, 10, 1), trade(1.5, 10, 1))
+    rig.tapes.advance(at(600.0), 0)
+    rig.apply(trade(600.5, 12, 1))
+    assert counts(rig.seconds)[1:-1] == [1, *[0] * 598]
+    rig.tapes.restore(["x"], now_ns=at(600.6), since_ns=at(100))
+    assert counts(rig.seconds)[1:-1] == [1, *[0] * 98, *[-1] * 500]
+
+
+def test_bars_of_a_venue_whose_clock_is_off_are_complete_when_its_time_is_known(rig: Rig) -> None:
+    """Live before the first trade: what the venue's clock says is known with that."""
+    ahead = 3600 * NS
+    rig.tapes.restore(now_ns=at(0.2) + ahead)
+    for second in range(4):
+        rig.tapes.apply(TickBatch([trade(second + 0.5, 10, 1)], at(second + 0.501) + ahead))
+    assert counts(rig.seconds) == [-2, 1, 1, 1]
+
+
 numbers = st.one_of(
     st.floats(), st.sampled_from([0.0, -0.0, 1e308, -1e308, math.nan, math.inf, 1e-300])
 )

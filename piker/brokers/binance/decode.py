@@ -22,7 +22,7 @@ from piker.brokers.binance import schema
 from piker.brokers.quality import QualityLog
 from piker.brokers.sequence import IdCheck
 from piker.ohlcv import ClosedBar
-from piker.ticks import QUOTE, TRADE, TickRow, TickType
+from piker.ticks import QUOTE, TRADE, Resync, TickRow, TickType
 
 __all__ = ["Decoder", "MissedTrades", "Outband", "is_trade"]
 
@@ -39,7 +39,7 @@ _MARK, _INDEX, _FUNDING = int(TickType.MARK), int(TickType.INDEX), int(TickType.
 
 
 class MissedTrades(msgspec.Struct, frozen=True, tag="missed"):
-    """Trades whose ids were jumped over: ``count`` of them from ``first_id`` on.
+    """Trades whose ids were jumped over: ``count`` from ``first_id`` on, after one of ``after_ns``.
 
     They count as seen: should one of them come late over the stream it is dropped, because
     whoever is told of a gap fetches it, and nothing may be delivered twice.
@@ -48,6 +48,12 @@ class MissedTrades(msgspec.Struct, frozen=True, tag="missed"):
     symbol: str
     first_id: int
     count: int
+    after_ns: int
+
+    @property
+    def resync(self) -> Resync:
+        """Return what consumers are told."""
+        return Resync("sequence-gap", self.symbol, self.count, since_ns=self.after_ns)
 
 
 Outband = ClosedBar | MissedTrades
@@ -235,7 +241,8 @@ class Decoder:
             ids = known.get(symbol)
             if ids is not None and number == ids.last + 1:
                 ids.last = number
-            elif not self._is_new(symbol, number):
+                ids.last_ms = data.T
+            elif not self._is_new(symbol, number, data.T):
                 continue
             side = -1 if data.m else 1
             rows.append((symbol, TRADE, data.T * 1_000_000, price, size, 0.0, 0.0, side, number))
@@ -252,10 +259,10 @@ class Decoder:
             kind = "bad-time" if data.T <= 0 else "huge-value"
         self.quality.count(kind, f"{data.s} trade {price} x {size}")
 
-    def _is_new(self, symbol: str, number: int) -> bool:
+    def _is_new(self, symbol: str, number: int, time_ms: int) -> bool:
         """Judge an id that does not follow the one before: a first, a repetition or a gap."""
         ids = self._ids.setdefault(symbol, IdCheck(memory=0))
-        before = ids.last
+        before, before_ms = ids.last, ids.last_ms
         if before >= 0 and number > before + MAX_AHEAD:
             self.quality.count("bad-id", f"{symbol} trade {number} after {before}")
             return False
@@ -264,7 +271,10 @@ class Decoder:
             ids.reset()
         gap = ids.check(number)
         if gap.missed:
-            self.outband.append(MissedTrades(symbol, before + 1, gap.missed))
+            after_ns = before_ms * 1_000_000
+            self.outband.append(MissedTrades(symbol, before + 1, gap.missed, after_ns))
+        if gap.new:
+            ids.last_ms = time_ms
         return gap.new
 
     def _klines(self, found: Iterable[Any]) -> None:

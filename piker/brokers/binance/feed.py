@@ -71,7 +71,7 @@ async def _pump(
     async with open_hub_feed(source, symbols) as feed:
         async for item in feed:
             if isinstance(item, MissedTrades):
-                await send_chan.send(Resync("sequence-gap", item.symbol, item.count))
+                await send_chan.send(item.resync)
                 try:
                     gaps.send_nowait(item)
                 except trio.WouldBlock:

@@ -49,8 +49,10 @@ LIMITS = (
 )
 _NAMES = {"XBT": "BTC", "XDG": "DOGE"}  # REST's old names -> websocket v2's
 _FIAT = frozenset({"USD", "EUR", "GBP", "CAD", "JPY", "AUD", "CHF", "AED", "MXN", "ARS"})
-_PASSING = ("EService:", "EAPI:Rate limit", "EGeneral:Too many", "EGeneral:Internal",
-            "EGeneral:Temporary lockout")  # fmt: skip
+_PASSING = (
+    "EService:", "EGeneral:Too many", "EGeneral:Internal", "EGeneral:Temporary lockout"
+)  # fmt: skip
+_LIMITED, _LIMITED_S = "EAPI:Rate limit", 1.0  # one call a second: others of our address make some
 
 
 class Listing(msgspec.Struct, frozen=True):
@@ -103,6 +105,8 @@ def _error_of(text: str) -> PikerError:
         return SymbolNotFound(message)
     if text.startswith(("EService:Throttled", "EService: Throttled")):
         return Transient(message, retry_after=_throttled_s(text))
+    if text.startswith(_LIMITED):
+        return Transient(message, retry_after=_LIMITED_S)
     if text.startswith(_PASSING):
         return Transient(message)
     category, _, rest = text.partition(":")

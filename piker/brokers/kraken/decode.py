@@ -52,7 +52,7 @@ class MissedTrades(msgspec.Struct, frozen=True):
     @property
     def resync(self) -> Resync:
         """Return what consumers are told."""
-        return Resync("sequence-gap", self.symbol, self.count)
+        return Resync("sequence-gap", self.symbol, self.count, since_ns=self.after_ns)
 
 
 class MarketStatus(msgspec.Struct, frozen=True):

@@ -161,9 +161,10 @@ class LiveJoin:
         return clock.wall_ns() // clock.NS - 2 * int(MEND_EVERY_S)
 
     def _incomplete(self) -> tuple[Range, ...]:
-        """Return the ranges of closed rows that are not known to be complete."""
+        """Return the ranges of rows closed a while ago that are not known to be complete."""
         rows, period = self._array.array[-MEND_ROWS:-1], self._array.period_s
-        times = rows["time"][np.flatnonzero(rows["count"] < 0)]
+        settled = rows["time"] + period + MEND_AFTER_S <= clock.wall_ns() / clock.NS
+        times = rows["time"][np.flatnonzero((rows["count"] < 0) & settled)]
         if not len(times):
             return ()
         spans = subtract([(int(time), int(time) + period) for time in times.tolist()], self._asked)
