@@ -163,6 +163,7 @@ class Ems:
                 followed = now
                 await self.router.follow()
             await self.router.keeper.open_days(now)
+            await self.router.keeper.agree_again()
             if halt_file().exists() and self.router.accounts.halted is None:
                 await self.router.set_state("", TradingState.HALTED, f"{halt_file()} is there")
             await trio.sleep(BEAT_S)

@@ -1,7 +1,7 @@
 """Keeps the accounts: halts and arms them, hears how they stand with their venues, compares.
 
 Whenever an account is synced, each position that its venue tells is held against the last one with
-our own fills since. Where they differ, the account may only reduce until the venue's word agrees
+our own fills since. Where they differ, the account may only reduce until the two agree
 again, or a person has looked and armed it, which takes the venue's word for the truth.
 """
 
@@ -91,7 +91,6 @@ class Keeper:
         if found:
             await trio.sleep(SECOND_LOOK_S)
             found = account.mismatches(self._journal.standing)
-        differs = account.desk.state is TradingState.REDUCING and account.why.startswith(DIFFER)
         if found:
             what = "; ".join(str(one) for one in found)
             log.error("ems.positions", account=name, differ=what)
@@ -100,9 +99,19 @@ class Keeper:
             if account.desk.state is TradingState.ACTIVE:
                 await self.set_state(name, TradingState.REDUCING, DIFFER + what)
             return
-        if differs:
+        if _differs(account):
             await self.set_state(name, TradingState.ACTIVE, "positions agree again")
         await self._journal.append(self._rebase(account))
+
+    async def agree_again(self) -> None:
+        """Let accounts go on whose positions agree by now: a fill may come long after them.
+
+        Asked again and again; does nothing for the others.
+        """
+        for account in filter(_differs, list(self._accounts.values())):
+            synced = account.sync is SyncState.SYNCED
+            if synced and not account.mismatches(self._journal.standing):
+                await self.compare(account.name)
 
     async def open_days(self, now_ns: int) -> None:
         """Journal what enters the day's result: positions at midnight, or that were never counted.
@@ -123,6 +132,11 @@ class Keeper:
             account.desk.apart(symbol, told.long, told.short, agreed=True)
         entries = account.rebased(self._journal.standing)
         return [_record(account.name, entry, "emsd") for entry in entries]
+
+
+def _differs(account: Account) -> bool:
+    """Tell whether an account only reduces because its positions differ."""
+    return account.desk.state is TradingState.REDUCING and account.why.startswith(DIFFER)
 
 
 def _record(name: str, entry: Entry, actor: str) -> Record:

@@ -373,9 +373,11 @@ async def test_a_first_position_is_not_taken_for_the_base_when_a_fill_of_it_is_s
         line.tell(held(3, 0), MAIN_SYNC)
         await until(lambda: router.accounts[MAIN].state == "reducing")
         assert "the venue has 3, we have 1" in router.accounts[MAIN].why
+        await router.keeper.agree_again()
+        assert router.accounts[MAIN].state == "reducing"
         await line.fill("a", "2", 2)
-        line.tell(MAIN_SYNC)
-        await reconciled(router)
+        await router.keeper.agree_again()
+        assert router.accounts[MAIN].state == "active"
         await router.order(order("b", "sell", 1, reduce_only=True))
         await line.fill("b", "3", 1)
     async with emsd(tmp_path, held(2, 0)) as (router, _):

@@ -67,6 +67,13 @@ def test_ticks_and_lots_are_the_venues(shared: Path) -> None:
     assert stock.market.atype is AssetType.STOCK
 
 
+def test_call_beyond_the_limit_waits_for_the_next_when_it_is_refused() -> None:
+    """The venue frees about one call a second; others of our address use some of them."""
+    error = api._classify(200, {}, b'{"error":["EAPI:Rate limit exceeded"]}')
+    assert isinstance(error, Transient)
+    assert error.retry_after == 1.0
+
+
 @pytest.mark.parametrize(
     ("text", "kind"),
     [
