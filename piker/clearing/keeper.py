@@ -21,7 +21,8 @@ from piker.orders import BrokerdBalance, BrokerdPosition, BrokerdSync, SyncState
 __all__ = ["Keeper"]
 
 DIFFER = "positions differ: "  # how the reason of such a state begins
-SECOND_LOOK_S = 3.0  # a fill and the position that it made are told by two streams
+SETTLE_S = 3.0  # a fill and the position that it made are told by two streams
+LOOKS = 12  # meanwhile: where much is filled, they agree for moments only
 log = get_logger("ems")
 
 
@@ -87,10 +88,10 @@ class Keeper:
     async def compare(self, name: str) -> None:
         """Hold the positions of a synced account against ours, journal them, and act on it."""
         account = self._accounts[name]
-        found = account.mismatches(self._journal.standing)
-        if found:
-            await trio.sleep(SECOND_LOOK_S)
-            found = account.mismatches(self._journal.standing)
+        looks = 0
+        while (found := account.mismatches(self._journal.standing)) and looks < LOOKS:
+            looks += 1
+            await trio.sleep(SETTLE_S / LOOKS)
         if found:
             what = "; ".join(str(one) for one in found)
             log.error("ems.positions", account=name, differ=what)

@@ -314,8 +314,8 @@ async def _waiting(news: Any) -> AsyncIterator[Any]:
 
 @pytest.fixture(autouse=True)
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Take the second look at positions that differ at once."""
-    monkeypatch.setattr(keeper, "SECOND_LOOK_S", 0.0)
+    """Take the last look at positions that differ at once."""
+    monkeypatch.setattr(keeper, "SETTLE_S", 0.0)
 
 
 async def test_a_side_that_differs_reduces_the_account_when_the_sum_agrees(
