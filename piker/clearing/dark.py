@@ -167,12 +167,21 @@ class DarkBook:
         if known is not None and order.kind is OrderKind.TRAILING_STOP:
             seen = known.seen
         begins = seen is None and order.action is Action.ALERT
-        if begins and order.trigger_by is not TriggerBy.MARK and order.symbol in self._last:
-            seen = Decimal(repr(self._last[order.symbol]))
+        seen = seen if seen is not None else self.start_of(order)
         trigger = waiting[order.oid] = Trigger(order, seen=seen)
         if begins and trigger.seen is not None:
             self._seen[order.oid] = trigger.seen
         self._bounds.pop(order.symbol, None)
+
+    def start_of(self, order: Order) -> Decimal | None:
+        """Return the price from which an alert's is reached if it is armed now, where one is known.
+
+        Whoever journals it with the alert has it survive whatever comes: see :meth:`follow`.
+        """
+        last = self._last.get(order.symbol)
+        if last is None or order.action is not Action.ALERT or order.trigger_by is TriggerBy.MARK:
+            return None
+        return Decimal(repr(last))
 
     def disarm(self, order: Order) -> None:
         """Let go of an order, if it is here."""

@@ -107,7 +107,8 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=Fa
     reqid: str = ""  # ACK, EDIT: the venue's id
     tid: str = ""  # FILL
     size: Decimal = ZERO  # FILL; of CLOSE and CANCEL what the venue says was filled in all
-    price: Decimal = ZERO  # FILL; TRIGGER: the price that met it; FOLLOW: the one it goes by
+    #: FILL; TRIGGER: the price that met it; FOLLOW, and an alert's EDIT_ASKED: the one it goes by.
+    price: Decimal = ZERO
     fee: Decimal = ZERO  # FILL
     fee_asset: str = ""  # FILL
     moved: dict[str, Decimal] = {}  # FILL on paper: what it moved of each asset
@@ -320,7 +321,7 @@ def _edit_asked(state: OrderState, event: Event) -> Step:
         return _illegal(state, event)
     if state.phase in _WAITING:
         follows = event.order.kind is OrderKind.TRAILING_STOP
-        seen = state.seen if follows else None  # an alert begins anew with its new price
+        seen = state.seen if follows else event.price or None  # an alert begins anew
         return _to(state, "replaced", order=event.order, seen=seen)
     return _to(state, "edit asked", editing=event.order)
 

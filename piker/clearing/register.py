@@ -216,6 +216,8 @@ class Register:
             event = Event(kind=_DENY, time_ns=now, code=denial.code, reason=denial.reason)
         elif state.phase is _PENDING:
             event = Event(kind=_SUBMIT, time_ns=now)
+        elif state.phase is _DARK and (at := self.dark.start_of(order)) is not None:
+            event = Event(kind=EventKind.FOLLOW, time_ns=now, price=at)
         records = [_record(Intent(order), order, now, actor)]
         if event is not None:
             records.append(_record(Happened(event, order.symbol), order, now))

@@ -405,7 +405,10 @@ class Router:
         if isinstance(judged, Denial):
             self.refuse(order, judged)
             return
-        await self.register.happen(order.oid, EventKind.EDIT_ASKED, actor=actor, order=order)
+        at = (state.phase is Phase.DARK and self.dark.start_of(order)) or ZERO
+        await self.register.happen(
+            order.oid, EventKind.EDIT_ASKED, actor=actor, order=order, price=at
+        )
         if state.phase in AT_VENUE and state.reqid:
             await self._send(state, self._request(order, state.reqid))
         elif state.phase in AT_VENUE:  # without the venue's id it would be another order

@@ -368,6 +368,23 @@ async def test_trail_and_alert_go_on_from_the_price_they_had_seen_when_emsd_is_k
         assert met == {"n": "113 met 112, across a gap", "t": "107 met 108"}
 
 
+async def test_alert_is_met_from_where_it_began_when_emsd_is_killed_at_once(tmp_path: Path) -> None:
+    """The price that the market had is journaled with it: the first one later is beyond it."""
+    alert = {"action": Action.ALERT, "size": D(0), "price": None}
+    async with routing(tmp_path) as (router, _):
+        router.dark.show(BTC.fqme, 100.0)
+        for oid in "ne":
+            await router.order(order(oid, trigger=D(115), **alert))
+        router.dark.show(BTC.fqme, 101.0)
+        await router.order(order("e", trigger=D(112), **alert))
+    async with routing(tmp_path) as (router, _), router.news.listen() as news:
+        assert [router.orders[oid].seen for oid in "ne"] == [100, 101]
+        router.see(BTC.fqme, TickType.TRADE, 0, D(116))
+        assert await told(news, upto="triggered") == ["triggered"]
+        assert await told(news, upto="triggered") == ["triggered"]
+        assert all("across a gap" in router.orders[oid].met for oid in "ne")
+
+
 async def test_every_stop_is_sent_when_the_market_falls_through_many_at_once(
     tmp_path: Path,
 ) -> None:
