@@ -8,6 +8,7 @@ from peer_ccxt import redirect
 
 SYMBOL, LINEAR = "BTC/USDT", "BTC/USDT:USDT"
 KEYS = {"apiKey": "alicekey", "secret": "alicesecret"}
+TAKEN = 0.001  # at the market: its book is never so thin that it lacks this
 
 
 async def main(http, ws):
@@ -42,8 +43,8 @@ async def trade(exchange):
     edited = await exchange.edit_order(placed["id"], SYMBOL, "limit", "buy", 0.02, low)
     assert edited["id"] != placed["id"]
     assert (await exchange.cancel_order(edited["id"], SYMBOL))["status"] == "canceled"
-    taken = await exchange.create_order(SYMBOL, "market", "buy", 0.01)
-    assert (taken["status"], taken["filled"]) == ("closed", 0.01)
+    taken = await exchange.create_order(SYMBOL, "market", "buy", TAKEN)
+    assert (taken["status"], taken["filled"]) == ("closed", TAKEN)
     assert taken["trades"][0]["fee"]["currency"] == "BTC"
     fills = await exchange.fetch_my_trades(SYMBOL)
     assert {fill["order"] for fill in fills} == {taken["id"]}
@@ -106,13 +107,13 @@ async def futures(exchange):
     assert (await exchange.fetch_order(placed["id"], LINEAR))["status"] == "open"
     await exchange.cancel_order(placed["id"], LINEAR)
     assert await exchange.fetch_open_orders(LINEAR) == []
-    await exchange.create_order(LINEAR, "market", "sell", 0.01)
+    await exchange.create_order(LINEAR, "market", "sell", TAKEN)
     (held,) = await exchange.fetch_positions([LINEAR])
-    assert (held["side"], held["contracts"]) == ("short", 0.01)
-    await exchange.create_order(LINEAR, "market", "buy", 0.01, None, {"reduceOnly": True})
+    assert (held["side"], held["contracts"]) == ("short", TAKEN)
+    await exchange.create_order(LINEAR, "market", "buy", TAKEN, None, {"reduceOnly": True})
     assert [one for one in await exchange.fetch_positions([LINEAR]) if one["contracts"]] == []
     stop = {"stopLossPrice": low - 500}
-    waits = await exchange.create_order(LINEAR, "market", "sell", 0.01, None, stop)
+    waits = await exchange.create_order(LINEAR, "market", "sell", TAKEN, None, stop)
     await exchange.cancel_order(waits["id"], LINEAR, {"trigger": True})
     fills = await exchange.fetch_my_trades(LINEAR)
     assert {fill["side"] for fill in fills} == {"buy", "sell"}
@@ -125,16 +126,16 @@ async def hedge(exchange):
     await exchange.set_position_mode(True, LINEAR)
     assert (await exchange.fetch_position_mode(LINEAR))["hedged"] is True
     for side, held in (("buy", "LONG"), ("sell", "SHORT")):
-        await exchange.create_order(LINEAR, "market", side, 0.01, None, {"positionSide": held})
+        await exchange.create_order(LINEAR, "market", side, TAKEN, None, {"positionSide": held})
     pair = {one["side"]: one["contracts"] for one in await exchange.fetch_positions([LINEAR])}
-    assert pair == {"long": 0.01, "short": 0.01}
+    assert pair == {"long": TAKEN, "short": TAKEN}
     try:
         await exchange.set_position_mode(False, LINEAR)
         raise AssertionError("the mode was changed while a pair was held")
     except ccxt.pro.ExchangeError as error:
         assert "-4068" in str(error)
     for side, held in (("sell", "LONG"), ("buy", "SHORT")):
-        await exchange.create_order(LINEAR, "market", side, 0.01, None, {"positionSide": held})
+        await exchange.create_order(LINEAR, "market", side, TAKEN, None, {"positionSide": held})
     assert await exchange.fetch_positions([LINEAR]) == []
     await exchange.set_position_mode(False, LINEAR)
     print("ccxt USD-M: a pair locked in hedge mode, and closed")

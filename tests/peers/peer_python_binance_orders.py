@@ -44,7 +44,7 @@ async def trade(client):
     assert (await client.get_order(**name))["price"] == placed["price"]
     assert len(await client.get_open_orders(symbol="BTCUSDT")) == 1
     assert (await client.cancel_order(**name))["status"] == "CANCELED"
-    taken = await client.order_market_sell(symbol="BTCUSDT", quantity="0.01")
+    taken = await client.order_market_sell(symbol="BTCUSDT", quantity="0.001")
     assert taken["status"] == "FILLED"
     assert await client.get_my_trades(symbol="BTCUSDT", orderId=taken["orderId"])
     assert (await client.get_asset_balance(asset="BTC"))["locked"] == "0.00000000"
