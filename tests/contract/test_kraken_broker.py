@@ -22,7 +22,7 @@ from kraken_trading import (
 from piker.brokers.kraken import broker
 from piker.brokers.spec import load_backend
 from piker.clock import NS, WallClock, use_clock, wall_ns
-from piker.errors import ConfigError, Refused
+from piker.errors import BrokerError, ConfigError, Refused
 from piker.orders import (
     BrokerdError,
     BrokerdOrderAck,
@@ -32,6 +32,7 @@ from piker.orders import (
     TriggerBy,
 )
 from piker.testing.accounts import account_of
+from piker.testing.faults import Fault
 
 __all__ = ["quick"]
 pytestmark = pytest.mark.usefixtures("quick")
@@ -278,6 +279,19 @@ async def test_rights_are_told_in_the_venues_words_when_a_key_is_looked_at() -> 
         rights = await broker.key_rights(credentials(owner))
         assert "withdraw-funds" in rights
         assert "withdraw-funds" not in await broker.key_rights(credentials(ALICE))
+
+
+@pytest.mark.parametrize("times", [2, 3])
+async def test_a_question_is_asked_again_when_its_answer_is_lost(times: int) -> None:
+    """Twice; what it is a part of need not begin anew. The third loss is the caller's."""
+    async with venue_at() as (venue, _):
+        venue.gate.add_faults([Fault(what="unanswered", match="GetApiKeyInfo", count=times)])
+        if times == 2:
+            assert "withdraw-funds" not in await broker.key_rights(credentials(ALICE))
+        else:
+            with pytest.raises(BrokerError):
+                await broker.key_rights(credentials(ALICE))
+        assert "EAPI:Invalid nonce" not in venue.gate.stats()["refusals"]
 
 
 class SetBack(WallClock):

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 import trio
 
+from piker.brokers._backoff import Backoff
 from piker.brokers.credentials import Credentials
 from piker.brokers.kraken.api import PROVIDER, open_client
 from piker.brokers.kraken.broker_ids import NonceFile
@@ -27,7 +28,7 @@ from piker.brokers.kraken.schema import Reply
 from piker.brokers.limits import Limit, Priority
 from piker.brokers.rest import RestClient
 from piker.brokers.signing import KRAKEN_TOKEN_PATH, Param, form, kraken_headers, kraken_signer
-from piker.errors import DataQuality, Rejected, Transient
+from piker.errors import DataQuality, Rejected, Transient, Unknown
 from piker.log import Secret
 
 __all__ = ["PAGE", "PrivateRest", "open_private", "private_limit"]
@@ -40,6 +41,8 @@ OLD_NAMES = {"XBT": "BTC", "XDG": "DOGE"}  # REST's -> websocket v2's
 SENT = "private"  # the kind of a call that has been counted already
 _FORM = "application/x-www-form-urlencoded"
 _INVALID_NONCE = "EAPI:Invalid nonce"
+QUERY_TRIES = 3  # of a question that changes nothing: what it is a part of need not begin anew
+_AGAIN = Backoff(floor_s=0.1, cap_s=2.0)
 
 
 def private_limit(account: str, tier: int = 60) -> Limit:
@@ -100,6 +103,24 @@ class PrivateRest:
         finally:
             permit.done()
 
+    async def query(
+        self, name: str, params: Mapping[str, Param], type_: Any, *, weight: float = 1
+    ) -> Any:
+        """Send a call that changes nothing and return its result: again where its answer is lost.
+
+        Each try counts at the venue. Raises as :meth:`call` does.
+        """
+        tries = 1
+        while True:
+            try:
+                return await self.call(name, params, type_, weight=weight)
+            except (Transient, Unknown, DataQuality) as error:
+                wish_s = (isinstance(error, Transient) and error.retry_after) or 0.0
+                if tries == QUERY_TRIES or wish_s > _AGAIN.cap_s:
+                    raise
+                await trio.sleep(max(_AGAIN.wait_s(tries), wish_s))
+                tries += 1
+
     async def _send(self, name: str, params: Mapping[str, Param], deadline_s: float) -> bytes:
         path, nonce = f"/0/private/{name}", self._nonces.next()
         body = form({"nonce": nonce, **params})
@@ -126,7 +147,7 @@ class PrivateRest:
 
     async def rights(self) -> tuple[str, ...]:
         """Return what the key may do, in the venue's words."""
-        found: KeyInfo = await self.call("GetApiKeyInfo", {}, KeyInfo)
+        found: KeyInfo = await self.query("GetApiKeyInfo", {}, KeyInfo)
         return tuple(found.permissions)
 
     async def asset_names(self) -> dict[str, str]:
@@ -141,12 +162,12 @@ class PrivateRest:
     # -- what stands ---------------------------------------------------------------------------
     async def balances(self) -> dict[str, BalanceEx]:
         """Return balances by REST's ids of assets."""
-        found: dict[str, BalanceEx] = await self.call("BalanceEx", {}, dict[str, BalanceEx])
+        found: dict[str, BalanceEx] = await self.query("BalanceEx", {}, dict[str, BalanceEx])
         return found
 
     async def open_orders(self) -> dict[str, OrderRow]:
         """Return the orders that stand, by txid, with the ids of their trades."""
-        found: OpenPage = await self.call("OpenOrders", {"trades": True}, OpenPage)
+        found: OpenPage = await self.query("OpenOrders", {"trades": True}, OpenPage)
         return found.open
 
     async def orders(self, txids: Sequence[str]) -> dict[str, OrderRow]:
@@ -154,7 +175,7 @@ class PrivateRest:
         found: dict[str, OrderRow] = {}
         for at in range(0, len(txids), MAX_ORDERS):
             names = ",".join(txids[at : at + MAX_ORDERS])
-            found |= await self.call(
+            found |= await self.query(
                 "QueryOrders", {"txid": names, "trades": True}, dict[str, OrderRow]
             )
         return found
@@ -162,7 +183,7 @@ class PrivateRest:
     async def closed_orders(self, cl_ord_id: str) -> dict[str, OrderRow]:
         """Return the orders of one cl_ord_id that have ended."""
         asked: dict[str, Param] = {"trades": True, "cl_ord_id": cl_ord_id}
-        found: ClosedPage = await self.call("ClosedOrders", asked, ClosedPage, weight=2)
+        found: ClosedPage = await self.query("ClosedOrders", asked, ClosedPage, weight=2)
         return {k: row for k, row in found.closed.items() if row.cl_ord_id in (cl_ord_id, None)}
 
     async def closed_since(self, start_s: int) -> dict[str, OrderRow]:
@@ -171,7 +192,7 @@ class PrivateRest:
         at, count = 0, 1
         while at < count:  # what ends meanwhile comes first: pages overlap, and none is missed
             asked: dict[str, Param] = {"trades": True, "start": start_s, "ofs": at}
-            page: ClosedPage = await self.call("ClosedOrders", asked, ClosedPage, weight=2)
+            page: ClosedPage = await self.query("ClosedOrders", asked, ClosedPage, weight=2)
             found |= page.closed
             at, count = at + PAGE, page.count if page.closed else 0
         return found
@@ -181,7 +202,7 @@ class PrivateRest:
         found: dict[str, TradeRow] = {}
         for at in range(0, len(names), MAX_TRADES):
             asked = {"txid": ",".join(names[at : at + MAX_TRADES])}
-            found |= await self.call("QueryTrades", asked, dict[str, TradeRow])
+            found |= await self.query("QueryTrades", asked, dict[str, TradeRow])
         return found
 
     async def trades_since(self, start_s: int) -> dict[str, TradeRow]:
@@ -190,7 +211,7 @@ class PrivateRest:
         at, count = 0, 1
         while at < count:
             asked: dict[str, Param] = {"start": start_s, "ofs": at}
-            page: TradesPage = await self.call("TradesHistory", asked, TradesPage, weight=2)
+            page: TradesPage = await self.query("TradesHistory", asked, TradesPage, weight=2)
             found |= page.trades
             at, count = at + PAGE, page.count if page.trades else 0
         return found
