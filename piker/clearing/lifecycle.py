@@ -140,6 +140,7 @@ class OrderState(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     tids: frozenset[str] = frozenset()
     cancel_called: bool = False
     editing: Order | None = None  # terms that were sent and not yet confirmed
+    worst: Order | None = None  # of several that are under way, the largest size and price
     code: str = ""
     reason: str = ""
     seen: Decimal | None = None
@@ -301,9 +302,18 @@ def _counted(state: OrderState, event: Event) -> OrderState:
 
 
 def _most(state: OrderState) -> Decimal:
-    """Return the most that may be traded: while an edit is under way, the larger of both sizes."""
-    editing = state.editing
+    """Return the most that may be traded: while edits are under way, the largest of all sizes."""
+    editing = state.worst or state.editing
     return max(state.order.size, editing.size) if editing is not None else state.order.size
+
+
+def _worse(state: OrderState, order: Order) -> Order | None:
+    """Return what counts while several edits are under way: the venue may do any of them."""
+    known = state.worst or state.editing
+    if known is None:
+        return None
+    prices = [one.price for one in (known, order) if one.price is not None]
+    return _replace(order, size=max(known.size, order.size), price=max(prices, default=None))
 
 
 def _cancel_asked(state: OrderState, event: Event) -> Step:
@@ -323,7 +333,7 @@ def _edit_asked(state: OrderState, event: Event) -> Step:
         follows = event.order.kind is OrderKind.TRAILING_STOP
         seen = state.seen if follows else event.price or None  # an alert begins anew
         return _to(state, "replaced", order=event.order, seen=seen)
-    return _to(state, "edit asked", editing=event.order)
+    return _to(state, "edit asked", editing=event.order, worst=_worse(state, event.order))
 
 
 def _edit(state: OrderState, event: Event) -> Step:
@@ -332,7 +342,8 @@ def _edit(state: OrderState, event: Event) -> Step:
     reqid = event.reqid or state.reqid
     if state.editing is None and (order, reqid) == (state.order, state.reqid):
         return _again(state, event)
-    edited = _replace(state, order=order, editing=later, reqid=reqid, reason="")
+    worst = state.worst if later is not None else None
+    edited = _replace(state, order=order, editing=later, worst=worst, reqid=reqid, reason="")
     if edited.filled > _most(edited):
         over = _replace(edited, phase=_FILLED)
         return Step(over, "overfilled", Problem.OVERFILL)
@@ -347,13 +358,13 @@ def _edit_refused(state: OrderState, event: Event) -> Step:
     phase = state.phase
     if state.filled >= state.order.size:
         phase = _FILLED  # it was filled while the edit was under way
-    return _to(state, "edit refused", editing=None, reason=event.reason, phase=phase)
+    return _to(state, "edit refused", editing=None, worst=None, reason=event.reason, phase=phase)
 
 
 def _end(phase: Phase, name: str) -> Handler:
     def end(state: OrderState, event: Event) -> Step:
         ended = _replace(
-            state, phase=phase, reason=event.reason, editing=None,
+            state, phase=phase, reason=event.reason, editing=None, worst=None,
             reqid=state.reqid or event.reqid,
         )  # fmt: skip
         missing = bool(event.size) and event.size.is_finite() and event.size > state.filled
@@ -364,14 +375,23 @@ def _end(phase: Phase, name: str) -> Handler:
 
 def _reject(state: OrderState, event: Event) -> Step:
     if state.filled:  # what has traded was not rejected: what is left of it is gone
-        return _to(state, "rest rejected", phase=Phase.CANCELED, reason=event.reason, editing=None)
-    return _to(state, "rejected", phase=Phase.REJECTED, reason=event.reason, editing=None)
+        return _to(
+            state,
+            "rest rejected",
+            phase=Phase.CANCELED,
+            reason=event.reason,
+            editing=None,
+            worst=None,
+        )
+    return _to(
+        state, "rejected", phase=Phase.REJECTED, reason=event.reason, editing=None, worst=None
+    )
 
 
 def _close(state: OrderState, event: Event) -> Step:
     """The venue says that it is filled. Fills that we have not seen are to be asked for."""
     told = max(event.size, _most(state)) if event.size.is_finite() else _most(state)
-    closed = _replace(state, phase=_FILLED, editing=None)
+    closed = _replace(state, phase=_FILLED, editing=None, worst=None)
     return Step(closed, "closed", Problem.MISSING_FILLS if told > state.filled else None)
 
 

@@ -172,6 +172,28 @@ def test_edit_changes_terms_when_the_venue_has_it() -> None:
     assert refused.order.size == 10
 
 
+def test_the_largest_of_several_edits_counts_until_the_venue_has_told_which() -> None:
+    """Two clients edit at once: the first edit may be filled before it is confirmed."""
+    larger, smaller = order(size=D(20), price=D(101)), order(size=D(12), price=D(102))
+    asked, _ = run(
+        begin(order()), event(K.OPEN, reqid="7"),
+        event(K.EDIT_ASKED, order=larger), event(K.EDIT_ASKED, order=smaller),
+    )  # fmt: skip
+    assert asked.editing == smaller
+    assert asked.worst == order(size=D(20), price=D(102))
+    filled, problems = run(asked, fill("a", 15), fill("b", 5))
+    assert problems == [None, None]
+    assert filled.phase is Phase.PARTIAL
+    edited, problems = run(filled, event(K.EDIT, reqid="8", order=larger))
+    assert problems == [None]
+    assert (edited.order, edited.editing, edited.phase) == (larger, smaller, Phase.PARTIAL)
+    ended, problems = run(edited, event(K.EDIT_REFUSED, reason="it has ended"))
+    assert (ended.phase, ended.worst, problems) == (Phase.FILLED, None, [None])
+    assert run(filled, fill("c", 1))[1] == [Problem.OVERFILL]
+    for end in (event(K.CLOSE), event(K.CANCEL)):
+        assert run(filled, end)[0].worst is None
+
+
 def test_edit_refused_leaves_a_filled_order_filled_when_it_was_filled_meanwhile() -> None:
     """All that stood was traded while the larger size was asked for."""
     state, _ = run(
@@ -234,8 +256,9 @@ def test_fills_are_the_sum_of_distinct_trades_when_anything_happens_in_any_order
             assert problem is not None
         if problem is Problem.ILLEGAL:
             assert state == before
+        under_way = state.worst or state.editing
         over = state.filled > max(
-            state.order.size, state.editing.size if state.editing is not None else D(0)
+            state.order.size, under_way.size if under_way is not None else D(0)
         )
         if over and state.filled > before.filled:
             assert problem is Problem.OVERFILL
