@@ -218,6 +218,10 @@ async def test_newest_bars_cost_one_page_when_it_holds_some(
     async with history_of(dirs, rate=0.01) as (get_ohlc, venue):
         rows, start, end = await get_ohlc(name)
         assert _asked(venue) == 1 or name == "1d"
+        if len(rows) == 1:  # early in a day: there is nothing before the bar in progress
+            with pytest.raises(NoData):
+                await get_ohlc(name, end_dt=end, start_dt=start)
+            return
         again, _, _ = await get_ohlc(name, end_dt=end, start_dt=start)
         assert (again == rows[:-1]).all()
         assert rows["count"].sum() > 900
