@@ -267,7 +267,10 @@ async def test_a_quarterly_future_streams_when_it_is_asked_for(piker_dirs: Path)
         async with binance.open_history_client(names[1]) as (get_ohlc, _):
             rows, _, _ = await get_ohlc(60.0)
             inside = (rows["bar_wap"] >= rows["low"]) & (rows["bar_wap"] <= rows["high"])
-            assert inside[rows["volume"] > 0].all()  # the newest has perhaps not been traded yet
+            traded = rows["volume"] > 0  # the newest has perhaps not been yet
+            assert inside[traded].all()
+            assert traded[:-1].all()
+            assert (rows["bar_wap"][~traded] == 0).all()
             assert (rows["bar_wap"][rows["high"] > rows["low"]] > rows["low"].min()).any()
         async with streaming(*names) as (_, receive, _live):
             wanted = {(n, kind) for n in names for kind in (TRADE, QUOTE, int(TickType.MARK))}

@@ -47,9 +47,7 @@ from piker.testing.loopback import brokers_toml, open_loopback
 RESOLVER = Path(__file__).with_name("resolver")
 HOST = "venue.test"  # resolver/sitecustomize.py
 AT_ONCE = 24  # orders under way at most
-#: No order's outcome takes longer unless something is broken. Kraken proves what became of orders
-#: by two looks at the account, of some ten calls each, and frees a Starter one in three seconds.
-SOON_S = {"binance": 180.0, "kraken": 600.0}
+SOON_S = 180.0  # no order's outcome takes longer unless something is broken
 QUIET_S = 150.0  # nor the end
 STANDING = 0.15  # of the orders that rest: they are not canceled
 ENDED = frozenset(str(phase) for phase in TERMINAL)
@@ -276,11 +274,10 @@ class Run:
             turns = trio.Semaphore(at_once)
 
             async def one() -> None:
-                soon_s = SOON_S[self.place.provider]
-                with trio.move_on_after(soon_s) as scope:
+                with trio.move_on_after(SOON_S) as scope:
                     await self.life(ems)
                 if scope.cancelled_caught:
-                    self.wrong.append(f"an order had no outcome within {soon_s:g} s")
+                    self.wrong.append(f"an order had no outcome within {SOON_S:g} s")
                 turns.release()
 
             async with trio.open_nursery() as nursery:
