@@ -52,7 +52,7 @@ async def place(ems: OrderClient, count: int) -> list[str]:
 
     async def one(number: int) -> None:
         price = Decimal(50) + Decimal(number) / 100
-        status = await ems.submit(ems.order(FQME, "buy", 1, price=price))
+        status = await ems.send(ems.order(FQME, "buy", 1, price=price))
         status = await ems.until(status.oid, ("open", "denied", "rejected"))
         assert status.resp == "open", status
         oids.append(status.oid)
@@ -92,10 +92,10 @@ async def measure(cancels: int, ticks: int, folder: Path) -> dict[str, object]:
     (folder / "config" / "conf.toml").write_text(conf + MORE)
     async with trio.open_nursery() as nursery:
         await nursery.start(demo.keep_pikerd)
-        async with open_ems(PAPER, [FQME], name="bench") as ems:
+        async with open_ems(FQME, mode="paper", name="bench") as ems:
             while ems.accounts[PAPER].sync is not SyncState.SYNCED:
                 await ems.changed()
-            never = await ems.submit(ems.order(FQME, "sell", 1, trigger=1))
+            never = await ems.send(ems.order(FQME, "sell", 1, trigger=1))
             assert never.resp == "dark_open", never
             await cancel(ems, await place(ems, 50))  # whatever is done once is done
             idle = await cancel(ems, await place(ems, cancels))

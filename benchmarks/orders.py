@@ -72,7 +72,7 @@ class Bench:
         for number in range(TURN):
             order = ems.order(FQME, "buy", "0.001", price=price - number)
             begun = time.perf_counter()
-            await ems.submit(order)
+            await ems.send(order)
             journaled = time.perf_counter()
             status = await ems.until(order.oid, ("open", "denied", "rejected"))
             self.ack.append(time.perf_counter() - begun)
@@ -111,7 +111,7 @@ async def measure(orders: int, folder: Path) -> dict[str, object]:
         point_backend_at("binance", port)
         async with trio.open_nursery() as nursery:
             await nursery.start(demo.keep_pikerd)
-            async with open_ems(PAPER, [FQME], name="bench") as ems:
+            async with open_ems(FQME, mode="paper", name="bench") as ems:
                 while ems.accounts[PAPER].sync is not SyncState.SYNCED:
                     await ems.changed()
                 async with open_feed([FQME]) as feed:

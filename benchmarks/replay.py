@@ -111,7 +111,7 @@ async def limits(feed: Any, ems: Any) -> None:
         number += 1
         if number % EVERY == 0:
             price = f"{item[fqme].bid - AWAY / 100:.2f}"
-            oid = (await ems.submit(ems.order(fqme, "buy", SIZE, price=price))).oid
+            oid = (await ems.send(ems.order(fqme, "buy", SIZE, price=price))).oid
         elif number % EVERY == AFTER and oid:
             await ems.cancel(oid)
 
@@ -122,7 +122,7 @@ async def markets(feed: Any, ems: Any) -> None:
     async for _ in feed:
         number += 1
         if number % EVERY == 0:
-            await ems.submit(ems.order(fqme, "buy" if number % (2 * EVERY) else "sell", SIZE))
+            await ems.send(ems.order(fqme, "buy" if number % (2 * EVERY) else "sell", SIZE))
 
 
 def ours(what: str, count: int) -> dict[str, Any]:

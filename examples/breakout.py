@@ -50,7 +50,7 @@ async def enter(ems, mkt, price, size, target, stop):
     ]
     sent = []
     for order in orders:
-        status = await ems.submit(order)
+        status = await ems.send(order)
         if status.resp == "denied":  # without one of its exits there is to be no entry
             print(f"denied: {status.reason}")
             for oid in sent:

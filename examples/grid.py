@@ -26,7 +26,7 @@ class Grid:
         """Let one order stand; what is denied is said, and left out."""
         price = self.mkt.round_price(price)
         order = self.ems.order(self.fqme, side, self.size, price=price, post_only=True)
-        status = await self.ems.submit(order)
+        status = await self.ems.send(order)
         if status.resp == "denied":
             print(f"not placed: {side} at {price}: {status.reason}")
         else:

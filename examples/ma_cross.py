@@ -46,7 +46,7 @@ class Averages:
 
 async def bracket(ems, mkt, size, target, stop):
     """Buy now, then set a target and a stop for what was bought; return their oids."""
-    entry = await ems.submit(ems.order(mkt.fqme, "buy", size))
+    entry = await ems.send(ems.order(mkt.fqme, "buy", size))
     entry = await ems.ended(entry.oid)
     if not entry.filled:
         return []
@@ -56,7 +56,7 @@ async def bracket(ems, mkt, size, target, stop):
         ems.order(mkt.fqme, "sell", entry.filled, **terms, **group)
         for terms in ({"trigger": below}, {"price": above})
     ]
-    for status in [await ems.submit(order) for order in exits]:
+    for status in [await ems.send(order) for order in exits]:
         if status.resp == "denied":
             print(f"not set: {status.reason}")
     return [order.oid for order in exits]

@@ -21,7 +21,7 @@ async def trade(ems, mkt, amount, price):
     if size < max(mkt.min_size, mkt.size_tick) or size * price < mkt.min_notional:
         return Decimal(0)
     order = ems.order(mkt.fqme, "buy" if side > 0 else "sell", size, tag="rebalance")
-    status = await ems.submit(order)
+    status = await ems.send(order)
     if status.resp == "denied":
         print(f"denied: {status.reason}")
         return Decimal(0)

@@ -168,7 +168,8 @@ class Status(_Message, frozen=True, tag="status"):
     ``resp`` is the order's phase (:class:`piker.clearing.lifecycle.Phase`), or ``fill`` or
     ``error`` where something happened that leaves it as it was. ``filled`` and ``fees`` are totals.
     ``taken_ns`` is when emsd took the order; ``reason`` of one that waited says what met it;
-    ``level`` is where a trailing stop that waits in emsd would be met now.
+    ``level`` is where a trailing stop that waits in emsd would be met now. ``edit`` has the terms
+    that its backend has just refused.
     """
 
     oid: str
@@ -187,6 +188,7 @@ class Status(_Message, frozen=True, tag="status"):
     brokerd_msg: BrokerdFill | BrokerdStatus | BrokerdError | None = None
     taken_ns: int = 0
     level: Decimal | None = None
+    edit: Order | None = None
 
 
 class AccountStatus(_Message, frozen=True, tag="account"):

@@ -125,7 +125,7 @@ class Account:
     def stands(self, state: OrderState, *, at_venue: bool) -> None:
         """Tell the limits how an order stands: what may still trade counts."""
         if at_venue:
-            self.desk.standing(state.order, state.remaining, state.worst or state.editing)
+            self.desk.standing(state.order, state.remaining, state.worst)
         else:
             self.desk.ended(state.order.oid)
 

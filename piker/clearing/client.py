@@ -1,7 +1,7 @@
 """Orders for clients: strategies, the CLI, charts and notebooks.
 
-    async with open_ems("binance.paper", ["btcusdt.spot.binance"]) as ems:
-        status = await ems.submit(ems.order("btcusdt.spot.binance", "buy", "0.01", price="60000"))
+    async with open_ems("btcusdt.spot.binance", mode="paper") as ems:
+        status = await ems.send(ems.order("btcusdt.spot.binance", "buy", "0.01", price="60000"))
         async for told in ems: ...
 
 An order is acknowledged by its first ``Status``: it is then in emsd's journal. What was sent and
@@ -25,6 +25,7 @@ import trio
 from trio_typing import TaskStatus
 
 from piker import clock, service
+from piker.brokers.credentials import DEFAULT_ACCOUNT
 from piker.clearing._ems import (
     cancel_orders,
     get_accounts,
@@ -32,14 +33,15 @@ from piker.clearing._ems import (
     open_order_dialog,
     set_account_state,
 )
+from piker.clearing.accounts import PAPER, split_account
 from piker.clearing.lifecycle import TERMINAL
-from piker.errors import Bug, PeerLost, PikerError, RangeError
+from piker.errors import Bug, ConfigError, PeerLost, PikerError, RangeError
 from piker.log import get_logger
+from piker.market import parse_fqme
 from piker.orders import (
     AccountStatus,
     Action,
     BrokerdBalance,
-    BrokerdError,
     BrokerdPosition,
     Cancel,
     EmsMessage,
@@ -56,6 +58,7 @@ __all__ = [
     "Told",
     "arm",
     "cancel_all",
+    "choose_account",
     "halt",
     "list_accounts",
     "new_session",
@@ -68,6 +71,7 @@ EVENTS = 10_000  # kept for a client that does not iterate; then the oldest go, 
 ENDED_KEPT = 10_000  # ended orders that ``dialogs`` remembers
 Told = Status | BrokerdPosition | BrokerdBalance | AccountStatus | Resync
 Amount = Decimal | str | int
+MODES = {"paper": PAPER, "live": DEFAULT_ACCOUNT}  # of a provider's accounts, where none is named
 _ENDED = frozenset(str(phase) for phase in TERMINAL)
 
 
@@ -143,7 +147,7 @@ class OrderClient:
         except msgspec.ValidationError as err:
             raise RangeError(f"this is no order: {err}.") from err
 
-    async def submit(self, order: Order) -> Status:
+    async def send(self, order: Order) -> Status:
         """Send an order, or the edit of one; return its status once emsd has journaled it.
 
         A denial is a status, too (``resp`` "denied", or "error" of an edit). Waits for as long
@@ -157,9 +161,9 @@ class OrderClient:
         symbol = known.req.symbol if known is not None and known.req is not None else ""
         return await self._ask(Cancel(oid=oid, symbol=symbol))
 
-    async def edit(self, oid: str, **changes: Amount) -> Status:
+    async def update(self, oid: str, **changes: Amount) -> Status:
         """Give an order other terms: ``size``, ``price``, ``trigger``, ``trail``."""
-        return await self.submit(self._edited(oid, changes))
+        return await self.send(self._edited(oid, changes))
 
     def _edited(self, oid: str, changes: Mapping[str, Amount]) -> Order:
         known = self.dialogs.get(oid)
@@ -168,23 +172,23 @@ class OrderClient:
         exact = {name: _exact(value, name) for name, value in changes.items()}
         return msgspec.structs.replace(known.req, **exact)
 
-    def submit_nowait(self, order: Order) -> str:
-        """Do as :meth:`submit` from a callback, which can not wait; return the oid at once.
+    def send_nowait(self, order: Order) -> str:
+        """Do as :meth:`send` from a callback, which can not wait; return the oid at once.
 
         Nothing has been sent then: what becomes of it is told as a status. Only within the block
         of the client, and in trio's thread. What was not acknowledged when the block is left may
         have been sent.
         """
-        self._soon(self.submit, order)
+        self._soon(self.send, order)
         return order.oid
 
     def cancel_nowait(self, oid: str) -> None:
         """Do as :meth:`cancel` from a callback."""
         self._soon(self.cancel, oid)
 
-    def edit_nowait(self, oid: str, **changes: Amount) -> None:
+    def update_nowait(self, oid: str, **changes: Amount) -> None:
         """Do as :meth:`edit` from a callback. Raises ``RangeError`` at once, as it does."""
-        self._soon(self.submit, self._edited(oid, changes))
+        self._soon(self.send, self._edited(oid, changes))
 
     async def ended(self, oid: str) -> Status:
         """Wait until an order has ended; return its last status."""
@@ -322,6 +326,26 @@ class OrderClient:
         return self._changed
 
 
+def choose_account(fqmes: Sequence[str], mode: str = "", account: str | None = None) -> str:
+    """Return the account that a mode means for some markets; see :func:`open_ems`."""
+    if mode not in ("", *MODES):
+        raise ConfigError(
+            f"there is no mode {mode!r} of orders.", remedy='Say mode="paper" or mode="live".'
+        )
+    if account is None:
+        providers = sorted({parse_fqme(one).provider for one in fqmes})
+        if len(providers) != 1:
+            found = f"they are of {' and '.join(providers)}" if providers else "there is none"
+            raise ConfigError(
+                f"which account is meant does not follow from the markets: {found}.",
+                remedy='Name it: open_ems(..., account="binance.paper").',
+            )
+        return f"{providers[0]}.{MODES[mode or 'paper']}"
+    if account and mode and (mode == "paper") != (split_account(account)[1] == PAPER):
+        raise ConfigError(f"{account} is no {mode} account.", remedy="Leave out the mode.")
+    return account
+
+
 class _Asked:
     """A request that waits for its acknowledgement."""
 
@@ -334,13 +358,16 @@ class _Asked:
 
 def _answers(status: Status, message: Order | Cancel) -> bool:
     """Tell whether a status of the same oid acknowledges a request, or refuses it."""
-    if status.resp == "error" or status.resp in _ENDED:
+    if status.resp in _ENDED:
         return True
+    if status.resp == "error":  # of one request, which it names where it was an order or an edit
+        of = status.req
+        return of is None or (isinstance(message, Order) and _terms(of) == _terms(message))
     if isinstance(message, Cancel):
         return status.cancel_called
-    refused = isinstance(status.brokerd_msg, BrokerdError) and status.brokerd_msg.request == "edit"
-    req = status.req
-    return refused or (req is not None and _terms(req) == _terms(message))
+    return any(
+        one is not None and _terms(one) == _terms(message) for one in (status.req, status.edit)
+    )
 
 
 def _terms(order: Order) -> tuple[Decimal | None, ...]:
@@ -414,16 +441,22 @@ class _Line:
 
 @asynccontextmanager
 async def open_ems(
-    account: str, fqmes: Sequence[str] = (), *, name: str = "client", start_pikerd: bool = True
-) -> AsyncIterator[OrderClient]:
+    *fqmes: str, mode: str = "", account: str | None = None, name: str = "client",
+    start_pikerd: bool = True,
+) -> AsyncIterator[OrderClient]:  # fmt: skip
     """Open an account for orders; yield an :class:`OrderClient` once emsd has it.
 
-    ``fqmes`` are opened at emsd, so that an order in one of them need not wait for its market;
-    others are opened by their first order. ``name`` is whom the journal says did it. Raises
-    ``ConfigError`` for an account that there is not, what a market's feed raises, and
-    ``JournalDamaged`` when emsd will not trade. Orders live on when the block is left.
+    ``mode`` is "paper" (``<provider>.paper`` of the markets) or "live" (``<provider>.main``);
+    an ``account`` named, as ``binance.second``, says both. Without either it is paper. ``fqmes``
+    are opened at emsd, so that an order in one of them need not wait for its market; others are
+    opened by their first order. An ``account`` of "" opens none: orders name theirs, those of
+    all are told. ``name`` is whom the journal says did it.
+
+    Raises ``ConfigError`` for an account that there is not or that is not of ``mode``, what a
+    market's feed raises, and ``JournalDamaged`` when emsd will not trade. Orders live on when the
+    block is left.
     """
-    line = _Line(account, fqmes, name)
+    line = _Line(choose_account(fqmes, mode, account), fqmes, name)
     async with service.open_client_runtime(), trio.open_nursery() as nursery:
         await nursery.start(line.follow, start_pikerd)
         line.client.nursery = nursery

@@ -43,6 +43,7 @@ class DenialCode(StrEnum):
     GROSS_EXPOSURE = "gross-exposure"
     DAILY_LOSS = "daily-loss"
     DUPLICATE_ORDER = "duplicate-order"
+    SUPERSEDED = "superseded"
     FAILED = "failed"
 
 
@@ -75,6 +76,7 @@ MEANINGS: dict[DenialCode, str] = {
     DenialCode.GROSS_EXPOSURE: "positions and orders together would be worth more than they may be",
     DenialCode.DAILY_LOSS: "the day's loss has reached its limit",
     DenialCode.DUPLICATE_ORDER: "the same order was sent a moment ago",
+    DenialCode.SUPERSEDED: "a later edit of the order was asked for before this one was sent",
     DenialCode.FAILED: "emsd itself failed at the request, which is a bug: its log has more",
 }
 

@@ -126,7 +126,8 @@ class OrderState(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     not wholly filled. ``freed`` is an order that emsd itself set on its way: its trigger was met,
     or its parent filled; ``met`` says which price met which trigger, and when. ``seen`` is the
     price that its trigger goes by: of a trailing stop the best one since it was armed, of an alert
-    the one from which it was armed. ``taken_ns`` is when emsd took the order.
+    the one from which it was armed. ``taken_ns`` is when emsd took the order. Of its edits one is
+    at the venue at a time (``editing``); ``wanted`` is the newest that was asked for meanwhile.
     """
 
     order: Order
@@ -140,12 +141,23 @@ class OrderState(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     tids: frozenset[str] = frozenset()
     cancel_called: bool = False
     editing: Order | None = None  # terms that were sent and not yet confirmed
-    worst: Order | None = None  # of several that are under way, the largest size and price
+    wanted: Order | None = None  # terms that wait until the venue has answered for ``editing``
     code: str = ""
     reason: str = ""
     seen: Decimal | None = None
     met: str = ""
     taken_ns: int = 0
+
+    @property
+    def worst(self) -> Order | None:
+        """Return what counts while edits are under way: of both the largest size and price."""
+        editing, wanted = self.editing, self.wanted
+        if editing is None or wanted is None:
+            return editing
+        prices = [one.price for one in (editing, wanted) if one.price is not None]
+        return _replace(
+            wanted, size=max(editing.size, wanted.size), price=max(prices, default=None)
+        )
 
     @property
     def remaining(self) -> Decimal:
@@ -303,17 +315,8 @@ def _counted(state: OrderState, event: Event) -> OrderState:
 
 def _most(state: OrderState) -> Decimal:
     """Return the most that may be traded: while edits are under way, the largest of all sizes."""
-    editing = state.worst or state.editing
-    return max(state.order.size, editing.size) if editing is not None else state.order.size
-
-
-def _worse(state: OrderState, order: Order) -> Order | None:
-    """Return what counts while several edits are under way: the venue may do any of them."""
-    known = state.worst or state.editing
-    if known is None:
-        return None
-    prices = [one.price for one in (known, order) if one.price is not None]
-    return _replace(order, size=max(known.size, order.size), price=max(prices, default=None))
+    worst = state.worst
+    return max(state.order.size, worst.size) if worst is not None else state.order.size
 
 
 def _cancel_asked(state: OrderState, event: Event) -> Step:
@@ -333,17 +336,22 @@ def _edit_asked(state: OrderState, event: Event) -> Step:
         follows = event.order.kind is OrderKind.TRAILING_STOP
         seen = state.seen if follows else event.price or None  # an alert begins anew
         return _to(state, "replaced", order=event.order, seen=seen)
-    return _to(state, "edit asked", editing=event.order, worst=_worse(state, event.order))
+    if state.editing is not None:
+        return _to(state, "edit asked", wanted=event.order)
+    return _to(state, "edit asked", editing=event.order)
 
 
 def _edit(state: OrderState, event: Event) -> Step:
     order = event.order or state.editing or state.order
-    later = state.editing if state.editing != order else None  # another one is under way
     reqid = event.reqid or state.reqid
     if state.editing is None and (order, reqid) == (state.order, state.reqid):
         return _again(state, event)
-    worst = state.worst if later is not None else None
-    edited = _replace(state, order=order, editing=later, worst=worst, reqid=reqid, reason="")
+    later, wanted = state.editing, state.wanted  # as they are, where it was an older one
+    if order == wanted:
+        later = wanted = None
+    elif order == later:
+        later, wanted = wanted, None
+    edited = _replace(state, order=order, editing=later, wanted=wanted, reqid=reqid, reason="")
     if edited.filled > _most(edited):
         over = _replace(edited, phase=_FILLED)
         return Step(over, "overfilled", Problem.OVERFILL)
@@ -356,15 +364,17 @@ def _edit_refused(state: OrderState, event: Event) -> Step:
     if state.editing is None:
         return _again(state, event)
     phase = state.phase
-    if state.filled >= state.order.size:
+    if state.filled >= state.order.size and state.wanted is None:
         phase = _FILLED  # it was filled while the edit was under way
-    return _to(state, "edit refused", editing=None, worst=None, reason=event.reason, phase=phase)
+    return _to(
+        state, "edit refused", editing=state.wanted, wanted=None, reason=event.reason, phase=phase
+    )
 
 
 def _end(phase: Phase, name: str) -> Handler:
     def end(state: OrderState, event: Event) -> Step:
         ended = _replace(
-            state, phase=phase, reason=event.reason, editing=None, worst=None,
+            state, phase=phase, reason=event.reason, editing=None, wanted=None,
             reqid=state.reqid or event.reqid,
         )  # fmt: skip
         missing = bool(event.size) and event.size.is_finite() and event.size > state.filled
@@ -381,17 +391,17 @@ def _reject(state: OrderState, event: Event) -> Step:
             phase=Phase.CANCELED,
             reason=event.reason,
             editing=None,
-            worst=None,
+            wanted=None,
         )
     return _to(
-        state, "rejected", phase=Phase.REJECTED, reason=event.reason, editing=None, worst=None
+        state, "rejected", phase=Phase.REJECTED, reason=event.reason, editing=None, wanted=None
     )
 
 
 def _close(state: OrderState, event: Event) -> Step:
     """The venue says that it is filled. Fills that we have not seen are to be asked for."""
     told = max(event.size, _most(state)) if event.size.is_finite() else _most(state)
-    closed = _replace(state, phase=_FILLED, editing=None, worst=None)
+    closed = _replace(state, phase=_FILLED, editing=None, wanted=None)
     return Step(closed, "closed", Problem.MISSING_FILLS if told > state.filled else None)
 
 

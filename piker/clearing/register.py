@@ -111,7 +111,7 @@ def _with_terms(event: Event, told: OfOrder, state: OrderState) -> Event:
     if not isinstance(told, BrokerdOrderAck) or told.terms is None:
         return event
     terms = {name: getattr(told.terms, name) for name in TERMS}
-    for asked in (state.editing, state.order):
+    for asked in (state.editing, state.wanted, state.order):
         if asked is not None and all(getattr(asked, name) == terms[name] for name in TERMS):
             return msgspec.structs.replace(event, order=asked)
     return msgspec.structs.replace(event, order=msgspec.structs.replace(state.order, **terms))
@@ -300,7 +300,10 @@ class Register:
         if event.kind is _FILL:
             self.news.tell(self.status(state, resp="fill", seq=seq, box=box))
         elif state != before:
-            self.news.tell(self.status(state, seq=seq, box=box))
+            status = self.status(state, seq=seq, box=box)
+            if event.kind is EventKind.EDIT_REFUSED:
+                status = msgspec.structs.replace(status, edit=before.editing)
+            self.news.tell(status)
 
     async def _doubt(self, state: OrderState, problem: Problem) -> None:
         """Keep what is wrong with an order."""
@@ -369,6 +372,7 @@ class Register:
             or at_venue is not (before.phase in AT_VENUE)
             or before.filled is not after.filled
             or before.editing is not after.editing
+            or before.wanted is not after.wanted
         ):
             account = self.accounts.get(order.account)
             if account is not None:

@@ -93,7 +93,7 @@ class Router:
         #: What was heard, of each order that anything waits of.
         self._heard: defaultdict[str, deque[OfOrder | trio.Event]] = defaultdict(deque)
         self._turns = Turns()
-        self._unsent: set[str] = set()  # edits that wait for the venue's id of their order
+        self._edits: dict[str, Order | None] = {}  # what the venue was sent of those that stand
 
     # -- starting ------------------------------------------------------------------------------
     def know(self, mkt: MktPair) -> None:
@@ -284,7 +284,7 @@ class Router:
                 await self._strangers(told)
                 return
             await self.register.hear(oid, told)
-            if oid in self._unsent:
+            if oid in self._edits:
                 await self._send_edit(oid)
             await self._end_if_halted(oid, told)
 
@@ -302,13 +302,17 @@ class Router:
             await self._strangers(strangers)
 
     async def _send_edit(self, oid: str) -> None:
-        """Send an edit that had to wait until the venue has the order."""
+        """Send the edit whose turn it is, once the venue has the order: one at a time.
+
+        With two on their way nobody could say which one a refusal is of.
+        """
         state = self.orders.get(oid)
-        if state is not None and not state.reqid and not state.is_over:
-            return
-        self._unsent.discard(oid)
-        if state is not None and state.editing is not None and state.phase in AT_VENUE:
+        if state is None or state.editing is None or state.phase not in AT_VENUE:
+            self._edits.pop(oid, None)
+        elif state.reqid and self._edits.setdefault(oid, None) is not state.editing:
+            self._edits[oid] = state.editing
             await self._send(state, self._request(state.editing, state.reqid))
+        # without the venue's id it would be another order
 
     def _is_halted(self, name: str) -> bool:
         account = self.accounts.get(name)
@@ -359,8 +363,8 @@ class Router:
                     await self._send(state, self._cancel_request(state))
                 elif self._is_halted(name):
                     await self._cancel(state, "emsd", "all was to end")
-                elif state.editing is not None and state.reqid:
-                    await self._send(state, self._request(state.editing, state.reqid))
+                else:
+                    await self._send_edit(oid)
         await self.keeper.compare(name)
 
     async def lost(self, account: str, why: str) -> None:
@@ -368,6 +372,7 @@ class Router:
         self.keeper.lost(account, why)
         for state in self.register.at_venue(account):
             oid = state.order.oid
+            self._edits.pop(oid, None)  # an edit that stands is sent again
             if state.phase is Phase.PENDING:
                 with await self._turns.of(oid):
                     await self.register.happen(oid, EventKind.LOSE, reason=why)
@@ -398,21 +403,23 @@ class Router:
     async def _edit(self, state: OrderState, order: Order, actor: str) -> None:
         if state.order.parent and state.order.reduce_only:  # an exit stays one: see _as_exit
             order = msgspec.structs.replace(order, reduce_only=True)
-        if order == (state.editing or state.order):  # a client that was cut off asks again
+        if order == (state.wanted or state.editing or state.order):  # it was cut off, asks again
             self.news.tell(self.register.status(state))
             return
         judged = self._judge(order)
         if isinstance(judged, Denial):
             self.refuse(order, judged)
             return
+        if state.wanted is not None:
+            what = "a later edit took its place before it was sent."
+            self.refuse(state.wanted, Denial(DenialCode.SUPERSEDED, what))
         at = (state.phase is Phase.DARK and self.dark.start_of(order)) or ZERO
         await self.register.happen(
             order.oid, EventKind.EDIT_ASKED, actor=actor, order=order, price=at
         )
-        if state.phase in AT_VENUE and state.reqid:
-            await self._send(state, self._request(order, state.reqid))
-        elif state.phase in AT_VENUE:  # without the venue's id it would be another order
-            self._unsent.add(order.oid)
+        if state.phase in AT_VENUE:
+            self._edits.setdefault(order.oid, None)
+            await self._send_edit(order.oid)
 
     async def _cancel(self, state: OrderState, actor: str, reason: str = "by its client") -> None:
         order = state.order
@@ -501,7 +508,7 @@ class Router:
         client's is rejected: the market has moved, and the client is there to decide.
         """
         oid = state.order.oid
-        self._unsent.discard(oid)
+        self._edits.pop(oid, None)
         if state.phase not in AT_VENUE:
             return  # it has ended meanwhile
         if state.filled:
@@ -545,6 +552,7 @@ class Router:
         try:
             await self.accounts[state.order.account].link.send(request)
         except PikerError as err:  # it may have left, or not: only the venue knows
+            self._edits.pop(state.order.oid, None)
             await self.register.happen(state.order.oid, EventKind.LOSE, reason=err.message)
 
     def _tif(self, order: Order) -> TimeInForce:

@@ -40,6 +40,7 @@ __all__ = [
     "endings",
     "exit_code_of",
     "is_live",
+    "named",
     "opening",
     "opening_account",
     "outcome",
@@ -94,6 +95,7 @@ REMEDIES = {
     DenialCode.OPEN_ORDERS: "Cancel some: piker orders",
     DenialCode.GROSS_EXPOSURE: "Order less, or raise [risk] gross_exposure in conf.toml.",
     DenialCode.DAILY_LOSS: "Trade again tomorrow (UTC): only what closes a position passes today.",
+    DenialCode.SUPERSEDED: "The later one counts: piker orders",
     DenialCode.FAILED: "Look whether it stands (piker orders), and report it with the log.",
     DenialCode.DUPLICATE_ORDER: "If you mean it twice, wait a moment and send it again.",
 }
@@ -294,6 +296,20 @@ def endings(oids: Sequence[str]) -> dict[str, str]:
     return {oid: oid for oid in oids}
 
 
+def named(ems: OrderClient, text: str) -> str:
+    """Return the open order that a text names; what names none is returned as it is."""
+    oids = [status.oid for status in ems.open_orders()]
+    if text in oids:
+        return text
+    found = [oid for oid in oids if oid.endswith(text)]
+    if len(found) > 1:
+        names = ", ".join(endings(found).values())
+        raise ConfigError(
+            f"{len(found)} open orders end in {text!r}: {names}.", remedy="Type more of it."
+        )
+    return found[0] if found else text
+
+
 def console(*, stderr: bool = False) -> Console:
     """Return where to print: as wide as the terminal; wide and plain where there is none."""
     file = sys.stderr if stderr else sys.stdout
@@ -317,7 +333,7 @@ async def opening_account(account: str, fqmes: Sequence[str] = ()) -> AsyncItera
     """Open an account as :func:`open_ems` does; say so when it is its venue that is not there."""
     opened = False
     try:
-        async with open_ems(account, fqmes, name="cli") as ems:
+        async with open_ems(*fqmes, account=account, name="cli") as ems:
             opened = True
             yield ems
     except PeerLost as err:

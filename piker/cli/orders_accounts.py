@@ -81,7 +81,11 @@ async def _look(name: str) -> tuple[list[AccountRow], str]:
     top = f"{kept.halt_file()} is there" if kept.halt_file().exists() else ""
     if name or service.read_pikerd() is not None:
         with opening("Asking emsd ..."):
-            dialog = opening_account(name) if name else open_ems("", name="cli", start_pikerd=False)
+            dialog = (
+                opening_account(name)
+                if name
+                else open_ems(account="", name="cli", start_pikerd=False)
+            )
             async with dialog as ems:
                 await _synced(ems, name)
                 told = await list_accounts(start_pikerd=False)

@@ -1,4 +1,4 @@
-"""Options and help of the orders' commands: buy, sell, alert, orders, cancel, and of accounts."""
+"""Options and help of the orders' commands: buy, sell, alert, orders, edit, cancel, accounts."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 from typer.core import TyperCommand
 
-__all__ = ["accounts", "alert", "arm", "buy", "cancel", "halt", "mount", "orders", "positions",
-           "sell"]  # fmt: skip
+__all__ = ["accounts", "alert", "arm", "buy", "cancel", "edit", "halt", "mount", "orders",
+           "positions", "sell"]  # fmt: skip
 
 _NEGATIVE = re.compile(r"-\.?[0-9]|-(inf|nan)", re.I)
 
@@ -182,6 +182,28 @@ def cancel(
     return command.run(oids or [], every=every, account=account, market=market, as_json=json)
 
 
+def edit(
+    oid: Annotated[str, typer.Argument(metavar="OID", help="An order; the end of an id will do.")],
+    size: Annotated[str | None, typer.Option(metavar="S", help="Its whole size, not more.")] = None,
+    price: Annotated[str | None, typer.Option(metavar="P", help="Its limit.")] = None,
+    trigger: Annotated[str | None, typer.Option(metavar="T", help="What it waits for.")] = None,
+    trail: Annotated[str | None, typer.Option(metavar="D", help="How far behind.")] = None,
+    json: Json = False,
+) -> int:
+    """Give an open order other terms.
+
+    Returns once they hold: at its venue, or in piker where it waits there. What was filled counts
+    as part of the size. Exit code 1 when the edit was refused, or the order has ended; 7 when its
+    venue has not answered.
+
+    Example: piker edit 1f3-1 --price 59500
+    """
+    from piker.cli import orders_edit as command
+
+    changes = {"size": size, "price": price, "trigger": trigger, "trail": trail}
+    return command.run(oid, changes, as_json=json)
+
+
 def positions(account: OnlyAccount = None, json: Json = False) -> int:
     """List what is held, and what it has made.
 
@@ -256,7 +278,7 @@ def arm(
 
 def mount(app: typer.Typer) -> None:
     """Put the commands into the app."""
-    for numbers in (buy, sell, alert, cancel):
+    for numbers in (buy, sell, alert, cancel, edit):
         app.command(cls=_Numbers)(numbers)
     for plain in (orders, positions, accounts, halt, arm):
         app.command()(plain)

@@ -16,8 +16,7 @@ from piker.cli.orders import (
     ENDED,
     OrderRow,
     check_account,
-    describe,
-    endings,
+    named,
     opening,
     row_of,
     show,
@@ -71,7 +70,7 @@ class _Work:
             print("no open orders.")
             return 0
         with opening("Asking emsd ...") as opened:
-            async with open_ems("", name="cli") as ems:
+            async with open_ems(account="", name="cli") as ems:
                 opened()
                 await self._ask(ems)
                 return await self._tell(ems)
@@ -82,23 +81,10 @@ class _Work:
             if not self._asked and not self._as_json:
                 print("no open orders.")
             return
-        found = [oid for oid in (self._named(ems, one) for one in self._oids) if oid]
+        found = [oid for oid in (named(ems, one) for one in self._oids) if oid]
         async with trio.open_nursery() as nursery:
             for oid in dict.fromkeys(found):
                 nursery.start_soon(self._cancel, ems, oid)
-
-    def _named(self, ems: OrderClient, text: str) -> str:
-        """Return the open order that a text names; what names none is for emsd to refuse."""
-        oids = [status.oid for status in ems.open_orders()]
-        if text in oids:
-            return text
-        found = [oid for oid in oids if oid.endswith(text)]
-        if len(found) > 1:
-            names = ", ".join(endings(found).values())
-            raise ConfigError(
-                f"{len(found)} open orders end in {text!r}: {names}.", remedy="Type more of it."
-            )
-        return found[0] if found else text
 
     async def _cancel(self, ems: OrderClient, oid: str) -> None:
         status: Status | None = None
@@ -110,25 +96,15 @@ class _Work:
                 remedy="Look what became of it: piker orders",
             )
         if status.resp == "error" and oid not in self._open(ems):
-            await self._not_there(oid, status)
+            code, said = await kept.why_not_open(oid)
+            known = code is DenialCode.ORDER_OVER or not status.code
+            self._refuse(code if known else DenialCode(status.code), said)
         else:
             self._asked.append(oid)
 
     @staticmethod
     def _open(ems: OrderClient) -> set[str]:
         return {status.oid for status in ems.open_orders()}
-
-    async def _not_there(self, oid: str, status: Status) -> None:
-        """Say of an order that is not open whether there ever was one."""
-        code = DenialCode(status.code or DenialCode.UNKNOWN_ORDER)
-        said = f"no open order's id is {oid!r}, or ends so."
-        async with kept.opened() as journal:
-            ended = [one for one in journal.standing.ended if one.endswith(oid)]
-            if ended:
-                row = kept.row_of_state(journal.standing.ended[ended[-1]])
-                code = DenialCode.ORDER_OVER
-                said = f"{describe(row)} has ended: {row.state}; order {row.oid}."
-        self._refuse(code, said)
 
     def _refuse(self, code: DenialCode, said: str) -> None:
         self._failed = True

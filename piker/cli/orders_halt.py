@@ -113,7 +113,7 @@ def _write_file(reason: str) -> object:
 async def _still(account: str) -> list[str]:
     """Return the orders that are not known to be gone after a while."""
     try:
-        async with open_ems("", name="cli", start_pikerd=False) as ems:
+        async with open_ems(account="", name="cli", start_pikerd=False) as ems:
             with trio.move_on_after(GONE_S):
                 while ems.open_orders(account):
                     await ems.changed()

@@ -11,14 +11,15 @@ from contextlib import asynccontextmanager
 
 from piker.clearing._ems import halt_file, journal_path
 from piker.clearing.accounts import PAPER, split_account
+from piker.clearing.denials import DenialCode
 from piker.clearing.journal import Journal, open_journal
 from piker.clearing.lifecycle import OrderState
 from piker.clearing.matching import MODEL
 from piker.clearing.requests import status_of
 from piker.clearing.standing import ENDED_KEPT
-from piker.cli.orders import OrderRow, row_of
+from piker.cli.orders import OrderRow, describe, row_of
 
-__all__ = ["ended", "halt_file", "has_journal", "opened", "row_of_state"]
+__all__ = ["ended", "halt_file", "has_journal", "opened", "row_of_state", "why_not_open"]
 
 
 def has_journal() -> bool:
@@ -52,3 +53,13 @@ def row_of_state(state: OrderState) -> OrderRow:
     """Return what is shown of an order that the journal has."""
     provider, own = split_account(state.order.account)
     return row_of(status_of(state, MODEL if own == PAPER else provider))
+
+
+async def why_not_open(text: str) -> tuple[DenialCode, str]:
+    """Return what to say of an order that is not open: whether there ever was one."""
+    async with opened() as journal:
+        ended = [oid for oid in journal.standing.ended if oid.endswith(text)]
+        if not ended:
+            return DenialCode.UNKNOWN_ORDER, f"no open order's id is {text!r}, or ends so."
+        row = row_of_state(journal.standing.ended[ended[-1]])
+    return DenialCode.ORDER_OVER, f"{describe(row)} has ended: {row.state}; order {row.oid}."

@@ -101,7 +101,7 @@ async def _look(account: str, last: int | None) -> tuple[list[OrderRow], str]:
     if not note:
         try:
             with opening("Asking emsd ..."):
-                async with open_ems("", name="cli", start_pikerd=False) as ems:
+                async with open_ems(account="", name="cli", start_pikerd=False) as ems:
                     statuses = ems.open_orders(account)
         except PeerLost as err:
             note = err.message.rstrip(".")
@@ -219,7 +219,7 @@ class _Watch:
         """Show until cancelled."""
         out = console()
         with opening("Asking emsd ...") as opened:
-            async with open_ems("", name="cli") as self._ems:
+            async with open_ems(account="", name="cli") as self._ems:
                 opened()
                 if self._as_json or not out.is_terminal:
                     await self._lines(self._ems)

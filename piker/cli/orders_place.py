@@ -100,7 +100,7 @@ class Desk:
             self._sent.append(order.oid)
             status = None
             with trio.move_on_after(ACK_S):
-                status = await ems.submit(order)
+                status = await ems.send(order)
             if status is None:
                 raise Unknown(
                     f"emsd has not acknowledged {order.oid} within {ACK_S:.0f} s: whether it has "

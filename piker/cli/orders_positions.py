@@ -131,7 +131,7 @@ def position_of(where: Where, held: Holding, contract: Contract) -> Position:
 
 async def _told(account: str) -> dict[Where, BrokerdPosition]:
     """Return what venues say they have of us."""
-    async with open_ems("", name="cli", start_pikerd=False) as ems:
+    async with open_ems(account="", name="cli", start_pikerd=False) as ems:
         return {
             (name, f"{symbol}.{name.partition('.')[0]}"): told
             for (name, symbol), told in ems.positions.items()

@@ -146,8 +146,8 @@ class _Live:
                 nursery.start_soon(self._end_on, signals)
                 async with (
                     open_feed(fqmes) as feed,
-                    open_ems(account, fqmes, name="piker run") as watch,
-                    open_ems(account, fqmes, name=self._strategy.name) as ems,
+                    open_ems(*fqmes, account=account, name="piker run") as watch,
+                    open_ems(*fqmes, account=account, name=self._strategy.name) as ems,
                 ):
                     self.mkts = {fqme: flume.mkt for fqme, flume in feed.flumes.items()}
                     await _until_ready(watch, account)

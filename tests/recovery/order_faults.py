@@ -235,7 +235,7 @@ class Run:
             order, rests = self.made(ems)
             client_id = client_id_of(order.oid)
             self.befall("order", f"POST .*{client_id}(&|$)", twice=rests)
-            status = await ems.submit(order)
+            status = await ems.send(order)
             if status.resp != "denied":
                 break
             self.seen[f"denied: {status.code}"] += 1
@@ -269,7 +269,7 @@ class Run:
 
     async def trade(self) -> None:
         """Have every order live its life, some at a time; then wait until all is quiet."""
-        async with open_ems(self.account, [self.place.fqme], name="trader") as ems:
+        async with open_ems(self.place.fqme, account=self.account, name="trader") as ems:
             at_once = min(AT_ONCE, self.submits // 3)
             turns = trio.Semaphore(at_once)
 

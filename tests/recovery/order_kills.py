@@ -83,7 +83,7 @@ class Session:
     # -- clients -------------------------------------------------------------------------------
     async def client(self, number: int, over: trio.Event) -> None:
         """Trade until told to stop."""
-        async with open_ems(self.account, [FQME], name=f"c{number}") as ems:
+        async with open_ems(FQME, account=self.account, name=f"c{number}") as ems:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self.listen, ems)
                 while not over.is_set():
@@ -111,14 +111,14 @@ class Session:
         elif mine and what < 0.35:
             one = rng.choice(mine)
             if one.req is not None and one.req.price is not None and one.req.trigger is None:
-                await ems.edit(one.oid, price=bid + off, size=one.filled + size)
+                await ems.update(one.oid, price=bid + off, size=one.filled + size)
         else:
             order = ems.order(FQME, side, size, price=bid + off)
             if what < 0.5:
                 order = ems.order(FQME, side, size)
             elif what < 0.65:
                 order = ems.order(FQME, side, size, trigger=bid + off)
-            status = await ems.submit(order)
+            status = await ems.send(order)
             if status.resp not in ("denied", "error", "rejected"):
                 self.acked[order.oid] = status.resp
             elif status.resp != "rejected" and status.code not in SOON:
@@ -203,7 +203,7 @@ class Session:
 
 async def picture(account: str) -> dict[str, Any]:
     """Return the orders that stand, and what they have filled, as a client sees them."""
-    async with open_ems(account, name="judge") as ems:
+    async with open_ems(account=account, name="judge") as ems:
         with trio.fail_after(SOON_S):
             while ems.accounts[account].sync is not SyncState.SYNCED:
                 await ems.changed()
@@ -212,7 +212,7 @@ async def picture(account: str) -> dict[str, Any]:
 
 async def held(account: str) -> dict[str, Decimal]:
     """Return what an account has, as it is told once it is synced."""
-    async with open_ems(account, name="judge") as ems:
+    async with open_ems(account=account, name="judge") as ems:
         with trio.fail_after(SOON_S):
             while ems.accounts[account].sync is not SyncState.SYNCED:
                 await ems.changed()
@@ -221,7 +221,7 @@ async def held(account: str) -> dict[str, Decimal]:
 
 async def settle(session: Session) -> None:
     """Cancel everything and wait until it has ended, but for some waiting and standing orders."""
-    async with open_ems(session.account, [FQME], name="last") as ems:
+    async with open_ems(FQME, account=session.account, name="last") as ems:
         with trio.fail_after(SOON_S):
             while True:
                 await cancel_all(session.account)
@@ -241,7 +241,7 @@ async def place(ems: OrderClient, account: str, side: str, **more: Decimal) -> N
     while True:
         while ems.accounts[account].sync is not SyncState.SYNCED:
             await ems.changed()
-        status = await ems.submit(ems.order(FQME, side, "0.01", **more))
+        status = await ems.send(ems.order(FQME, side, "0.01", **more))
         if status.code not in SOON:
             assert status.resp != "denied", status.reason
             return

@@ -38,12 +38,12 @@ async def synced(ems: OrderClient, account: str) -> None:
 
 async def trade(account: str) -> None:
     """Have an order refused, one filled, one canceled."""
-    async with open_ems(account, [FQME], name="spender") as ems:
+    async with open_ems(FQME, account=account, name="spender") as ems:
         await synced(ems, account)
-        await ems.submit(ems.order(FQME, "buy", "0"))
-        filled = await ems.submit(ems.order(FQME, "buy", "0.01"))
+        await ems.send(ems.order(FQME, "buy", "0"))
+        filled = await ems.send(ems.order(FQME, "buy", "0.01"))
         assert (await ems.ended(filled.oid)).resp == "closed", ems.dialogs[filled.oid]
-        stands = await ems.submit(ems.order(FQME, "sell", "0.01", price="61000"))
+        stands = await ems.send(ems.order(FQME, "sell", "0.01", price="61000"))
         await ems.cancel(stands.oid)
         await ems.ended(stands.oid)
 
@@ -64,12 +64,12 @@ async def test_trading_keys_are_found_nowhere_when_every_process_was_aborted(
         point_backend_at("binance", port)
         with pikerd_of(piker_dirs, keys) as process, trio.fail_after(SOON_S):
             await ready(process)
-            async with open_ems(LIVE, name="boss"):
+            async with open_ems(account=LIVE, name="boss"):
                 await arm(LIVE)
             await trade(LIVE)
             await trade(PAPER)
             with pytest.raises(Refused) as refused:
-                async with open_ems("binance.wrong"):
+                async with open_ems(account="binance.wrong"):
                     pass
             said.append(("the refusal", f"{refused.value!r} {refused.value}".encode()))
             venue.gate.add_faults([Fault(what="status", on="http", status=500, count=3)])

@@ -59,7 +59,7 @@ async def trading(pikerd: Pikerd) -> AsyncIterator[OrderClient]:
     """Open the paper account, synced, and its market."""
     with trio.fail_after(SOON_S):
         await pikerd.ready()
-        async with open_ems(PAPER, [FQME], name="test") as ems:
+        async with open_ems(FQME, mode="paper", name="test") as ems:
             await synced(ems)
             yield ems
 

@@ -58,7 +58,7 @@ async def test_balances_and_the_day_are_as_before_when_processes_are_killed(
         assert held(ems)["usdt"] == 5000
         paid, spent = D(0), D(0)
         for side in ("buy", "sell"):
-            done = await ems.ended((await ems.submit(ems.order(FQME, side, "0.01"))).oid)
+            done = await ems.ended((await ems.send(ems.order(FQME, side, "0.01"))).oid)
             assert (done.resp, done.avg_price is not None) == ("closed", True)
             assert 0 < done.taken_ns <= done.time_ns
             paid += done.fees["usdt"]
@@ -67,7 +67,7 @@ async def test_balances_and_the_day_are_as_before_when_processes_are_killed(
             await ems.changed()
         before = held(ems)
         assert paid > 1
-        denied = await ems.submit(ems.order(FQME, "buy", "0.01"))
+        denied = await ems.send(ems.order(FQME, "buy", "0.01"))
         assert (denied.resp, denied.code) == ("denied", "daily-loss")
         for process in ("emsd", "paperboi.binance"):
             ems.balances.clear()
@@ -78,7 +78,7 @@ async def test_balances_and_the_day_are_as_before_when_processes_are_killed(
                 await ems.changed()
             await synced(ems)
             with trio.fail_after(30):  # no price for a moment: then it is denied for that
-                while (again := await ems.submit(ems.order(FQME, "buy", "0.01"))).code in (
+                while (again := await ems.send(ems.order(FQME, "buy", "0.01"))).code in (
                     "no-reference", "not-synced",
                 ):  # fmt: skip
                     await ems.changed()

@@ -21,6 +21,7 @@ pytestmark = pytest.mark.slow
 GUIDES = Path(__file__).resolve().parents[2] / "docs" / "guides"
 _EXAMPLE = re.compile(r"<!-- example: (\w+) -->\n```(?:python|toml)\n(.*?)^```", re.M | re.S)
 FEEDS = dict(_EXAMPLE.findall((GUIDES / "feeds.md").read_text(encoding="utf-8")))
+ORDERS = dict(_EXAMPLE.findall((GUIDES / "orders.md").read_text(encoding="utf-8")))
 PROVIDER = dict(_EXAMPLE.findall((GUIDES / "provider.md").read_text(encoding="utf-8")))
 
 
@@ -154,10 +155,21 @@ async def test_notebook_example_attaches_in_two_lines_when_a_feed_runs(
             await script.until("ticks ")
 
 
+async def test_program_of_the_orders_guide_sends_edits_and_cancels_when_run(
+    pikerd: Pikerd, piker_dirs: Path, tmp_path: Path
+) -> None:
+    """On paper, from the first word to the last."""
+    await pikerd.ready()
+    async with venue_of(piker_dirs), running(tmp_path, ORDERS["program"], ends=True) as script:
+        await script.until("sent pending")
+        await script.until(r"stands 0\.02 \d")
+        await script.until("ended canceled 0$")
+
+
 def test_every_example_is_run_when_a_guide_has_one() -> None:
     """No Python block of a guide stands outside the tests, and none is named twice."""
     own = Path(__file__).read_text(encoding="utf-8")
-    for guide, examples in (("feeds", FEEDS), ("provider", PROVIDER)):
+    for guide, examples in (("feeds", FEEDS), ("orders", ORDERS), ("provider", PROVIDER)):
         text = (GUIDES / f"{guide}.md").read_text(encoding="utf-8")
         assert text.count("```python") == sum(
             f"<!-- example: {name} -->\n```python" in text for name in examples

@@ -42,14 +42,14 @@ async def test_an_order_lives_on_when_brokerd_is_killed(piker_dirs: Path, pikerd
         with trio.fail_after(SOON_S):
             await pikerd.ready()
             await client.arm(ACCOUNT)
-            async with open_ems(ACCOUNT, [FQME], name="test") as ems:
+            async with open_ems(FQME, account=ACCOUNT, name="test") as ems:
                 await _sync(ems, synced=True)
                 (price, _), *_ = venue.listings[0].depth(BUY, 1)
                 low = price * Decimal("0.1") - 300
                 order = ems.order(FQME, "buy", "0.01", price=low)
-                await ems.submit(order)
+                await ems.send(order)
                 await ems.until(order.oid, ["open"])
-                edited = await ems.edit(order.oid, price=low - 1, size="0.02")
+                edited = await ems.update(order.oid, price=low - 1, size="0.02")
                 assert edited.req is not None
                 pid = next(
                     s.pid for s in await service.list_services() if s.name == "brokerd.kraken"
@@ -64,7 +64,7 @@ async def test_an_order_lives_on_when_brokerd_is_killed(piker_dirs: Path, pikerd
                 assert (found.req.price, found.req.size) == (low - 1, Decimal("0.02"))
                 await ems.cancel(order.oid)
                 assert (await ems.ended(order.oid)).resp == "canceled"
-                sold = await ems.submit(ems.order(FQME, "sell", "0.01"))
+                sold = await ems.send(ems.order(FQME, "sell", "0.01"))
                 done = await ems.ended(sold.oid)
                 assert (done.resp, done.filled) == ("closed", Decimal("0.01"))
                 assert done.fees["usd"] > 0

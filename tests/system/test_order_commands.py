@@ -7,16 +7,15 @@ import os
 import pty
 import re
 import signal
-import socket
 import subprocess
-import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from decimal import Decimal
 from pathlib import Path
 
 import pytest
 import trio
+from commands import BTC, KEY, SECRET, blocking, command, good, piker, rows, trading
 from daemons import Pikerd
 
 from piker import service
@@ -26,60 +25,8 @@ from piker.cli.orders_list import age
 from piker.clock import NS
 from piker.log import Secret
 from piker.testing.accounts import AccountSpec
-from piker.testing.loopback import open_loopback, point_backend_at
 
 pytestmark = pytest.mark.slow
-BTC = "btcusdt.spot.binance"
-KEY, SECRET = "k" * 16, "s" * 16
-Done = subprocess.CompletedProcess[str]
-
-
-def command(*words: str) -> list[str]:
-    """Return a command line of piker."""
-    return [sys.executable, "-m", "piker.cli", *words]
-
-
-def blocking(*words: str, width: int = 200, stdin: str = "", **more: str) -> Done:
-    """Run a command to its end, here and now."""
-    return subprocess.run(
-        command(*words), input=stdin, capture_output=True, text=True, timeout=60,
-        env={**os.environ, "COLUMNS": str(width), **more},
-    )  # fmt: skip
-
-
-async def piker(*words: str, width: int = 200, stdin: str = "", **more: str) -> Done:
-    """Run a command to its end, while the venue of this process goes on."""
-    return await trio.to_thread.run_sync(
-        lambda: blocking(*words, width=width, stdin=stdin, **more)
-    )  # fmt: skip
-
-
-async def good(*words: str, **more: int) -> str:
-    """Run a command that must do well; return what it printed: never a colour, as it is piped."""
-    done = await piker(*words, **more)  # type: ignore[arg-type]
-    assert done.returncode == 0, done.stderr
-    assert "\x1b" not in done.stdout + done.stderr
-    return done.stdout
-
-
-async def rows(*words: str) -> list[dict[str, object]]:
-    """Return the lines of a command's --json."""
-    done = await piker(*words, "--json")
-    assert done.returncode == 0, done.stderr
-    return [json.loads(line) for line in done.stdout.splitlines()]
-
-
-@asynccontextmanager
-async def trading(pikerd: Pikerd, *accounts: AccountSpec) -> AsyncIterator[None]:
-    """Have a pikerd and a venue; nothing is open yet."""
-    await pikerd.ready()
-    async with open_loopback("binance", symbols=2, rate=50, limits=False, accounts=accounts) as (
-        _,
-        port,
-    ):
-        point_backend_at("binance", port)
-        with trio.fail_after(240):
-            yield
 
 
 # -- words -------------------------------------------------------------------------------------
@@ -128,6 +75,9 @@ def test_age_has_one_unit_when_shown(seconds: int, words: str) -> None:
         (f"buy {BTC} 1 --account kraken.paper", 2, r"kraken.paper does not trade .*binance.paper"),
         (f"buy {BTC} 1 --account krakn.paper", 4, r"Did you mean 'kraken'"),
         (f"alert {BTC} high", 2, r"the trigger 'high' is no number"),
+        ("edit x", 2, r"what is to change is not said. Say --size"),
+        ("edit x --price dear", 2, r"the price 'dear' is no number"),
+        ("edit x --price 1", 1, r"refused \(unknown-order\): 'x': nothing was ordered"),
         ("cancel", 2, r"which orders is not clear. Name their ids"),
         ("cancel x --all", 2, r"which orders is not clear"),
         ("cancel x --account binance.paper", 2, r"--account and --market go with --all"),
@@ -240,6 +190,32 @@ async def test_limit_order_is_listed_whole_and_canceled_by_its_end(
         gone = await good("cancel", "--all", "--market", BTC)
         assert gone.startswith(f"canceled: sell 0.01 {BTC}, stop trigger 57000")
         assert await good("orders") == "no open orders.\n"
+
+
+async def test_open_order_has_other_terms_when_edited_by_its_end(
+    pikerd: Pikerd, piker_dirs: Path
+) -> None:
+    """At its venue and in piker; what can not be leaves it as it was, and says so."""
+    async with trading(pikerd):
+        await good("buy", BTC, "0.01", "--price", "58000")
+        await good("sell", BTC, "0.01", "--trigger", "57000")
+        limit, stop = (str(row["oid"]) for row in await rows("orders"))
+        said = await good("edit", limit[-8:], "--price", "58001", "--size", "0.02")
+        assert said.startswith(f"open: buy 0.02 {BTC}, limit 58001; ")
+        said = await good("edit", stop, "--trigger", "57001.5")
+        assert said.startswith(f"waiting: sell 0.01 {BTC}, stop trigger 57001.5; ")
+        denied = await piker("edit", limit, "--price", "58000.001")
+        assert denied.returncode == 1
+        assert denied.stderr.startswith("refused (off-tick): ")
+        by_id = {row["oid"]: row for row in await rows("orders")}
+        assert (by_id[limit]["price"], by_id[limit]["size"]) == ("58001", "0.02")
+        assert by_id[stop]["trigger"] == "57001.5"
+        await good("cancel", "--all")
+        late = await piker("edit", limit, "--price", "58000")
+        assert late.returncode == 1
+        assert re.match(r"refused \(order-over\): .*has ended: canceled", late.stderr)
+        never = await piker("edit", "zzz", "--price", "58000")
+        assert re.match(r"refused \(unknown-order\): .*'zzz'", never.stderr)
 
 
 async def test_what_can_not_be_is_denied_with_its_code_and_remedy(
@@ -412,111 +388,7 @@ async def test_alert_is_told_when_its_price_comes(pikerd: Pikerd, piker_dirs: Pa
         assert [row["kind"] for row in await rows("orders")] == ["alert"]
 
 
-# -- halting -----------------------------------------------------------------------------------
-async def test_halt_cancels_and_denies_until_armed(pikerd: Pikerd, piker_dirs: Path) -> None:
-    """All of them, then one account alone; who looks is told why."""
-    async with trading(pikerd):
-        await good("buy", BTC, "0.01", "--price", "58000")
-        said = await good("halt", "--reason", "fat finger")
-        assert said.splitlines() == [
-            "HALTED: all accounts. Nothing new passes.",
-            "no order is open any more.",
-            "To trade again: piker arm",
-        ]
-        denied = await piker("buy", BTC, "0.01")
-        assert (denied.returncode, denied.stderr[:16]) == (1, "denied (halted):")
-        looked = await piker("accounts")
-        assert "no: HALTED" in looked.stdout
-        assert "ALL ACCOUNTS ARE HALTED: fat finger. Lift it with: piker arm" in looked.stderr
-        one = await good("arm", "binance.paper")
-        assert "but all accounts are halted; to lift that: piker arm" in one
-        assert "the halt of all accounts is lifted." in await good("arm")
-        await good("buy", BTC, "0.01")
-        await good("halt", "binance.paper")
-        (row,) = await rows("accounts")
-        assert (row["state"], row["armed"], row["reason"]) == ("halted", False, "by hand")
-        assert "binance.paper is active" in await good("arm", "binance.paper")
-        (row,) = await rows("accounts", "binance.paper")
-        assert (row["state"], row["armed"], row["sync"]) == ("active", True, "synced")
-
-
-def test_halt_is_a_file_when_emsd_can_not_be_started(piker_dirs: Path) -> None:
-    """It says so, what that means, and how to undo it; nothing was started."""
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        done = blocking("halt", PIKER_REGISTRY=f"127.0.0.1:{taken.getsockname()[1]}")
-    file = piker_dirs / "config" / "HALT"
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.startswith(
-        f"HALTED by the file {file}: all accounts.\nemsd was not reached: "
-    )
-    assert f"To trade again: rm {file}, then: piker arm" in done.stdout
-    assert "by piker halt" in file.read_text()
-    assert "ALL ACCOUNTS ARE HALTED" in blocking("accounts").stderr
-    assert service.read_pikerd() is None
-
-
-async def test_halt_works_when_the_configuration_is_broken(
-    pikerd: Pikerd, piker_dirs: Path
-) -> None:
-    """Nobody mends a file before pulling the plug: it is a warning; all else refuses to start."""
-    async with trading(pikerd):
-        await good("buy", BTC, "0.01", "--price", "58000")
-        (piker_dirs / "config" / "conf.toml").write_text("[risk\n")
-        done = await piker("halt")
-        assert done.returncode == 0
-        assert re.match(r"warning: .*conf.toml: not TOML", done.stderr)
-        assert done.stdout.startswith("HALTED: all accounts.")
-        assert "no order is open any more." in done.stdout
-        assert (await piker("buy", BTC, "0.01")).returncode == 2
-        (piker_dirs / "config" / "conf.toml").unlink()
-        assert (await piker("buy", BTC, "0.01")).stderr.startswith("denied (halted)")
-
-
-async def test_halt_is_a_file_when_emsd_is_frozen_and_holds_once_it_goes_on(
-    pikerd: Pikerd, piker_dirs: Path
-) -> None:
-    """Neither waits for it for long; afterwards everything is canceled, and denied."""
-    async with trading(pikerd):
-        await good("buy", BTC, "0.01", "--price", "58000")
-        (emsd,) = [one for one in await service.list_services() if one.name == "emsd"]
-        os.kill(emsd.pid, signal.SIGSTOP)
-        try:
-            halted = await rows("halt")
-        finally:
-            with suppress(ProcessLookupError):  # pikerd has seen it, and started another one
-                os.kill(emsd.pid, signal.SIGCONT)
-        file = piker_dirs / "config" / "HALT"
-        assert (halted[0]["halted"], halted[0]["by"]) == ("", str(file))
-        with trio.fail_after(30):
-            while await good("orders") != "no open orders.\n":
-                await trio.sleep(0.1)
-        denied = await piker("buy", BTC, "0.01")
-        assert denied.stderr.startswith("denied (halted):")
-        refused = await piker("arm")
-        assert refused.returncode == 5
-        assert f"Remove it first: rm {file}" in refused.stderr
-        file.unlink()
-        await good("arm")
-        await good("buy", BTC, "0.01")
-
-
-async def test_account_is_halted_at_once_when_its_venue_is_away(
-    pikerd: Pikerd, piker_dirs: Path
-) -> None:
-    """The kill switch waits for nobody; the account is halted when it is opened."""
-    await pikerd.ready()
-    (piker_dirs / "config" / "brokers.toml").write_text(
-        '[binance.urls]\nspot_http = "http://127.0.0.1:9"\nusdm_http = "http://127.0.0.1:9"\n'
-    )
-    keys = await piker("keys", "add", "binance", "main", "--store", "plain",
-                       stdin=f'key = "{KEY}"\nsecret = "{SECRET}"\n')  # fmt: skip
-    assert keys.returncode == 0, keys.stderr
-    (done,) = await rows("halt", "binance.main")
-    assert (done["halted"], done["by"]) == ("binance.main", "emsd")
-    (row,) = await rows("accounts")
-    assert (row["account"], row["state"], row["sync"]) == ("binance.main", "halted", "not open")
-
-
+# -- when nothing runs ---------------------------------------------------------------------------
 async def test_orders_and_positions_are_the_journals_when_nothing_runs(
     pikerd: Pikerd, piker_dirs: Path
 ) -> None:

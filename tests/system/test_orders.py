@@ -38,15 +38,15 @@ async def test_order_lives_through_edit_fill_and_cancel_on_paper(
     async with trading(pikerd) as ems:
         low = await bid() - 500
         order = ems.order(FQME, "buy", "0.01", price=low)
-        assert (await ems.submit(order)).resp in ("pending", "open")
+        assert (await ems.send(order)).resp in ("pending", "open")
         await ems.until(order.oid, ["open"])
-        assert (await ems.edit(order.oid, price=low - 1, size="0.02")).req is not None
+        assert (await ems.update(order.oid, price=low - 1, size="0.02")).req is not None
         terms = ems.dialogs[order.oid].req
         assert terms is not None
         assert (terms.price, terms.size) == (low - 1, D("0.02"))
         assert (await ems.cancel(order.oid)).cancel_called
         assert (await ems.ended(order.oid)).resp == "canceled"
-        market = await ems.submit(ems.order(FQME, "buy", "0.01"))
+        market = await ems.send(ems.order(FQME, "buy", "0.01"))
         done = await ems.ended(market.oid)
         assert (done.resp, done.filled, done.src) == ("closed", D("0.01"), "paper.queue")
         assert done.avg_price is not None
@@ -80,14 +80,14 @@ async def every_kind(ems: OrderClient, low: Decimal, trail: int) -> list[Order]:
         entry,
     ]
     for order in sent:
-        status = await ems.submit(order)
+        status = await ems.send(order)
         assert status.resp in ("pending", "open", "dark_open", "held"), status
     return sent
 
 
 async def test_clients_and_a_late_one_see_the_same_orders(venue: object, pikerd: Pikerd) -> None:
     """Of every kind, whoever sent them; any of them steers any order; the journal says who did."""
-    async with trading(pikerd) as one, open_ems(PAPER, name="second") as two:
+    async with trading(pikerd) as one, open_ems(account=PAPER, name="second") as two:
         low = await bid() - 500
         sent = [*await every_kind(one, low, 5000), *await every_kind(two, low - 11, 5011)]
         oids = {order.oid for order in sent}
@@ -95,14 +95,14 @@ async def test_clients_and_a_late_one_see_the_same_orders(venue: object, pikerd:
         for ems in (one, two):
             for oid in at_venue:
                 await ems.until(oid, ["open"])
-        async with open_ems(PAPER, name="late") as late:
+        async with open_ems(account=PAPER, name="late") as late:
             for ems in (one, two, late):
                 assert set(shown(ems)) == oids
             assert shown(one) == shown(two) == shown(late)
             dropped, edited, traded = sent[5].oid, sent[0].oid, sent[9].oid
             await late.cancel(dropped)
-            await two.edit(edited, price=low + 1)
-            await one.edit(traded, price=low + 3000)
+            await two.update(edited, price=low + 1)
+            await one.update(traded, price=low + 3000)
             every = (one, two, late)
             ends = [[await ems.ended(oid) for ems in every] for oid in (dropped, traded)]
             assert [{(end.resp, end.seq) for end in told} for told in ends] == [
@@ -131,7 +131,7 @@ async def test_orders_stand_when_a_process_is_killed(
     async with trading(pikerd) as ems:
         low = await bid() - 500
         order = ems.order(FQME, "buy", "0.01", price=low)
-        await ems.submit(order)
+        await ems.send(order)
         await ems.until(order.oid, ["open"])
         await kill(name)
         if name == "emsd":
@@ -142,9 +142,9 @@ async def test_orders_stand_when_a_process_is_killed(
                 await ems.changed()
         await synced(ems)
         assert (await ems.until(order.oid, ["open"])).filled == 0
-        while (await ems.submit(ems.order(FQME, "buy", "0.01"))).resp == "denied":
+        while (await ems.send(ems.order(FQME, "buy", "0.01"))).resp == "denied":
             await trio.sleep(0.1)  # datad is on its way: no price is known yet
-        edited = await ems.edit(order.oid, price=low + 3000)
+        edited = await ems.update(order.oid, price=low + 3000)
         done = await ems.ended(edited.oid)
         assert (done.resp, done.filled) == ("closed", D("0.01"))
         assert sum((await fills_of(order.oid)).values()) == done.filled
@@ -157,11 +157,11 @@ async def test_dark_order_fires_once_with_no_client_after_everything_was_killed(
     async with trading(pikerd) as ems:
         low = await bid() - 5000
         stop = ems.order(FQME, "sell", "0.01", trigger=low)
-        far = await ems.submit(stop)
+        far = await ems.send(stop)
         assert (far.resp, far.src) == ("dark_open", "dark")
         near = ems.order(FQME, "sell", "0.01", trigger=low + 10_000)
         alert = ems.order(FQME, "alert", trigger=low + 4990)
-        await ems.submit(alert)
+        await ems.send(alert)
     with trio.fail_after(SOON_S):
         assert pikerd.end(signal.SIGKILL) == -signal.SIGKILL
         while service.read_pikerd() is not None:
@@ -170,10 +170,10 @@ async def test_dark_order_fires_once_with_no_client_after_everything_was_killed(
         await pikerd.ready()
         while not any(one.name == "emsd" for one in await service.list_services()):
             await trio.sleep(0.05)  # nobody asks for it
-        async with open_ems(PAPER, name="looker") as ems:
+        async with open_ems(account=PAPER, name="looker") as ems:
             assert ems.dialogs[stop.oid].resp == "dark_open"
             await synced(ems)
-            await ems.submit(near)
+            await ems.send(near)
             done = await ems.ended(near.oid)
             assert (done.resp, done.filled) == ("closed", D("0.01"))
             assert len(await fills_of(near.oid)) >= 1
@@ -192,24 +192,24 @@ async def test_what_makes_no_sense_is_denied_in_words(venue: object, pikerd: Pik
             "order-notional": {"size": "5", "price": low},
         }  # fmt: skip
         for code, terms in wrong.items():
-            status = await ems.submit(ems.order(FQME, "buy", **terms))  # type: ignore[arg-type]
+            status = await ems.send(ems.order(FQME, "buy", **terms))  # type: ignore[arg-type]
             assert (status.resp, status.code) == ("denied", code), status
             assert status.reason.endswith(".")
         status = await ems.cancel("nobody")
         assert (status.resp, status.code) == ("error", "unknown-order")
-        status = await ems.submit(ems.order("nope.spot.binance", "buy", "1", price="1"))
+        status = await ems.send(ems.order("nope.spot.binance", "buy", "1", price="1"))
         assert (status.resp, status.code) == ("denied", "wrong-symbol")
         assert "has no market" in status.reason
         nobody = ems.order(FQME, "buy", "0.01", price=low, account="binance.nobody")
-        status = await ems.submit(nobody)
+        status = await ems.send(nobody)
         assert (status.resp, status.code) == ("denied", "unknown-account")
         assert "piker keys add binance nobody" in status.reason or "no orders" in status.reason
     for account, error in (("paper", ConfigError), ("nowhere.paper", ProviderError)):
         with pytest.raises(error):
-            async with open_ems(account):
+            async with open_ems(account=account):
                 pass
     with pytest.raises(SymbolNotFound):
-        async with open_ems(PAPER, ["btcusd.spot.binance"]):
+        async with open_ems("btcusd.spot.binance", mode="paper"):
             pass
 
 
@@ -218,17 +218,17 @@ async def test_halt_stops_everything_until_it_is_armed(venue: object, pikerd: Pi
     async with trading(pikerd) as ems:
         low = await bid() - 500
         order = ems.order(FQME, "buy", "0.01", price=low)
-        await ems.submit(order)
+        await ems.send(order)
         await client.halt(reason="a test")
         assert (await ems.ended(order.oid)).resp == "canceled"
         await kill("emsd")
         while not isinstance(await ems.__anext__(), Resync):
             pass
-        status = await ems.submit(ems.order(FQME, "buy", "0.01", price=low))
+        status = await ems.send(ems.order(FQME, "buy", "0.01", price=low))
         assert status.code == "halted"
         await client.arm()
         await synced(ems)
-        assert (await ems.submit(ems.order(FQME, "buy", "0.01", price=low))).code == ""
+        assert (await ems.send(ems.order(FQME, "buy", "0.01", price=low))).code == ""
         halt_file().write_text("")
         while ems.accounts[PAPER].state != "halted":
             await ems.changed()
@@ -237,6 +237,6 @@ async def test_halt_stops_everything_until_it_is_armed(venue: object, pikerd: Pi
         halt_file().unlink()
         await client.arm()
         await client.halt(PAPER)
-        assert (await ems.submit(ems.order(FQME, "buy", "0.02", price=low))).code == "halted"
+        assert (await ems.send(ems.order(FQME, "buy", "0.02", price=low))).code == "halted"
         assert {one.account: one.state for one in await client.list_accounts()} == {PAPER: "halted"}
         assert all(isinstance(one, Status) for one in ems.dialogs.values())

@@ -214,7 +214,7 @@ async def strategy(feed, ems):
     (flume,) = feed.flumes.values()
     low = flume.mkt.round_price(repr(flume.first_quote.bid * 0.98))
     for price in (low, low - 1):
-        status = await ems.submit(ems.order(flume.fqme, "buy", "0.01", price=price))
+        status = await ems.send(ems.order(flume.fqme, "buy", "0.01", price=price))
         await ems.until(status.oid, ["open", "denied"])
         print(status.oid, flush=True)
     try:
@@ -257,7 +257,7 @@ async def test_run_on_paper_ends_in_order_when_it_is_interrupted(
         assert "1 order still stands" in text
         assert stays in text
         assert goes not in text
-        async with open_ems("binance.paper") as ems:
+        async with open_ems(account="binance.paper") as ems:
             assert [status.oid for status in ems.open_orders()] == [stays]
             await ems.cancel(stays)
 

@@ -40,7 +40,7 @@ async def place(ems: OrderClient, start: Decimal) -> dict[str, str]:
         found[f"{name} alert"] = ems.order(FQME, "alert", trigger=start + above)
     found["trail"] = ems.order(FQME, "sell", "0.01", trail=TRAIL)
     for order in found.values():
-        status = await ems.submit(order)
+        status = await ems.send(order)
         assert (status.resp, status.src) == ("dark_open", "dark"), status
     return {name: order.oid for name, order in found.items()}
 

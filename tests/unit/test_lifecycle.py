@@ -172,21 +172,28 @@ def test_edit_changes_terms_when_the_venue_has_it() -> None:
     assert refused.order.size == 10
 
 
-def test_the_largest_of_several_edits_counts_until_the_venue_has_told_which() -> None:
-    """Two clients edit at once: the first edit may be filled before it is confirmed."""
+def test_the_largest_of_several_edits_counts_until_the_venue_has_answered() -> None:
+    """One is at the venue at a time; what is refused is that one, and the next is still wanted."""
     larger, smaller = order(size=D(20), price=D(101)), order(size=D(12), price=D(102))
     asked, _ = run(
         begin(order()), event(K.OPEN, reqid="7"),
         event(K.EDIT_ASKED, order=larger), event(K.EDIT_ASKED, order=smaller),
     )  # fmt: skip
-    assert asked.editing == smaller
+    assert (asked.editing, asked.wanted) == (larger, smaller)
     assert asked.worst == order(size=D(20), price=D(102))
+    refused, _ = run(asked, event(K.EDIT_REFUSED, reason="no"))
+    assert (refused.order, refused.editing, refused.wanted) == (order(), smaller, None)
+    newest, _ = run(asked, event(K.EDIT_ASKED, order=order(size=D(11))))
+    assert (newest.editing, newest.wanted) == (larger, order(size=D(11)))
+    both = run(asked, event(K.EDIT, order=smaller))[0]  # of a journal when two were sent at once
+    assert (both.order, both.editing, both.wanted) == (smaller, None, None)
     filled, problems = run(asked, fill("a", 15), fill("b", 5))
     assert problems == [None, None]
     assert filled.phase is Phase.PARTIAL
     edited, problems = run(filled, event(K.EDIT, reqid="8", order=larger))
     assert problems == [None]
     assert (edited.order, edited.editing, edited.phase) == (larger, smaller, Phase.PARTIAL)
+    assert edited.wanted is None
     ended, problems = run(edited, event(K.EDIT_REFUSED, reason="it has ended"))
     assert (ended.phase, ended.worst, problems) == (Phase.FILLED, None, [None])
     assert run(filled, fill("c", 1))[1] == [Problem.OVERFILL]
@@ -256,7 +263,7 @@ def test_fills_are_the_sum_of_distinct_trades_when_anything_happens_in_any_order
             assert problem is not None
         if problem is Problem.ILLEGAL:
             assert state == before
-        under_way = state.worst or state.editing
+        under_way = state.worst
         over = state.filled > max(
             state.order.size, under_way.size if under_way is not None else D(0)
         )

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from piker import clock
-from piker.clearing.client import OrderClient
+from piker.clearing.client import OrderClient, choose_account
 from piker.clearing.dark import Trigger
 from piker.cli.orders_place import Desk
 from piker.cli.orders_ticket import Ticket, build, checked
@@ -37,6 +37,42 @@ def typed(action: str = "buy", **more: object) -> Ticket:
     """Return a ticket whose names are whole."""
     fields = {"fqme": BTC, "size": "0.01", "account": ACCOUNT, **more}
     return Ticket(action=action, **fields)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("fqmes", "mode", "account", "meant"),
+    [
+        ([BTC], "", None, "binance.paper"),
+        ([BTC], "paper", None, "binance.paper"),
+        ([BTC, "xbtusd.spot.kraken"], "live", "kraken.second", "kraken.second"),
+        (["xbtusd.spot.kraken"], "live", None, "kraken.main"),
+        ([], "", "binance.paper", "binance.paper"),
+        ([], "", "", ""),
+    ],
+)
+def test_mode_and_markets_say_which_account_is_meant(
+    fqmes: list[str], mode: str, account: str | None, meant: str
+) -> None:
+    """Paper where nothing else is said; an account that is named is the one."""
+    assert choose_account(fqmes, mode, account) == meant
+
+
+@pytest.mark.parametrize(
+    ("fqmes", "mode", "account", "said"),
+    [
+        ([BTC], "dark", None, "no mode 'dark'"),
+        ([], "paper", None, "does not follow from the markets: there is none"),
+        ([BTC, "xbtusd.spot.kraken"], "live", None, "they are of binance and kraken"),
+        ([BTC], "paper", "binance.main", "binance.main is no paper account"),
+        ([BTC], "live", "binance.paper", "binance.paper is no live account"),
+    ],
+)
+def test_account_that_is_not_clear_is_asked_for(
+    fqmes: list[str], mode: str, account: str | None, said: str
+) -> None:
+    """Never guessed: one of the two might be real money."""
+    with pytest.raises(ConfigError, match=said):
+        choose_account(fqmes, mode, account)
 
 
 @given(st.sampled_from(["buy", "sell"]), STOPS, PRICES, PRICES)

@@ -298,11 +298,11 @@ def test_replay_counts_what_the_account_has_when_told_what_it_begins_with() -> N
 
     async def one(feed: Feed, ems: OrderClient) -> None:
         assert ems.balances[NAME, "usdt"].total == 1000
-        bought = await ems.submit(ems.order(BTC.fqme, "buy", 2))
+        bought = await ems.send(ems.order(BTC.fqme, "buy", 2))
         await ems.ended(bought.oid)
         assert ems.balances[NAME, "btc"].total == 2
         assert ems.balances[NAME, "usdt"].available == D(1000) - D(202) * D("1.001")
-        refused = await ems.submit(ems.order(BTC.fqme, "buy", 9, price=99))
+        refused = await ems.send(ems.order(BTC.fqme, "buy", 9, price=99))
         refused = await ems.ended(refused.oid)
         assert (refused.resp, "insufficient" in refused.reason) == ("rejected", True)
 

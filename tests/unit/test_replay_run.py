@@ -82,7 +82,7 @@ async def busy(feed: Feed, ems: OrderClient) -> None:
         while True:
             await trio.sleep(every_s)
             price = BTC.round_price(str(99.9 if side == "buy" else 100.1))
-            await ems.submit(ems.order(BTC.fqme, side, "0.1", price=price + D(away)))
+            await ems.send(ems.order(BTC.fqme, side, "0.1", price=price + D(away)))
 
     async def take_back() -> None:
         async for told in ems:
@@ -99,9 +99,9 @@ async def busy(feed: Feed, ems: OrderClient) -> None:
             number += 1
             if number % 40 == 0:
                 stop = ems.order(BTC.fqme, "sell", "0.1", trigger="99.9")
-                await ems.submit(stop)
+                await ems.send(stop)
             if number % 50 == 0:
-                await ems.submit(ems.order(BTC.fqme, "buy", "0.2"))
+                await ems.send(ems.order(BTC.fqme, "buy", "0.2"))
         nursery.cancel_scope.cancel()
 
 
@@ -221,7 +221,7 @@ def test_order_takes_its_latency_when_it_is_sent() -> None:
     times: dict[str, int] = {}
 
     async def one(feed: Feed, ems: OrderClient) -> None:
-        status = await ems.submit(ems.order(BTC.fqme, "buy", "0.1", price="99.00"))
+        status = await ems.send(ems.order(BTC.fqme, "buy", "0.1", price="99.00"))
         times[status.resp] = clock.wall_ns()
         await ems.until(status.oid, ["open"])
         times["open"] = clock.wall_ns()
@@ -235,11 +235,11 @@ def test_order_is_told_of_when_a_callback_gives_it_without_waiting() -> None:
 
     async def run(_: Feed, ems: OrderClient) -> None:
         with pytest.raises(RangeError, match="no order 'nobody' is known"):
-            ems.edit_nowait("nobody", price="1")
-        oid = ems.submit_nowait(ems.order(BTC.fqme, "buy", "0.1", price="98"))
+            ems.update_nowait("nobody", price="1")
+        oid = ems.send_nowait(ems.order(BTC.fqme, "buy", "0.1", price="98"))
         assert oid not in ems.dialogs
         await ems.until(oid, ["open"])
-        ems.edit_nowait(oid, price="97")
+        ems.update_nowait(oid, price="97")
         while (req := ems.dialogs[oid].req) is not None and req.price != 97:
             await ems.changed()
         ems.cancel_nowait(oid)
@@ -274,7 +274,7 @@ def test_timed_order_expires_when_its_time_has_come() -> None:
         order = ems.order(
             BTC.fqme, "buy", "0.1", price="98.00", tif=TimeInForce.GTD, expire_ns=until
         )
-        status = await ems.submit(order)
+        status = await ems.send(order)
         status = await ems.ended(status.oid)
         assert clock.wall_ns() == until
 
@@ -354,7 +354,7 @@ def test_limits_judge_by_the_price_of_now_when_the_market_has_moved() -> None:
 
     async def two(feed: Feed, ems: OrderClient) -> None:
         async for _ in feed:
-            await ems.submit(ems.order(BTC.fqme, "buy", "0.1", price="145"))
+            await ems.send(ems.order(BTC.fqme, "buy", "0.1", price="145"))
 
     assert sorted(phases(replay(two, told=told))) == ["closed", "denied"]
 
@@ -364,7 +364,7 @@ def test_group_ends_when_one_of_it_trades() -> None:
 
     async def group(feed: Feed, ems: OrderClient) -> None:
         for terms in ({"price": "100.05"}, {"trigger": "99.95"}):
-            await ems.submit(ems.order(BTC.fqme, "sell", "0.001", oco="out", **terms))  # type: ignore[arg-type]
+            await ems.send(ems.order(BTC.fqme, "sell", "0.001", oco="out", **terms))  # type: ignore[arg-type]
         await feed.receive()
         while any(status.resp not in ("closed", "canceled") for status in ems.dialogs.values()):
             await feed.receive()
@@ -389,7 +389,7 @@ def test_orders_on_their_way_arrive_when_a_strategy_returns() -> None:
     """What was sent in the last moment is in the journal as it came out."""
 
     async def hasty(feed: Feed, ems: OrderClient) -> None:
-        await ems.submit(ems.order(BTC.fqme, "buy", "0.1", price="101"))
+        await ems.send(ems.order(BTC.fqme, "buy", "0.1", price="101"))
 
     assert phases(replay(hasty, latency_ms=50.0)) == ["closed"]
 
@@ -398,7 +398,7 @@ def test_strategy_can_tidy_up_when_it_is_ended() -> None:
     """One that waits for what never comes is cancelled, and its ``finally`` may send orders."""
 
     async def stubborn(feed: Feed, ems: OrderClient) -> None:
-        status = await ems.submit(ems.order(BTC.fqme, "buy", "0.1", price="98.00"))
+        status = await ems.send(ems.order(BTC.fqme, "buy", "0.1", price="98.00"))
         try:
             await ems.until(status.oid, ["never"])
         finally:
@@ -466,7 +466,7 @@ def test_positions_are_the_fills_when_two_markets_are_traded() -> None:
             number += 1
             mkt = (BTC, ETH)[number % 2]
             if number % 7 == 0:
-                await ems.submit(ems.order(mkt.fqme, "buy" if number % 3 else "sell", "0.4"))
+                await ems.send(ems.order(mkt.fqme, "buy" if number % 3 else "sell", "0.4"))
 
     result = replay(both, told=list(_walk((BTC, ETH))), mkts=(BTC, ETH), latency_ms=1.0)
     net = {BTC.fqme: D(0), ETH.fqme: D(0)}

@@ -131,6 +131,16 @@ async def told(
     raise AssertionError(words)
 
 
+async def _until(news: trio.MemoryReceiveChannel[Any], resp: str) -> AsyncIterator[Status]:
+    """Yield statuses up to one that says so."""
+    with trio.fail_after(10):
+        async for one in news:
+            assert isinstance(one, Status)
+            yield one
+            if one.resp == resp:
+                return
+
+
 async def test_order_goes_through_its_life_when_it_is_filled(tmp_path: Path) -> None:
     """Pending, acknowledged, open, filled in two, closed: told to two clients the same."""
     async with (
@@ -219,8 +229,10 @@ async def test_cancel_works_in_every_phase_when_asked(tmp_path: Path) -> None:
             assert (status.resp, status.code) == ("error", code)
 
 
-async def test_terms_are_the_venues_when_one_of_two_edits_is_refused(tmp_path: Path) -> None:
-    """Both under way: the first is done, the second refused. Also after a restart."""
+async def test_one_edit_is_at_the_venue_at_a_time_and_a_refusal_is_of_that_one(
+    tmp_path: Path,
+) -> None:
+    """The newest of those asked for meanwhile is sent next. Also after a loss, and a restart."""
 
     class Slow(PaperLink):
         async def send(self, request: BrokerdRequest) -> None:
@@ -234,13 +246,47 @@ async def test_terms_are_the_venues_when_one_of_two_edits_is_refused(tmp_path: P
         await router.order(order())
         await told(news, upto="open")
         reqid = router.orders["a"].reqid
-        await router.order(order(size=D(5)))
+        refusal = BrokerdError(reason="no", oid="a", account=PAPER, request="edit")
+
+        async def sizes() -> list[Decimal]:
+            """Return those of the edits that were sent, once all is at rest."""
+            await trio.testing.wait_all_tasks_blocked(0.2)
+            sent = [one for one in link.sent if isinstance(one, BrokerdOrder) and one.reqid]
+            assert {one.reqid for one in sent} == {reqid}
+            return [one.size for one in sent]
+
+        for size in (4, 1, 5):
+            await router.order(order(size=D(size)))
+        dropped = [one async for one in _until(news, "error")][-1]
+        assert (dropped.code, dropped.req and dropped.req.size) == ("superseded", 1)
+        assert await sizes() == [4]
+        await router.lost(PAPER, "cut")
+        sync = BrokerdSync(account=PAPER, state=SyncState.SYNCED, time_ns=wall_ns())
+        for _ in range(2):
+            router.hear(PAPER, sync)
+            assert await sizes() == [4, 4], "it may have been lost: once"
+        link.tell([refusal])
+        assert await sizes() == [4, 4, 5]
+        assert (router.orders["a"].order.size, router.orders["a"].remaining) == (2, 2)
         await router.order(order(size=D(1)))
-        first, _ = [one for one in link.sent if isinstance(one, BrokerdOrder) and one.reqid]
+        first = next(one for one in link.sent if isinstance(one, BrokerdOrder) and one.size == 5)
         done = BrokerdOrderAck(oid="a", reqid=reqid, account=PAPER, request="edit", terms=first)
-        link.tell([done, BrokerdError(reason="no", oid="a", account=PAPER, request="edit")])
-        await trio.testing.wait_all_tasks_blocked(0.2)
+        link.tell([done])
+        assert await sizes() == [4, 4, 5, 1]
+        link.tell([refusal])
+        assert await sizes() == [4, 4, 5, 1]
         assert (router.orders["a"].order.size, router.orders["a"].editing) == (5, None)
+        await router.order(order(size=D(6)))
+        await router.order(order(size=D(7)))
+    late = Slow()
+    async with routing(tmp_path, late) as (router, link):
+        await trio.testing.wait_all_tasks_blocked(0.2)
+        assert [one.size for one in late.sent if isinstance(one, BrokerdOrder)] == [6]
+        for size in (7, None):
+            link.tell([refusal])
+            await trio.testing.wait_all_tasks_blocked(0.2)
+            editing = router.orders["a"].editing
+            assert (editing.size if editing is not None else None) == size
     async with routing(tmp_path) as (router, link):
         assert (router.orders["a"].order.size, router.orders["a"].editing) == (5, None)
         by_hand = msgspec.structs.replace(first, size=D(3))

@@ -1,0 +1,65 @@
+"""Which of a client's requests a status answers; everything else of it is tested with emsd."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+
+import msgspec
+import trio
+import trio.testing
+
+from piker.clearing.client import OrderClient
+from piker.orders import Action, BrokerdError, Cancel, Order, Status
+
+D = Decimal
+
+
+def status(order: Order, resp: str = "open", **more: object) -> Status:
+    """Return what emsd tells of an order."""
+    told = Status(oid=order.oid, resp=resp, time_ns=1, req=order)
+    return msgspec.structs.replace(told, **more)
+
+
+async def test_answer_is_of_the_edit_that_it_names_when_several_wait() -> None:
+    """One refused by the venue, one dropped for a later one, one done: each is told its own."""
+    sent: list[Order | Cancel] = []
+
+    async def send(message: Order | Cancel) -> None:
+        sent.append(message)
+
+    ems = OrderClient("binance.paper", send, "session")
+    order = Order(
+        oid="a", symbol="btcusdt.spot.binance", account="binance.paper", action=Action.BUY,
+        size=D(1), price=D(100),
+    )  # fmt: skip
+    ems.take(status(order))
+    answers: dict[int, str] = {}
+
+    async def update(price: int) -> None:
+        answers[price] = (await ems.update("a", price=price)).resp
+
+    async def cancel() -> None:
+        answers[0] = (await ems.cancel("a")).resp
+
+    async with trio.open_nursery() as nursery:
+        for price in (101, 102, 103):
+            nursery.start_soon(update, price)
+            await trio.testing.wait_all_tasks_blocked()
+        nursery.start_soon(cancel)
+        await trio.testing.wait_all_tasks_blocked()
+        assert len(sent) == 4
+        first, second, third = (msgspec.structs.replace(order, price=D(one)) for one in
+                                (101, 102, 103))  # fmt: skip
+        ems.take(status(second, "error", code="superseded"))
+        await trio.testing.wait_all_tasks_blocked()
+        assert answers == {102: "error"}
+        refusal = BrokerdError(reason="no", oid="a", account="binance.paper", request="edit")
+        ems.take(status(order, brokerd_msg=refusal, edit=first))
+        await trio.testing.wait_all_tasks_blocked()
+        assert answers == {102: "error", 101: "open"}
+        ems.take(status(third))
+        await trio.testing.wait_all_tasks_blocked()
+        assert answers == {102: "error", 101: "open", 103: "open"}
+        ems.take(status(third, cancel_called=True))
+    assert answers[0] == "open"
+    assert ems.dialogs["a"].req == third
