@@ -3,12 +3,12 @@
     python order_faults.py --folder FOLDER --submits N --seed S --venue spot|usdtm|kraken
 
 A script. A loopback venue, pikerd, emsd, brokerd and datad are real processes. Each order of a
-client's, and each cancel, meets a fault of chance on its way to the venue or back: no answer, the
-connection reset before or after the venue has done it, 5xx, 429, an answer that can not be read,
-done late, done twice, a name that does not resolve, a clock that is off. In the end, when all is
-quiet, emsd's journal must have what the venue has: orders, fills, fees, positions, balances; no
-order twice, none that nobody knows of, and none called rejected that stands or traded. Prints one
-JSON line.
+client's, each edit and each cancel, meets a fault of chance on its way to the venue or back: no
+answer, the connection reset before or after the venue has done it, 5xx, 429, an answer that can not
+be read, done late, done twice, a name that does not resolve, a clock that is off. In the end, when
+all is quiet, emsd's journal must have what the venue has: orders, fills, fees, positions, balances;
+no order twice, none that nobody knows of, and none called rejected that stands or traded. Prints
+one JSON line.
 """
 
 from __future__ import annotations
@@ -49,6 +49,7 @@ HOST = "venue.test"  # resolver/sitecustomize.py
 AT_ONCE = 24  # orders under way at most
 SOON_S = 180.0  # no order's outcome takes longer unless something is broken
 QUIET_S = 150.0  # nor the end
+EDITED = 0.4  # of the orders that rest
 STANDING = 0.15  # of the orders that rest: they are not canceled
 ENDED = frozenset(str(phase) for phase in TERMINAL)
 SETTLED = ENDED | {"open", "partially_filled"}
@@ -245,7 +246,12 @@ class Run:
             await trio.sleep(0.05)
         self.acked.add(order.oid)
         status = await ems.until(order.oid, SETTLED)
-        if order.price is None or self.rng.random() < STANDING:
+        if order.price is None:
+            return
+        if status.resp not in ENDED and self.rng.random() < EDITED:
+            await self.edit(ems, order)
+            status = await ems.until(order.oid, SETTLED)
+        if self.rng.random() < STANDING:
             return
         while status.resp not in ENDED:
             number = status.reqid.rpartition("-")[2]
@@ -255,6 +261,24 @@ class Run:
                 await ems.changed()
                 status = ems.dialogs[order.oid]
             status = await ems.until(order.oid, SETTLED)  # refused: it is asked for again
+
+    async def edit(self, ems: OrderClient, order: Order) -> None:
+        """Give an order other terms, or twice at once; return when each was answered."""
+        rng, tick = self.rng, Decimal(self.place.tick)
+        number = ems.dialogs[order.oid].reqid.rpartition("-")[2]
+
+        async def once() -> None:
+            near, step = (self.top()[0], -tick) if order.side > 0 else (self.top()[1], tick)
+            size = max(ems.dialogs[order.oid].filled, order.size * rng.choice((1, 2))) + order.size
+            price = near + rng.randrange(300, 5000) * step
+            self.befall("edit", f"(PUT|POST|DELETE) .*rderId={number}(&|$)", twice=False)
+            status = await ems.update(order.oid, size=size, price=price)
+            done = status.resp != "error" and status.req is not None and status.req.size == size
+            self.seen["edited" if done else f"not edited: {status.code or 'by the venue'}"] += 1
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(rng.choice((1, 1, 2, 3))):
+                nursery.start_soon(once)
 
     async def synced(self, ems: OrderClient) -> None:
         """Wait until the account takes orders."""
