@@ -175,9 +175,8 @@ class PaperBroker:
         self._held[order.oid] = _Held(order, reqid, Decimal(0))
         self._set_aside(order.oid)
         fills, end = book.submit(order)
-        events: list[BrokerdEvent] = [self._ack(order, reqid, now_ns)]
-        if not end:
-            events.append(self._status(order.oid, "open", now_ns))
+        taken = self._ack(order, reqid, now_ns) if end else self._status(order.oid, "open", now_ns)
+        events: list[BrokerdEvent] = [taken]  # what is open was taken: it needs no word of its own
         events += self._tell(fills, now_ns)
         if end and end != "closed":
             refused = not fills and (order.post_only or order.tif == "fok")

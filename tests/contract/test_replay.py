@@ -259,7 +259,7 @@ async def test_books_are_the_venues_when_a_session_is_replayed(
             replay.start()
             await replay.ended.wait()
             assert len(tops.lives) == len(markets)
-            assert all(live.synced for live in tops.lives)
+            await until(lambda: all(live.synced for live in tops.lives))
             assert not any(live.keeper.resyncs for live in tops.lives)
             nursery.cancel_scope.cancel()
     theirs = tops_of(capture)

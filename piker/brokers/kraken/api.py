@@ -42,8 +42,9 @@ VENUE = "spot"
 URLS = {"spot_http": "https://api.kraken.com", "spot_ws": "wss://ws.kraken.com"}
 LISTINGS_TTL_NS = 3600 * NS  # listings change a few times a day
 LIMITS = (
-    # About one public call a second, address and pair; three may come at once.
-    Limit("public", 3, 3, "decay", "requests", ("data",), 0.0),
+    # About one public call a second, address and pair. Three may come at once: one of them is left
+    # for calls that the network brings closer together than they were sent.
+    Limit("public", 2, 2, "decay", "requests", ("data",), 0.0),
     # Connection attempts to the websocket hosts (Kraken's guide, "websocket rate limits").
     Limit("handshakes", 150, 600, "rolling", "requests", (CONNECT,)),
 )
