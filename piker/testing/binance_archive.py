@@ -161,7 +161,8 @@ class Archive:
 
     async def _file(self, want: Wanted, listing: Listing, flaws: list[Fault]) -> _File | None:
         """Return a file, made when it is not kept; who asks meanwhile waits for it."""
-        key = (want.path, *sorted(f"{fault.what} {fault.part}" for fault in flaws))
+        until = str(listing.ended_s)  # a market that is delisted has another file from then on
+        key = (want.path, until, *sorted(f"{fault.what} {fault.part}" for fault in flaws))
         while key in self._making:
             await self._making[key].wait()
         if key in self._kept:
