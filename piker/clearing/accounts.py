@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from decimal import Decimal
+from functools import lru_cache
 from typing import Protocol
 
 import msgspec
@@ -272,7 +273,12 @@ def _sizes(one: Position) -> tuple[Decimal | None, ...]:
 
 
 def _venue(mkt: MktPair) -> str:
-    return mkt.fqme.split(".")[1]
+    return _venue_of(mkt.fqme)
+
+
+@lru_cache(maxsize=4096)
+def _venue_of(fqme: str) -> str:
+    return fqme.split(".")[1]
 
 
 class Accounts(Mapping[str, Account]):
@@ -281,6 +287,7 @@ class Accounts(Mapping[str, Account]):
     def __init__(self, standing: Standing) -> None:
         """Begin with the states that the journal has."""
         self._accounts: dict[str, Account] = {}
+        self.get = self._accounts.get  # type: ignore[method-assign]  # often, of each event
         self._standing = standing
         top = standing.risk.get("")
         self.halted = top.reason if top is not None and top.state == TradingState.HALTED else None
@@ -289,10 +296,6 @@ class Accounts(Mapping[str, Account]):
     def __getitem__(self, name: str) -> Account:
         """Return an account that is open."""
         return self._accounts[name]
-
-    def get(self, name: str) -> Account | None:  # type: ignore[override]
-        """Return an account, if it is open: asked several times of each event."""
-        return self._accounts.get(name)
 
     def __iter__(self) -> Iterator[str]:
         """Iterate over the names."""

@@ -36,7 +36,7 @@ from piker.clearing.lifecycle import (
 from piker.clearing.linked import Consequence, Ties, consequences
 from piker.clearing.news import News
 from piker.clearing.records import Duplicate, Happened, Intent, Note, Record
-from piker.clearing.requests import Box, client_id_of, status_of
+from piker.clearing.requests import client_id_of, status_of
 from piker.clearing.standing import ENDED_KEPT
 from piker.log import get_logger
 from piker.market import MktPair
@@ -201,11 +201,10 @@ class Register:
         mkt = self.markets.get(fqme)
         return mkt.mktid if mkt is not None else fqme.rpartition(".")[0]
 
-    def status(self, state: OrderState, *, resp: str = "", seq: int = 0, box: Box = None) -> Status:
-        """Return what clients are told of an order."""
+    def status(self, state: OrderState, **more: Any) -> Status:
+        """Return what clients are told of an order; ``more`` as :func:`status_of` has it."""
         account = self.accounts.get(state.order.account)
-        src = account.link.name if account is not None else ""
-        return status_of(state, src, resp=resp, seq=seq, box=box)
+        return status_of(state, account.link.name if account is not None else "", **more)
 
     # -- what happens --------------------------------------------------------------------------
     async def begin(self, order: Order, denial: Denial | None, actor: str) -> OrderState | None:
@@ -228,7 +227,7 @@ class Register:
         self._put(state)
         self._settle(state, state)
         seq = answers[-1]
-        self.news.tell(self.status(state, seq=seq if isinstance(seq, int) else 0))
+        self.news.tell(self.status(state, seq=seq if isinstance(seq, int) else 0, time_ns=now))
         return state
 
     async def happen(
@@ -298,9 +297,9 @@ class Register:
         self._settle(before, state)
         box = told if not isinstance(told, BrokerdOrderAck) else None
         if event.kind is _FILL:
-            self.news.tell(self.status(state, resp="fill", seq=seq, box=box))
+            self.news.tell(self.status(state, resp="fill", seq=seq, box=box, time_ns=now))
         elif state != before:
-            status = self.status(state, seq=seq, box=box)
+            status = self.status(state, seq=seq, box=box, time_ns=now)
             if event.kind is EventKind.EDIT_REFUSED:
                 status = msgspec.structs.replace(status, edit=before.editing)
             self.news.tell(status)

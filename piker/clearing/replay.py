@@ -35,6 +35,7 @@ from piker.data.feed import Feed, Item
 from piker.errors import Bug, DataUnavailable, PikerError
 from piker.market import MktPair
 from piker.orders import (
+    BrokerdCancel,
     BrokerdEvent,
     BrokerdFill,
     BrokerdRequest,
@@ -262,13 +263,14 @@ class Replay:
     # -- the client ----------------------------------------------------------------------------
     async def _take(self, message: Order | Cancel) -> None:
         """Take what the client says, as emsd does."""
-        self._price()
-        if isinstance(message, Order) and message.tif in (TimeInForce.GTD, TimeInForce.DAY):
-            self._conductor.at(message.expire_ns or self._midnight(), self._expire)
         if isinstance(message, Cancel):
             await self._router.cancel(message, self._name)
-        else:
-            await self._router.order(message, self._name)
+            await self._conductor.work_off()
+            return
+        self._price()
+        if message.tif in (TimeInForce.GTD, TimeInForce.DAY):
+            self._conductor.at(message.expire_ns or self._midnight(), self._expire)
+        await self._router.order(message, self._name)
         await self._conductor.work_off()
 
     def _tell(self, message: EmsMessage) -> None:
@@ -290,7 +292,7 @@ class Replay:
 
     def _arrived(self, request: BrokerdRequest) -> None:
         line = self._of_symbol[request.symbol]
-        if not line.shown:
+        if not line.shown and not isinstance(request, BrokerdCancel):
             self._show_book(line)
         self._told(line, self.broker.request(request, self._clock.wall_ns()))
 
@@ -319,7 +321,7 @@ class Replay:
 
     def _meet(self, line: _Line) -> None:
         """Let what stands at the paper venue meet what the market shows."""
-        now, quote = clock.wall_ns(), line.quote
+        now, quote = self._clock.wall_ns(), line.quote
         below, above = line.below, line.above
         for tick in quote.ticks:
             if tick.type is _TRADE and not below < tick.price < above:

@@ -60,14 +60,18 @@ def cancel_of(state: OrderState, mktid: str) -> BrokerdCancel:
 
 
 def status_of(
-    state: OrderState, src: str, *, resp: str = "", seq: int = 0, box: Box = None
+    state: OrderState, src: str, *, resp: str = "", seq: int = 0, box: Box = None, time_ns: int = 0
 ) -> Status:
-    """Return what clients are told of an order; ``src`` is where it trades once it does."""
+    """Return what clients are told of an order; ``src`` is where it trades once it does.
+
+    ``time_ns`` is of what happened to it; now, where nothing did.
+    """
     order, phase = state.order, state.phase
     return Status(
-        oid=order.oid, resp=resp or phase, time_ns=clock.wall_ns(), seq=seq,
+        oid=order.oid, resp=resp or phase, time_ns=time_ns or clock.wall_ns(), seq=seq,
         reqid=state.reqid, req=order, cancel_called=state.cancel_called,
-        src="dark" if phase in _WAITS else src, filled=state.filled, avg_price=state.avg_price,
+        src="dark" if phase in _WAITS else src, filled=state.filled,
+        avg_price=state.avg_price if state.tids else None,
         fees=state.fees, code=state.code, reason=state.reason or state.met, brokerd_msg=box,
         taken_ns=state.taken_ns, level=state.level,
     )  # fmt: skip

@@ -286,7 +286,9 @@ class Router:
             await self.register.hear(oid, told)
             if oid in self._edits:
                 await self._send_edit(oid)
-            await self._end_if_halted(oid, told)
+            state = self.orders.get(oid)
+            if state is not None and self._is_halted(state.order.account):
+                await self._end_if_halted(state, told)
 
     async def _claim(self, account: str, told: list[OfOrder]) -> None:
         """Find whose fills they are that come without an oid, long after their orders ended."""
@@ -318,13 +320,11 @@ class Router:
         account = self.accounts.get(name)
         return account is not None and account.desk.state is TradingState.HALTED
 
-    async def _end_if_halted(self, oid: str, told: list[OfOrder]) -> None:
+    async def _end_if_halted(self, state: OrderState, told: list[OfOrder]) -> None:
         """Cancel what turns out to stand though all was to end: its cancel came before it."""
-        state = self.orders.get(oid)
-        if state is None or state.cancel_called or state.phase not in (Phase.OPEN, Phase.PARTIAL):
+        if state.cancel_called or state.phase not in (Phase.OPEN, Phase.PARTIAL):
             return
-        stands = any(isinstance(one, BrokerdStatus) and one.status == "open" for one in told)
-        if stands and self._is_halted(state.order.account):
+        if any(isinstance(one, BrokerdStatus) and one.status == "open" for one in told):
             await self._cancel(state, "emsd", "all was to end")
 
     async def _strangers(self, told: list[OfOrder]) -> None:
