@@ -13,14 +13,17 @@ import os
 import shutil
 import sqlite3
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
+from math import inf
 from pathlib import Path
 
 import msgspec
 import xxhash
 
 import piker
+from piker import clock
 from piker.clearing import journal_seal as seal
 from piker.clearing.journal_log import Log
 from piker.clearing.journal_seal import Frames, Head, Sums
@@ -37,6 +40,8 @@ __all__ = [
     "locked",
 ]
 
+READ_S = 5.0  # a journal that is in use for longer is not being read: a copy takes a second at most
+LOOK_S = 0.01
 CHECKPOINT_BYTES = 16 * 1024 * 1024  # of log: about 30,000 rows, read at an open in 10 ms
 _COLUMNS = "seq, time_ns, kind, account, oid, payload, actor, chain"
 
@@ -88,7 +93,7 @@ def leave(db: sqlite3.Connection) -> None:
 def create(path: Path) -> None:
     """Make an empty journal at ``path`` unless there is one: whole, or not at all."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with locked(path.parent, wait=True):
+    with locked(path.parent, wait_s=inf):
         for left in path.parent.glob(f".{path.name}.new-*"):
             shutil.rmtree(left)
         if path.exists():
@@ -135,12 +140,23 @@ def _upgrade(db: sqlite3.Connection, migrations: Sequence[Migration]) -> None:
 
 
 @contextmanager
-def locked(folder: Path, *, wait: bool = False, shared: bool = False) -> Iterator[None]:
-    """Hold the lock of a folder; raise ``BlockingIOError`` where it is held and not waited for."""
+def locked(folder: Path, *, wait_s: float = 0.0, shared: bool = False) -> Iterator[None]:
+    """Hold the lock of a folder; raise ``BlockingIOError`` where it is held for longer than that.
+
+    Readers share it for as long as a copy takes: who writes has to wait for that, not for another
+    who writes.
+    """
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    end_ns = clock.monotonic_ns() + wait_s * clock.NS
     try:
-        how = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
-        fcntl.flock(fd, how if wait else how | fcntl.LOCK_NB)
+        while True:
+            try:
+                fcntl.flock(fd, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if clock.monotonic_ns() >= end_ns:
+                    raise
+                time.sleep(LOOK_S)
         yield
     finally:
         os.close(fd)
@@ -153,11 +169,11 @@ class JournalFile:
     def __init__(self, path: Path, *, migrations: Sequence[Migration] = MIGRATIONS) -> None:
         """Open the journal at ``path`` for writing, check it, and finish what a crash left.
 
-        Raises ``JournalDamaged`` with nothing changed, or ``StoreError``: in use, of a later
-        piker, no room.
+        Waits while others copy it to read. Raises ``JournalDamaged`` with nothing changed, or
+        ``StoreError``: in use by one who writes, of a later piker, no room.
         """
         self.path = path
-        self._lock = locked(path)
+        self._lock = locked(path, wait_s=READ_S)
         try:
             self._lock.__enter__()
         except BlockingIOError as err:

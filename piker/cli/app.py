@@ -214,8 +214,8 @@ def services(
 ) -> None:
     """List the running daemons, or stop them.
 
-    State, pid, uptime, restarts and memory of each. One that ran and can not start again stays
-    in the list as failed, with its error, until it starts.
+    State, pid, uptime, restarts and memory of each. One that ran and can not start again is
+    in the list as failed, with its error, and is tried again every 10 s.
 
     Example: piker services --json
     """

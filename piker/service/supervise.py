@@ -3,9 +3,9 @@
 Each service is one process with one task here: spawn, wait for its word that it is ready, watch
 its pidfd and its heartbeat, and on its death wait a little longer each time and begin anew. What
 cannot start because of a mistake of the user's (unknown provider, bad config) is not retried: the
-one who asked for it gets the error, and nothing is kept of it. A service that ran before and then
-can not start again has nobody to tell: it stays listed as failed, with its error, until it is
-asked for anew and starts.
+one who asked for it gets the error, and nothing is kept of it. A service that ran, died and can not
+start again has nobody to tell, and orders may wait in it: that is logged, it is listed with its
+error, and it is tried again every ``AGAIN_S``, and whenever it is asked for.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ __all__ = ["ServiceInfo", "Supervisor"]
 
 START_S = 20.0  # importing numpy and a backend on a loaded machine takes a few
 FLOOR_S, CAP_S = 0.05, 2.0  # wait before a restart: at once, then calm; clients are back within 5 s
+AGAIN_S = 10.0  # and before that of one which said why it can not start
 HEALTHY_S = 10.0  # a service that lived this long starts again with the shortest wait
 FROZEN_S = 5.0  # without a heartbeat for this long a service is killed and restarted
 STOP_S = GRACE_S + 1.0  # a service that does not end on SIGTERM by itself is killed after this
@@ -72,6 +73,8 @@ class Service:
         self.restarts = 0
         self.started_ns = 0
         self.was_up = False
+        self.ran = False  # this very one, whatever was before it
+        self.asked = trio.Event()  # somebody wants it now
         self.error: PikerError | None = None
         self.changed = trio.Event()
         self.scope = trio.CancelScope()
@@ -80,6 +83,7 @@ class Service:
         """Change state and wake whoever waits for a change."""
         self.state = state
         self.was_up = self.was_up or state == "up"
+        self.ran = self.ran or state == "up"
         self.changed.set()
         self.changed = trio.Event()
 
@@ -121,12 +125,14 @@ class Supervisor:
         ``Transient`` when it does not come up in time, ``ConfigError`` for an unknown name.
         """
         service = self._services.get(name)
-        if service is None or service.state in ("failed", "stopped"):
+        if service is None or service.state == "stopped" or (service.error and not service.ran):
             service = self._begin(name)
+        elif service.error is not None:  # it waits, and says why: it may be mended by now
+            service.error = None
+            service.asked.set()
         with trio.move_on_after(START_S):
             while service.state != "up":
-                if service.state == "failed":
-                    assert service.error is not None
+                if service.error is not None:
                     raise service.error
                 await service.changed.wait()
             return service.info
@@ -161,7 +167,8 @@ class Supervisor:
     async def _supervise(self, service: Service) -> None:
         with service.scope:
             await self._live_again(service)
-        if service.error is None:
+        if service.error is None or service.scope.cancelled_caught:
+            service.error = None
             service.become("stopped")
         elif not service.was_up and self._services.get(service.name) is service:
             del self._services[service.name]  # whoever asked holds it and gets its error
@@ -171,8 +178,15 @@ class Supervisor:
         wait_s = FLOOR_S
         while True:
             lived_s = await self._live_once(service)
+            service.asked = trio.Event()
             if service.error is not None:
-                return
+                if not service.ran:
+                    return
+                _log.error("service.failed", service=service.name, why=str(service.error))
+                service.become("failed")
+                with trio.move_on_after(AGAIN_S):
+                    await service.asked.wait()
+                continue
             wait_s = FLOOR_S if lived_s > HEALTHY_S else wait_s
             service.restarts += 1
             service.become("waiting")
@@ -188,6 +202,7 @@ class Supervisor:
 
     async def _live_once(self, service: Service) -> float:
         """Run the process until it ends; return how many seconds it was up."""
+        service.error = None
         service.become("starting")
         process = self._spawn(service)
         service.pid = process.pid

@@ -6,14 +6,14 @@ import os
 
 import trio
 
-from piker import service
+from piker import config, service
 from piker.errors import DataUnavailable, ProviderError
 from piker.service._tractor_patches import tractor
 
 
 async def main(name: str, task_status: trio.TaskStatus[None]) -> None:
-    """Serve until cancelled; a name that ends in ``bad`` can not start."""
-    if name.endswith(".bad"):
+    """Serve until cancelled; one called ``bad``, or all with a file ``bad``, can not start."""
+    if name.endswith(".bad") or (config.data_dir() / "bad").exists():
         raise ProviderError("there is no provider 'bad'.", remedy="Did you mean 'good'?")
     task_status.started()
     await trio.sleep_forever()

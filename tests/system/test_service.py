@@ -13,6 +13,7 @@ from daemons import Pikerd
 
 from piker import service
 from piker.errors import Bug, ConfigError, DataUnavailable, PeerLost, ProviderError
+from piker.service import supervise
 
 pytestmark = pytest.mark.slow
 
@@ -108,6 +109,39 @@ async def test_error_of_start_up_reaches_the_asker(pikerd: Pikerd) -> None:
         await pid_of("sample.bad")
     with pytest.raises(ConfigError, match="no service 'nonsense'"):
         await pid_of("nonsense")
+
+
+async def test_service_that_ran_is_tried_again_when_it_can_not_start(
+    pikerd: Pikerd, piker_dirs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody asks for it meanwhile, but who does is told why, and it is tried for them at once."""
+    await pikerd.ready()
+    old = await pid_of("sample.a")
+    bad = piker_dirs / "data" / "bad"
+    bad.touch()
+    os.kill(old, signal.SIGKILL)
+
+    async def state() -> tuple[str, str]:
+        (info,) = await service.list_services()
+        return info.state, info.error
+
+    with trio.fail_after(30):
+        while (await state())[0] != "failed":
+            await trio.sleep(0.05)
+        assert (await state())[1].startswith("there is no provider 'bad'")
+        with pytest.raises(ProviderError, match="Did you mean 'good'"):
+            await pid_of("sample.a")
+        bad.unlink()
+        while (await state())[0] != "up":
+            await trio.sleep(0.05)
+    bad.touch()
+    os.kill(await pid_of("sample.a"), signal.SIGKILL)
+    with trio.fail_after(30):
+        while (await state())[0] != "failed":
+            await trio.sleep(0.05)
+        bad.unlink()
+        with trio.fail_after(supervise.AGAIN_S / 2):
+            await pid_of("sample.a")
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])

@@ -7,6 +7,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import threading
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -239,8 +240,36 @@ async def test_append_is_refused_when_no_row_can_hold_it(tmp_path: Path) -> None
         assert await journal.append([intent("a")]) == [1]
 
 
-async def test_second_writer_is_refused_and_a_reader_is_not_when_in_use(filled: Path) -> None:
+async def test_writer_waits_when_a_reader_makes_its_copy(filled: Path) -> None:
+    """Who looks at the orders of an emsd that was killed does not keep the next one from them."""
+    reading, done = threading.Event(), threading.Event()
+
+    def read() -> None:
+        with journal_file.locked(filled, shared=True):
+            reading.set()
+            done.wait(10)
+
+    async def open_one() -> None:
+        async with open_journal(filled) as journal:
+            assert done.is_set()
+            await journal.append([intent("new")])
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    reading.wait(10)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(open_one)
+        await trio.sleep(0.1)
+        done.set()
+    reader.join()
+    assert verify(filled).rows == 81
+
+
+async def test_second_writer_is_refused_and_a_reader_is_not_when_in_use(
+    filled: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """One writer; whoever reads has a copy of the moment."""
+    monkeypatch.setattr(journal_file, "READ_S", 0.1)
     async with open_journal(filled) as journal:
         with pytest.raises(StoreError, match="in use"):
             async with open_journal(filled):
