@@ -23,6 +23,7 @@ __all__ = ["Day", "MarketSpec", "SyntheticMarket", "Trade"]
 DAY_S = 86_400
 
 LEVELS = 60  # price levels a side that the flow keeps filled
+REACH = 500  # units from the last price: 0.5 %; the flow trades with nobody beyond
 MAX_ORDERS = 800  # resting orders; the oldest leave first
 MAX_POINTS = 500_000  # seconds, minutes or hours that bars are made of at once: 30 MB
 MAX_LIVE_S = 2 * 86_400  # seconds of live bars kept: as long as a loopback venue reasonably runs
@@ -165,7 +166,10 @@ class SyntheticMarket:
         target = float(self._path(np.array([time_ms / 1000]))[0])
         pull = (target - self.last) / self.last * 400
         side = BUY if self._random.random() < 0.5 + max(-0.35, min(0.35, pull)) else SELL
-        return self.engine.market(side, self._size() * 2)
+        size = self._size() * 2
+        if sum(lots for _, lots in self._near(-side, 3)) < size:
+            size = min(size, sum(lots for _, lots in self._near(-side, LEVELS)))
+        return self.engine.market(side, size) if size else []
 
     def _leave_one(self) -> None:
         orders = self._of_the_flow()
@@ -183,13 +187,22 @@ class SyntheticMarket:
                     self.engine.limit(side, price, self._size() * 3)
         self.engine.changed = {BUY: set(), SELL: set()}
 
+    def _near(self, side: int, limit: int) -> list[tuple[int, int]]:
+        """Return the first levels, but for what others have resting far from the last price."""
+        last = round(self.last / self.spec.tick)
+        return [
+            level for level in self.engine.depth(side, limit)
+            if abs(level[0] - last) <= REACH * self._unit
+        ]  # fmt: skip
+
     def _refill(self) -> None:
         """Keep both sides alive: a market maker that never sleeps."""
         for side in (BUY, SELL):
-            levels = self.engine.depth(side, 5)
+            levels = self._near(side, 5)
             if len(levels) < 5:
-                other = self.engine.depth(-side, 1)
-                edge = levels[-1][0] if levels else (other[0][0] if other else self._anchor)
+                other = self._near(-side, 1)
+                last = round(self.last / self.spec.tick)
+                edge = levels[-1][0] if levels else (other[0][0] if other else last)
                 for distance in range(1, 11):
                     price = edge - side * distance * self._unit
                     if price > 0:
