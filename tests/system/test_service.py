@@ -13,7 +13,6 @@ from daemons import Pikerd
 
 from piker import service
 from piker.errors import Bug, ConfigError, DataUnavailable, PeerLost, ProviderError
-from piker.service import supervise
 
 pytestmark = pytest.mark.slow
 
@@ -111,37 +110,38 @@ async def test_error_of_start_up_reaches_the_asker(pikerd: Pikerd) -> None:
         await pid_of("nonsense")
 
 
+@pytest.mark.parametrize("again_s", [0.2, 600.0])
 async def test_service_that_ran_is_tried_again_when_it_can_not_start(
-    pikerd: Pikerd, piker_dirs: Path, monkeypatch: pytest.MonkeyPatch
+    piker_dirs: Path, again_s: float
 ) -> None:
-    """Nobody asks for it meanwhile, but who does is told why, and it is tried for them at once."""
-    await pikerd.ready()
-    old = await pid_of("sample.a")
+    """By itself now and then, and at once for who asks, who is told why where it fails again."""
+    pikerd = Pikerd(f"from piker.service import supervise; supervise.AGAIN_S = {again_s}")
     bad = piker_dirs / "data" / "bad"
-    bad.touch()
-    os.kill(old, signal.SIGKILL)
 
     async def state() -> tuple[str, str]:
         (info,) = await service.list_services()
         return info.state, info.error
 
-    with trio.fail_after(30):
-        while (await state())[0] != "failed":
-            await trio.sleep(0.05)
-        assert (await state())[1].startswith("there is no provider 'bad'")
-        with pytest.raises(ProviderError, match="Did you mean 'good'"):
-            await pid_of("sample.a")
-        bad.unlink()
-        while (await state())[0] != "up":
-            await trio.sleep(0.05)
-    bad.touch()
-    os.kill(await pid_of("sample.a"), signal.SIGKILL)
-    with trio.fail_after(30):
-        while (await state())[0] != "failed":
-            await trio.sleep(0.05)
-        bad.unlink()
-        with trio.fail_after(supervise.AGAIN_S / 2):
-            await pid_of("sample.a")
+    try:
+        await pikerd.ready()
+        old = await pid_of("sample.a")
+        bad.touch()
+        os.kill(old, signal.SIGKILL)
+        with trio.fail_after(60):
+            while (found := await state())[0] != "failed":
+                await trio.sleep(0.02)
+            assert found[1].startswith("there is no provider 'bad'")
+            if again_s > 60:
+                with pytest.raises(ProviderError, match="Did you mean 'good'"):
+                    await pid_of("sample.a")
+                assert (await state())[0] == "failed"
+            bad.unlink()
+            if again_s > 60:
+                await pid_of("sample.a")
+            while (await state())[0] != "up":
+                await trio.sleep(0.02)
+    finally:
+        await trio.to_thread.run_sync(pikerd.end)
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from decimal import Decimal
 from pathlib import Path
@@ -131,6 +131,18 @@ async def told(
     raise AssertionError(words)
 
 
+def _edits(link: PaperLink) -> list[BrokerdOrder]:
+    """Return the edits that were sent."""
+    return [one for one in link.sent if isinstance(one, BrokerdOrder) and one.reqid]
+
+
+async def _until_so(found: Callable[[], bool]) -> None:
+    """Wait for what the journal's thread leads to."""
+    with trio.fail_after(10):
+        while not found():
+            await trio.sleep(0.01)
+
+
 async def _until(news: trio.MemoryReceiveChannel[Any], resp: str) -> AsyncIterator[Status]:
     """Yield statuses up to one that says so."""
     with trio.fail_after(10):
@@ -248,52 +260,52 @@ async def test_one_edit_is_at_the_venue_at_a_time_and_a_refusal_is_of_that_one(
         reqid = router.orders["a"].reqid
         refusal = BrokerdError(reason="no", oid="a", account=PAPER, request="edit")
 
-        async def sizes() -> list[Decimal]:
-            """Return those of the edits that were sent, once all is at rest."""
-            await trio.testing.wait_all_tasks_blocked(0.2)
-            sent = [one for one in link.sent if isinstance(one, BrokerdOrder) and one.reqid]
-            assert {one.reqid for one in sent} == {reqid}
-            return [one.size for one in sent]
+        async def sent(*sizes: int) -> None:
+            """Wait until edits of these sizes were sent, and see that there are no more."""
+            await _until_so(lambda: len(_edits(link)) >= len(sizes))
+            await trio.testing.wait_all_tasks_blocked(0.05)
+            assert [one.size for one in _edits(link)] == list(sizes)
+            assert {one.reqid for one in _edits(link)} == {reqid}
+
+        def stands(size: int, editing: int | None) -> bool:
+            state = router.orders["a"]
+            now = state.editing.size if state.editing is not None else None
+            return (state.order.size, now) == (size, editing)
 
         for size in (4, 1, 5):
             await router.order(order(size=D(size)))
         dropped = [one async for one in _until(news, "error")][-1]
         assert (dropped.code, dropped.req and dropped.req.size) == ("superseded", 1)
-        assert await sizes() == [4]
+        await sent(4)
         await router.lost(PAPER, "cut")
         sync = BrokerdSync(account=PAPER, state=SyncState.SYNCED, time_ns=wall_ns())
         for _ in range(2):
             router.hear(PAPER, sync)
-            assert await sizes() == [4, 4], "it may have been lost: once"
+            await sent(4, 4)  # it may have been lost: once
         link.tell([refusal])
-        assert await sizes() == [4, 4, 5]
-        assert (router.orders["a"].order.size, router.orders["a"].remaining) == (2, 2)
+        await sent(4, 4, 5)
+        assert stands(2, 5)
         await router.order(order(size=D(1)))
-        first = next(one for one in link.sent if isinstance(one, BrokerdOrder) and one.size == 5)
+        first = next(one for one in _edits(link) if one.size == 5)
         done = BrokerdOrderAck(oid="a", reqid=reqid, account=PAPER, request="edit", terms=first)
         link.tell([done])
-        assert await sizes() == [4, 4, 5, 1]
+        await sent(4, 4, 5, 1)
         link.tell([refusal])
-        assert await sizes() == [4, 4, 5, 1]
-        assert (router.orders["a"].order.size, router.orders["a"].editing) == (5, None)
+        await _until_so(lambda: stands(5, None))
+        await sent(4, 4, 5, 1)
         await router.order(order(size=D(6)))
         await router.order(order(size=D(7)))
-    late = Slow()
-    async with routing(tmp_path, late) as (router, link):
-        await trio.testing.wait_all_tasks_blocked(0.2)
-        assert [one.size for one in late.sent if isinstance(one, BrokerdOrder)] == [6]
-        for size in (7, None):
+    async with routing(tmp_path, Slow()) as (router, link):
+        await _until_so(lambda: [one.size for one in _edits(link)] == [6])
+        for waiting in (7, None):
             link.tell([refusal])
-            await trio.testing.wait_all_tasks_blocked(0.2)
-            editing = router.orders["a"].editing
-            assert (editing.size if editing is not None else None) == size
+            await _until_so(lambda: stands(5, waiting))  # noqa: B023
     async with routing(tmp_path) as (router, link):
-        assert (router.orders["a"].order.size, router.orders["a"].editing) == (5, None)
+        assert stands(5, None)
         by_hand = msgspec.structs.replace(first, size=D(3))
         link.tell([BrokerdOrderAck(oid="a", reqid=reqid, account=PAPER, request="edit",
                                    terms=by_hand)])  # fmt: skip
-        await trio.testing.wait_all_tasks_blocked(0.2)
-        assert router.orders["a"].order.size == 3
+        await _until_so(lambda: stands(3, None))
 
 
 async def test_edit_reaches_the_venue_when_it_is_sent(tmp_path: Path) -> None:
