@@ -311,7 +311,10 @@ class Router:
         state = self.orders.get(oid)
         if state is None or state.editing is None or state.phase not in AT_VENUE:
             self._edits.pop(oid, None)
-        elif state.reqid and self._edits.setdefault(oid, None) is not state.editing:
+        elif (
+            state.reqid and not state.cancel_called
+            and self._edits.setdefault(oid, None) is not state.editing
+        ):  # fmt: skip
             self._edits[oid] = state.editing
             await self._send(state, self._request(state.editing, state.reqid))
         # without the venue's id it would be another order

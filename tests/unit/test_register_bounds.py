@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import trio
 import trio.testing
-from test_router import BTC, OFFERED, PAPER, order, routing
+from paper_routing import BTC, OFFERED, PAPER, order, routing
 from trio_typing import TaskStatus
 
 from piker.clearing import paper, register, standing

@@ -3,32 +3,23 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import trio
 import trio.testing
+from paper_routing import BTC, OFFERED, PAPER, PaperLink, order, routing, told
 
-from piker.clearing.accounts import Account
-from piker.clearing.journal import open_journal
 from piker.clearing.lifecycle import Phase
-from piker.clearing.paper import PaperBroker
 from piker.clearing.records import Happened
 from piker.clearing.requests import client_id_of
-from piker.clearing.risk import Limits, RiskDesk, TradingState
-from piker.clearing.router import Router
+from piker.clearing.risk import Limits, TradingState
 from piker.clock import NS, wall_ns
-from piker.errors import Transient
-from piker.market import Asset, AssetType, MktPair
 from piker.orders import (
     Action,
     BrokerdCancel,
     BrokerdError,
-    BrokerdEvent,
     BrokerdFill,
     BrokerdOrder,
     BrokerdOrderAck,
@@ -36,7 +27,6 @@ from piker.orders import (
     BrokerdSync,
     Cancel,
     ExecMode,
-    Order,
     OrderKind,
     Status,
     SyncState,
@@ -46,111 +36,6 @@ from piker.orders import (
 from piker.ticks import TickType
 
 D = Decimal
-PAPER = "binance.paper"
-BTC = MktPair(
-    fqme="btcusdt.spot.binance", bs_mktid="BTCUSDT",
-    dst=Asset("btc", AssetType.CRYPTO), src=Asset("usdt", AssetType.CRYPTO),
-    price_tick=D("0.01"), size_tick=D("0.001"),
-)  # fmt: skip
-
-
-def order(oid: str = "a", **changes: Any) -> Order:
-    """Return an order to buy two at ninety-nine."""
-    one = Order(oid=oid, symbol=BTC.fqme, account=PAPER, action=Action.BUY, size=D(2), price=D(99))
-    return msgspec.structs.replace(one, **changes)
-
-
-OFFERED = {"market", "limit", "ioc", "fok", "post_only", "edit"}
-
-
-class PaperLink:
-    """The paper broker behind a router's seam, in this process; it can be cut."""
-
-    name = "paper.queue"
-
-    def __init__(self) -> None:
-        self.broker = PaperBroker(PAPER)
-        self.broker.know(BTC)
-        self.sent: list[BrokerdRequest] = []
-        self.told: list[BrokerdEvent] = []
-        self.cut = False
-        self.router: Router | None = None
-
-    async def send(self, request: BrokerdRequest) -> None:
-        """Carry it out and tell the router at once."""
-        self.sent.append(request)
-        if self.cut:
-            raise Transient("the line is cut.")
-        self.tell(self.broker.request(request, wall_ns()))
-
-    def ask_again(self) -> None:
-        """Have nothing to ask: it is in this process."""
-
-    def tell(self, events: list[BrokerdEvent]) -> None:
-        """Let the router hear, as its link's task would."""
-        assert self.router is not None
-        self.told += events
-        for event in events:
-            self.router.hear(PAPER, event)
-
-    def quote(self, bid: int = 99, ask: int = 101) -> None:
-        """Show ten on either side."""
-        self.tell(self.broker.quote(BTC.mktid, (D(bid), D(10)), (D(ask), D(10)), wall_ns()))
-
-
-@asynccontextmanager
-async def routing(
-    folder: Path, link: PaperLink | None = None
-) -> AsyncIterator[tuple[Router, PaperLink]]:
-    """Run a router on the journal in a folder."""
-    link = link or PaperLink()
-    async with open_journal(folder / "journal") as journal, trio.open_nursery() as nursery:
-        router = Router(journal, nursery)
-        router.add(Account(PAPER, RiskDesk(PAPER, Limits()), link, lambda _, what: what in OFFERED))
-        router.know(BTC)
-        link.router = router
-        await router.recover()
-        router.hear(PAPER, BrokerdSync(account=PAPER, state=SyncState.SYNCED, time_ns=wall_ns()))
-        router.price(BTC.fqme, D(100), wall_ns())
-        link.quote()
-        yield router, link
-        nursery.cancel_scope.cancel()
-
-
-async def told(
-    news: trio.MemoryReceiveChannel[Any], *, upto: str, within_s: float = 10
-) -> list[str]:
-    """Return the words of statuses, up to one of them."""
-    words = []
-    with trio.fail_after(within_s):
-        async for one in news:
-            assert isinstance(one, Status)
-            words.append(one.resp)
-            if one.resp == upto:
-                return words
-    raise AssertionError(words)
-
-
-def _edits(link: PaperLink) -> list[BrokerdOrder]:
-    """Return the edits that were sent."""
-    return [one for one in link.sent if isinstance(one, BrokerdOrder) and one.reqid]
-
-
-async def _until_so(found: Callable[[], bool]) -> None:
-    """Wait for what the journal's thread leads to."""
-    with trio.fail_after(10):
-        while not found():
-            await trio.sleep(0.01)
-
-
-async def _until(news: trio.MemoryReceiveChannel[Any], resp: str) -> AsyncIterator[Status]:
-    """Yield statuses up to one that says so."""
-    with trio.fail_after(10):
-        async for one in news:
-            assert isinstance(one, Status)
-            yield one
-            if one.resp == resp:
-                return
 
 
 async def test_order_goes_through_its_life_when_it_is_filled(tmp_path: Path) -> None:
@@ -239,93 +124,6 @@ async def test_cancel_works_in_every_phase_when_asked(tmp_path: Path) -> None:
             status = await news.receive()
             assert isinstance(status, Status)
             assert (status.resp, status.code) == ("error", code)
-
-
-async def test_one_edit_is_at_the_venue_at_a_time_and_a_refusal_is_of_that_one(
-    tmp_path: Path,
-) -> None:
-    """The newest of those asked for meanwhile is sent next. Also after a loss, and a restart."""
-
-    class Slow(PaperLink):
-        async def send(self, request: BrokerdRequest) -> None:
-            """Take edits, and leave it to the test what becomes of them."""
-            if isinstance(request, BrokerdOrder) and request.reqid:
-                self.sent.append(request)
-            else:
-                await super().send(request)
-
-    async with routing(tmp_path, Slow()) as (router, link), router.news.listen() as news:
-        await router.order(order())
-        await told(news, upto="open")
-        reqid = router.orders["a"].reqid
-        refusal = BrokerdError(reason="no", oid="a", account=PAPER, request="edit")
-
-        async def sent(*sizes: int) -> None:
-            """Wait until edits of these sizes were sent, and see that there are no more."""
-            await _until_so(lambda: len(_edits(link)) >= len(sizes))
-            await trio.testing.wait_all_tasks_blocked(0.05)
-            assert [one.size for one in _edits(link)] == list(sizes)
-            assert {one.reqid for one in _edits(link)} == {reqid}
-
-        def stands(size: int, editing: int | None) -> bool:
-            state = router.orders["a"]
-            now = state.editing.size if state.editing is not None else None
-            return (state.order.size, now) == (size, editing)
-
-        for size in (4, 1, 5):
-            await router.order(order(size=D(size)))
-        dropped = [one async for one in _until(news, "error")][-1]
-        assert (dropped.code, dropped.req and dropped.req.size) == ("superseded", 1)
-        await sent(4)
-        await router.lost(PAPER, "cut")
-        sync = BrokerdSync(account=PAPER, state=SyncState.SYNCED, time_ns=wall_ns())
-        for _ in range(2):
-            router.hear(PAPER, sync)
-            await sent(4, 4)  # it may have been lost: once
-        link.tell([refusal])
-        await sent(4, 4, 5)
-        assert stands(2, 5)
-        await router.order(order(size=D(1)))
-        first = next(one for one in _edits(link) if one.size == 5)
-        done = BrokerdOrderAck(oid="a", reqid=reqid, account=PAPER, request="edit", terms=first)
-        link.tell([done])
-        await sent(4, 4, 5, 1)
-        link.tell([refusal])
-        await _until_so(lambda: stands(5, None))
-        await sent(4, 4, 5, 1)
-        await router.order(order(size=D(6)))
-        await router.order(order(size=D(7)))
-    async with routing(tmp_path, Slow()) as (router, link):
-        await _until_so(lambda: [one.size for one in _edits(link)] == [6])
-        for waiting in (7, None):
-            link.tell([refusal])
-            await _until_so(lambda: stands(5, waiting))  # noqa: B023
-    async with routing(tmp_path) as (router, link):
-        assert stands(5, None)
-        by_hand = msgspec.structs.replace(first, size=D(3))
-        link.tell([BrokerdOrderAck(oid="a", reqid=reqid, account=PAPER, request="edit",
-                                   terms=by_hand)])  # fmt: skip
-        await _until_so(lambda: stands(3, None))
-
-
-async def test_edit_reaches_the_venue_when_it_is_sent(tmp_path: Path) -> None:
-    """The same oid with another price; limits are asked again."""
-    async with routing(tmp_path) as (router, _), router.news.listen() as news:
-        await router.order(order())
-        await told(news, upto="open")
-        await router.order(order(price=D(98), size=D(1)))
-        with trio.fail_after(5):
-            while router.orders["a"].order.price != 98:
-                await news.receive()
-        assert router.orders["a"].remaining == 1
-        await router.order(order(price=D(150)))
-        with trio.fail_after(5):
-            while True:
-                status = await news.receive()
-                if isinstance(status, Status) and status.code:
-                    break
-        assert status.code == "price-collar"
-        assert router.orders["a"].order.price == 98
 
 
 async def test_order_is_canceled_again_when_it_stands_though_all_is_halted(tmp_path: Path) -> None:
