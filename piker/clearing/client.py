@@ -150,7 +150,8 @@ class OrderClient:
     async def send(self, order: Order) -> Status:
         """Send an order, or the edit of one; return its status once emsd has journaled it.
 
-        A denial is a status, too (``resp`` "denied", or "error" of an edit). Waits for as long
+        Of an edit once it holds or was refused: an order at its venue has the answer of that. A
+        denial is a status, too (``resp`` "denied", or "error" of an edit). Waits for as long
         as emsd is away. Cancelled, the order may have been sent: look in ``dialogs``.
         """
         return await self._ask(order)
@@ -162,7 +163,11 @@ class OrderClient:
         return await self._ask(Cancel(oid=oid, symbol=symbol))
 
     async def update(self, oid: str, **changes: Amount) -> Status:
-        """Give an order other terms: ``size``, ``price``, ``trigger``, ``trail``."""
+        """Give an order other terms: ``size``, ``price``, ``trigger``, ``trail``.
+
+        Returns as :meth:`send` does; whether they hold is in the status's ``req``. Raises
+        ``RangeError`` for an order that is not known here, and for what is no number.
+        """
         return await self.send(self._edited(oid, changes))
 
     def _edited(self, oid: str, changes: Mapping[str, Amount]) -> Order:
@@ -187,7 +192,7 @@ class OrderClient:
         self._soon(self.cancel, oid)
 
     def update_nowait(self, oid: str, **changes: Amount) -> None:
-        """Do as :meth:`edit` from a callback. Raises ``RangeError`` at once, as it does."""
+        """Do as :meth:`update` from a callback. Raises ``RangeError`` at once, as it does."""
         self._soon(self.send, self._edited(oid, changes))
 
     async def ended(self, oid: str) -> Status:

@@ -34,7 +34,7 @@ __all__ = ["ServiceInfo", "Supervisor"]
 
 START_S = 20.0  # importing numpy and a backend on a loaded machine takes a few
 FLOOR_S, CAP_S = 0.05, 2.0  # wait before a restart: at once, then calm; clients are back within 5 s
-AGAIN_S = 10.0  # and before that of one which said why it can not start
+AGAIN_S = 10.0  # wait before that of a service that ran and has said why it can not start again
 HEALTHY_S = 10.0  # a service that lived this long starts again with the shortest wait
 FROZEN_S = 5.0  # without a heartbeat for this long a service is killed and restarted
 STOP_S = GRACE_S + 1.0  # a service that does not end on SIGTERM by itself is killed after this
