@@ -250,6 +250,8 @@ class Router:
             self.keeper.hear(account, event)
             if isinstance(event, BrokerdSync) and event.state is SyncState.SYNCED:
                 self._nursery.start_soon(self._synced, account)
+            elif isinstance(event, BrokerdSync):
+                self._doubt_edits(account)
             return
         oid = self.register.oid_of(account, event) or UNCLAIMED + account
         heard = self._heard[oid]
@@ -363,6 +365,7 @@ class Router:
                     continue
                 state = now
                 if state.cancel_called:
+                    self._edits.setdefault(oid, None)  # it is sent if the cancel is refused
                     await self._send(state, self._cancel_request(state))
                 elif self._is_halted(name):
                     await self._cancel(state, "emsd", "all was to end")
@@ -373,12 +376,17 @@ class Router:
     async def lost(self, account: str, why: str) -> None:
         """Say that an account's link is gone: what was on its way is UNKNOWN."""
         self.keeper.lost(account, why)
+        self._doubt_edits(account)
         for state in self.register.at_venue(account):
             oid = state.order.oid
-            self._edits.pop(oid, None)  # an edit that stands is sent again
             if state.phase is Phase.PENDING:
                 with await self._turns.of(oid):
                     await self.register.happen(oid, EventKind.LOSE, reason=why)
+
+    def _doubt_edits(self, account: str) -> None:
+        """Have the edits that stand sent again when the account is synced: they may be lost."""
+        for state in self.register.at_venue(account):
+            self._edits.pop(state.order.oid, None)
 
     # -- orders --------------------------------------------------------------------------------
     async def _begin(self, order: Order, actor: str, unopened: str) -> None:

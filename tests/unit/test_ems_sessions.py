@@ -316,6 +316,7 @@ class Sessions(RuleBasedStateMachine):
             at_venue = client_id in standing
             assert at_venue == (state.phase in (Phase.OPEN, Phase.PARTIAL)), (oid, state.phase)
             assert state.phase not in (Phase.PENDING, Phase.UNKNOWN)
+            assert (state.editing, state.wanted) == (None, None), oid  # no edit is left behind
             if state.phase in (Phase.REJECTED, Phase.DENIED):
                 assert not fills
             assert state.filled <= state.order.size or state.editing is not None or fills

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import pytest
 import trio
 import trio.testing
 from paper_routing import BTC, PAPER, PaperLink, order, routing, told
@@ -45,6 +46,11 @@ class Slow(PaperLink):
 def _edits(link: PaperLink) -> list[BrokerdOrder]:
     """Return the edits that were sent."""
     return [one for one in link.sent if isinstance(one, BrokerdOrder) and one.reqid]
+
+
+def _cancels(link: PaperLink) -> list[BrokerdCancel]:
+    """Return the cancels that were sent."""
+    return [one for one in link.sent if isinstance(one, BrokerdCancel)]
 
 
 async def _until_so(found: Callable[[], bool]) -> None:
@@ -142,8 +148,14 @@ async def test_edit_reaches_the_venue_when_it_is_sent(tmp_path: Path) -> None:
         assert router.orders["a"].order.price == 98
 
 
-async def test_edit_that_waits_is_not_sent_once_the_order_is_to_go(tmp_path: Path) -> None:
-    """A cancel that was asked for later comes first; where it is refused, the edit is sent."""
+@pytest.mark.parametrize("compared", [False, True], ids=["heard", "compared"])
+async def test_edit_that_waits_is_not_sent_once_the_order_is_to_go(
+    tmp_path: Path, compared: bool
+) -> None:
+    """A cancel that was asked for later comes first; where it is refused, the edit is sent.
+
+    So it is when the account was compared anew meanwhile, and the cancel was sent again.
+    """
     async with routing(tmp_path, Slow()) as (router, link), router.news.listen() as news:
         await router.order(order())
         await told(news, upto="open")
@@ -151,8 +163,33 @@ async def test_edit_that_waits_is_not_sent_once_the_order_is_to_go(tmp_path: Pat
             await router.order(order(size=D(size)))
         link.deaf = True
         await router.cancel(Cancel(oid="a", symbol=BTC.fqme))
+        if compared:
+            _compare(link)
+            await _until_so(lambda: len(_cancels(link)) == 2)
         for request, sizes in (("edit", [4]), ("cancel", [4, 5])):
             link.tell([BrokerdError(reason="no", oid="a", account=PAPER, request=request)])
             await _until_so(lambda: len(_edits(link)) == len(sizes))  # noqa: B023
             await trio.testing.wait_all_tasks_blocked(0.1)
             assert [one.size for one in _edits(link)] == sizes
+
+
+async def test_edit_that_was_not_answered_is_sent_again_when_the_account_was_compared(
+    tmp_path: Path,
+) -> None:
+    """Once each time; the one that waits still waits."""
+    async with routing(tmp_path, Slow()) as (router, link), router.news.listen() as news:
+        await router.order(order())
+        await told(news, upto="open")
+        for size in (4, 5):
+            await router.order(order(size=D(size)))
+        for times in (1, 2, 3):
+            await _until_so(lambda: len(_edits(link)) == times)  # noqa: B023
+            await trio.testing.wait_all_tasks_blocked(0.1)
+            assert [one.size for one in _edits(link)] == [4] * times
+            _compare(link)
+
+
+def _compare(link: PaperLink) -> None:
+    """Say that the venue's user stream was lost for a moment."""
+    for state in (SyncState.SYNCING, SyncState.SYNCED):
+        link.tell([BrokerdSync(account=PAPER, state=state, time_ns=wall_ns())])
