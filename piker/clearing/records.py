@@ -33,6 +33,7 @@ __all__ = [
     "RiskChange",
     "Row",
     "chain_of",
+    "columns_of",
     "intent_key",
     "link",
     "make_ready",
@@ -151,8 +152,11 @@ class Duplicate(NamedTuple):
 _encoder = msgspec.msgpack.Encoder()
 _encode = _encoder.encode
 _decoder = msgspec.msgpack.Decoder(Entry)
+Columns = tuple[int, str, str, str, bytes, str]  # a row's, without seq and chain
+_columns_decoder = msgspec.msgpack.Decoder(Columns)
 _HASH = blake2b(digest_size=CHAIN_BYTES)
 _SEVEN = b"\x97"  # msgpack's head of a list of seven, which all columns but the chain are
+_SIX = b"\x96"  # ... and of six, which a tail is of
 _NEVER_NS = 2**63  # more than a row's time can be
 _AROUND = 4  # bytes of a row's encoding besides its tail: its head, its number, no chain
 
@@ -160,7 +164,7 @@ _AROUND = 4  # bytes of a row's encoding besides its tail: its head, its number,
 class Prepared(NamedTuple):
     """A record made ready for its row: everything of it but its place."""
 
-    columns: tuple[int, str, str, str, bytes, str]  # a row's, without seq and chain
+    columns: Columns
     tail: bytes  # the columns as the chain takes them
     key: bytes | None
 
@@ -178,7 +182,7 @@ def prepare(record: Record) -> Prepared:
         raise RangeError(f"a record of {record.oid!r} has text that is no Unicode: {err}.") from err
 
 
-def make_ready(columns: tuple[int, str, str, str, bytes, str], key: bytes | None) -> Prepared:
+def make_ready(columns: Columns, key: bytes | None) -> Prepared:
     """Return columns and key ready to be written, encoded once; raises as :func:`prepare`."""
     time_ns = columns[0]
     if not 0 <= time_ns < _NEVER_NS:
@@ -190,6 +194,12 @@ def make_ready(columns: tuple[int, str, str, str, bytes, str], key: bytes | None
             f"has at most {MAX_ROW_BYTES}."
         )
     return Prepared(columns, tail, key)
+
+
+def columns_of(tail: bytes) -> Columns:
+    """Return the columns of which :func:`prepare` made a tail."""
+    columns: Columns = _columns_decoder.decode(_SIX + tail)
+    return columns
 
 
 def link(tail: bytes, seq: int, before: bytes) -> bytes:

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Sequence, Set
 from piker.clearing.journal import Journal
 from piker.clearing.journal_find import found_in
 from piker.clearing.lifecycle import OrderState
-from piker.clearing.records import Duplicate, Prepared, Record, Row, link, prepare, read_row
+from piker.clearing.records import Duplicate, Record, Row, columns_of, link, prepare, read_row
 from piker.clearing.standing import Standing, fold_orders
 
 __all__ = ["MemoryJournal"]
@@ -22,20 +22,20 @@ class MemoryJournal(Journal):
 
     def __init__(self) -> None:
         """Begin without rows; the journal on disk is not begun at all."""
-        self._chain = b""
         self._keys: dict[bytes, int] = {}
-        self._rows: list[tuple[Prepared, bytes]] = []
+        self._tails: list[bytes] = []  # what a row is of: its columns, encoded once
+        self._chains: list[bytes] = []
         self._folded = Standing()
 
     @property
     def seq(self) -> int:
         """Return the number of the last row; 0 where there is none."""
-        return len(self._rows)
+        return len(self._tails)
 
     @property
     def chain(self) -> bytes:
         """Return the last row's chain."""
-        return self._chain
+        return self._chains[-1] if self._chains else b""
 
     @property
     def standing(self) -> Standing:
@@ -47,7 +47,7 @@ class MemoryJournal(Journal):
                 if state is not None:
                     self._folded.recall(state)
             self._folded.apply(row.seq, record.account, record.oid, record.entry, record.time_ns)
-        self._folded.chain = self._chain
+        self._folded.chain = self.chain
         return self._folded
 
     async def append(self, records: Sequence[Record]) -> list[int | Duplicate]:
@@ -60,22 +60,19 @@ class MemoryJournal(Journal):
             self._add(record)
 
     def _add(self, record: Record) -> int | Duplicate:
-        ready = prepare(record)
-        seq = len(self._rows) + 1
-        if ready.key is not None:
-            known = self._keys.setdefault(ready.key, seq)
+        _, tail, key = prepare(record)
+        seq = len(self._tails) + 1
+        if key is not None:
+            known = self._keys.setdefault(key, seq)
             if known != seq:
                 return Duplicate(known)
-        self._chain = link(ready.tail, seq, self._chain)
-        self._rows.append((ready, self._chain))
+        self._chains.append(link(tail, seq, self.chain))
+        self._tails.append(tail)
         return seq
 
     def rows(self, since: int = 0) -> list[Row]:
         """Return the rows after ``since``, as they would lie in the file."""
-        return [
-            Row(seq, *ready.columns, chain)
-            for seq, (ready, chain) in enumerate(self._rows[since:], start=since + 1)
-        ]
+        return [self._row(seq) for seq in range(since + 1, self.seq + 1)]
 
     async def read(self, since: int = 0) -> AsyncIterator[Record]:
         """Yield the records after ``since``."""
@@ -98,6 +95,11 @@ class MemoryJournal(Journal):
 
     def _folded_of(self, oid: str, before: int) -> OrderState | None:
         orders: dict[str, OrderState] = {}
-        rows = (row for row in self.rows()[: before - 1] if row.oid == oid)
+        name = oid.encode()
+        near = [seq for seq, tail in enumerate(self._tails[: before - 1], 1) if name in tail]
+        rows = [row for row in map(self._row, near) if row.oid == oid]
         fold_orders(orders, [read_row(row) for row in rows])
         return orders.get(oid)
+
+    def _row(self, seq: int) -> Row:
+        return Row(seq, *columns_of(self._tails[seq - 1]), self._chains[seq - 1])

@@ -12,8 +12,9 @@ from typing import Protocol, cast
 import trio
 
 from piker.clearing.journal import Journal
-from piker.clearing.router import Router
-from piker.orders import EmsMessage
+from piker.clearing.router import OF_ACCOUNT, Router
+from piker.clearing.turns import Turns
+from piker.orders import BrokerdEvent, EmsMessage
 
 __all__ = ["ReplayRouter", "Worker"]
 
@@ -34,6 +35,33 @@ class ReplayRouter(Router):
     ) -> None:  # fmt: skip
         super().__init__(journal, cast(trio.Nursery, _AtOnce(self, nursery, worker)))
         self.news.tell = tell  # type: ignore[assignment,method-assign]  # past the channels of clients
+        self._worker = worker
+        self._turns = cast(Turns, _Free())
+
+    def hear(self, account: str, event: BrokerdEvent) -> None:
+        """Take what the paper venue says, as :meth:`Router.hear` does.
+
+        It names its orders and proves none absent, and nothing is worked off meanwhile: so what it
+        says of an order need not wait for what it said before.
+        """
+        if isinstance(event, OF_ACCOUNT):
+            super().hear(account, event)
+        else:
+            self._worker.soon(self._hear, event.oid, [event])
+
+
+class _Free:
+    """Stands where the router has its turns: who does not wait leaves nobody in between."""
+
+    async def of(self, oid: str) -> _Free:
+        """Let it be done."""
+        return self
+
+    def __enter__(self) -> None:
+        """Begin."""
+
+    def __exit__(self, *failed: object) -> None:
+        """End."""
 
 
 class _AtOnce:

@@ -56,11 +56,11 @@ from piker.orders import (
 )
 from piker.ticks import TickType
 
-__all__ = ["Router"]
+__all__ = ["OF_ACCOUNT", "Router"]
 
 log = get_logger("ems")
 ZERO = Decimal(0)
-_OF_ACCOUNT = (BrokerdPosition, BrokerdBalance, BrokerdSync)
+OF_ACCOUNT = (BrokerdPosition, BrokerdBalance, BrokerdSync)  # of none of its orders
 UNCLAIMED = " "  # and an account: where events wait that name no order at hand; no oid has a space
 
 
@@ -246,7 +246,7 @@ class Router:
 
         Never blocks; events of one order wait for each other, not for those of others.
         """
-        if isinstance(event, _OF_ACCOUNT):
+        if isinstance(event, OF_ACCOUNT):
             self.keeper.hear(account, event)
             if isinstance(event, BrokerdSync) and event.state is SyncState.SYNCED:
                 self._nursery.start_soon(self._synced, account)
