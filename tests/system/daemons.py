@@ -15,6 +15,13 @@ from piker import service
 __all__ = ["Pikerd"]
 
 HERE = Path(__file__).parent
+#: Ends it when whoever started it is gone, however it went: prctl(2), PR_SET_PDEATHSIG.
+WITH_US = """
+import ctypes, os, signal, sys
+ctypes.CDLL(None).prctl(1, signal.SIGTERM)
+if os.getppid() != {pid}:
+    sys.exit("whoever started this pikerd is gone")
+"""
 PIKERD = """
 import sys, signal, trio
 from piker import log, service
@@ -37,8 +44,9 @@ class Pikerd:
     def start(self) -> subprocess.Popen[bytes]:
         """Start it; it is found through pikerd.json."""
         path = os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")])
+        program = WITH_US.format(pid=os.getpid()) + self._program
         self.process = subprocess.Popen(
-            [sys.executable, "-c", self._program], env={**os.environ, "PYTHONPATH": path}
+            [sys.executable, "-c", program], env={**os.environ, "PYTHONPATH": path}
         )
         return self.process
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -197,6 +199,26 @@ async def test_pikerd_ends_in_order_when_signalled(
     await gone(pid)
     left = {path.name for path in (piker_dirs / "run").rglob("*") if path.is_file()}
     assert left <= {"pikerd.lock", "secret"}
+
+
+async def test_pikerd_of_a_test_ends_when_that_is_killed(piker_dirs: Path) -> None:
+    """Nothing is left of a soak that somebody ends."""
+    program = (
+        "import time, daemons; print(daemons.Pikerd().process.pid, flush=True); time.sleep(60)"
+    )
+    here = Path(__file__).parent
+    soak = await trio.lowlevel.open_process(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, cwd=here
+    )
+    assert soak.stdout is not None
+    with trio.fail_after(20):
+        pid = int(await soak.stdout.receive_some())
+        while (info := service.read_pikerd()) is None or info.pid != pid:
+            await trio.sleep(0.01)
+    soak.kill()
+    await soak.wait()
+    await gone(pid)
+    await soak.stdout.aclose()
 
 
 async def test_second_pikerd_is_refused_with_a_sentence(pikerd: Pikerd) -> None:
