@@ -148,7 +148,7 @@ class PaperEngine:
         if why and isinstance(request, BrokerdOrder):
             refusal = BrokerdError(
                 reason=why, oid=request.oid, client_id=request.client_id, symbol=request.symbol,
-                account=self.account, time_ns=now,
+                account=self.account, time_ns=now, request="edit" if request.reqid else "order",
             )  # fmt: skip
             self._tell([refusal])
             return

@@ -51,7 +51,7 @@ class Broker:
 
     async def talk(self, talk: service.ServerDialog, account: str, beliefs: list[bytes]) -> None:
         """Serve emsd's dialog for an account until either end goes."""
-        if account in self._scopes:
+        while account in self._scopes:  # also one that waited with this one
             self._scopes[account].cancel()
             await self._ended[account].wait()
         scope = self._scopes[account] = trio.CancelScope()

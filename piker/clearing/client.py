@@ -258,7 +258,8 @@ class OrderClient:
 
     def unanswered(self) -> list[Order | Cancel]:
         """Return what must be sent again: what emsd has not acknowledged."""
-        return [one.message for asked in self._asked.values() for one in asked]
+        waits = (one for asked in self._asked.values() for one in asked if one.answer is None)
+        return [one.message for one in waits]
 
     def resynced(self) -> None:
         """Say to whoever iterates that emsd was lost, and is back."""
@@ -266,7 +267,8 @@ class OrderClient:
 
     # -- inside --------------------------------------------------------------------------------
     async def _ask(self, message: Order | Cancel) -> Status:
-        asked = _Asked(message)
+        is_new = message.oid not in self._asked and message.oid not in self.dialogs
+        asked = _Asked(message, is_new=is_new and isinstance(message, Order))
         self._asked.setdefault(message.oid, []).append(asked)
         try:
             try:
@@ -302,7 +304,8 @@ class OrderClient:
         if news is not None:
             news.set()
         for asked in self._asked.get(status.oid, ()):
-            if asked.answer is None and _answers(status, asked.message):
+            is_taken = asked.is_new and status.resp != "error"  # it may have other terms by now
+            if asked.answer is None and (is_taken or _answers(status, asked.message)):
                 asked.answer = status
         if status.resp == "error":  # of a request; the order is as it was
             return
@@ -352,12 +355,13 @@ def choose_account(fqmes: Sequence[str], mode: str = "", account: str | None = N
 
 
 class _Asked:
-    """A request that waits for its acknowledgement."""
+    """A request that waits for its acknowledgement; ``is_new``: an order, not the edit of one."""
 
-    __slots__ = ("answer", "message")
+    __slots__ = ("answer", "is_new", "message")
 
-    def __init__(self, message: Order | Cancel) -> None:
+    def __init__(self, message: Order | Cancel, *, is_new: bool) -> None:
         self.message = message
+        self.is_new = is_new
         self.answer: Status | None = None
 
 

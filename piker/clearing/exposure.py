@@ -26,6 +26,13 @@ class Stand(msgspec.Struct, frozen=True, gc=False):
     remaining: Decimal
     price: Decimal
     reduce_only: bool
+    oco: str = ""
+
+    def worse(self, remaining: Decimal, price: Decimal) -> Stand:
+        """Return it with whichever terms are worse, while the venue may have either."""
+        return msgspec.structs.replace(
+            self, remaining=max(self.remaining, remaining), price=max(self.price, price)
+        )
 
 
 class _Market:
@@ -48,6 +55,7 @@ class Exposure:
         self._orders: dict[str, Stand] = {}
         self._markets: dict[str, _Market] = {}
         self._put = 0
+        self._groups: dict[str, set[str]] = {}
 
     def __len__(self) -> int:
         """Return how many stand."""
@@ -65,6 +73,8 @@ class Exposure:
                 return
             self.drop(oid)
         self._orders[oid] = stand
+        if stand.oco:
+            self._groups.setdefault(stand.oco, set()).add(oid)
         market = self._markets.get(stand.fqme)
         if market is None:
             market = self._markets[stand.fqme] = _Market()
@@ -83,12 +93,21 @@ class Exposure:
         stand = self._orders.pop(oid, None)
         if stand is None:
             return None
+        group = self._groups.get(stand.oco, set())
+        group.discard(oid)
+        if stand.oco and not group:
+            del self._groups[stand.oco]
         market = self._markets[stand.fqme]
         market.count -= 1
         market.sides[stand.side] = EXACT.subtract(market.sides[stand.side], stand.remaining)
         if not stand.reduce_only:
             market.grows[stand.side] = EXACT.subtract(market.grows[stand.side], stand.remaining)
         return stand
+
+    def instead(self, oid: str, group: str) -> list[Stand]:
+        """Return how an order stands, and others of a group: what another takes the place of."""
+        oids = {oid} | self._groups.get(group, set())
+        return [self._orders[one] for one in oids if one in self._orders]
 
     def on_side(self, fqme: str, side: int) -> Decimal:
         """Return all that may still trade on one side of a market."""

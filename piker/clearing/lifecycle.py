@@ -335,7 +335,8 @@ def _edit_asked(state: OrderState, event: Event) -> Step:
     if state.phase in _WAITING:
         follows = event.order.kind is OrderKind.TRAILING_STOP
         seen = state.seen if follows else event.price or None  # an alert begins anew
-        return _to(state, "replaced", order=event.order, seen=seen)
+        asked = event.order.size if state.phase is _HELD else state.asked
+        return _to(state, "replaced", order=event.order, seen=seen, asked=asked)
     if state.editing is not None:
         return _to(state, "edit asked", wanted=event.order)
     return _to(state, "edit asked", editing=event.order)

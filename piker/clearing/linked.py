@@ -9,15 +9,17 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable
+from decimal import Decimal
 from enum import StrEnum
 from typing import NamedTuple
 
 import msgspec
 
 from piker.clearing.lifecycle import OrderState, Phase
+from piker.money import EXACT, ZERO
 from piker.orders import Order
 
-__all__ = ["Consequence", "Ties", "What", "consequences"]
+__all__ = ["Consequence", "Ties", "What", "consequences", "due"]
 
 
 class What(StrEnum):
@@ -29,12 +31,17 @@ class What(StrEnum):
 
 
 class Consequence(NamedTuple):
-    """What follows for another order, and why."""
+    """What follows for another order, and why; ``less`` is what one of its group took from it.
+
+    ``order`` has the terms that it comes to if nothing else happens first: :func:`due` has those
+    that it comes to when it is done.
+    """
 
     oid: str
     what: What
     order: Order | None
     reason: str
+    less: Decimal = ZERO
 
 
 class Ties:
@@ -98,6 +105,10 @@ def _of_a_child(before: OrderState, after: OrderState, child: OrderState) -> lis
     if held and after.is_over and not after.filled:
         return [Consequence(oid, What.CANCEL, None, f"its parent is {after.phase}")]
     size = min(child.asked, after.filled)
+    waits = held and after.is_over and not before.is_over  # for more than has come, or will
+    if waits and after.filled == before.filled:
+        terms = msgspec.structs.replace(child.order, size=size)
+        return [Consequence(oid, What.RELEASE, terms, f"its parent is {after.phase}")]
     if after.filled == before.filled or (not held and size <= child.order.size):
         return []
     terms = msgspec.structs.replace(child.order, size=size)
@@ -117,4 +128,25 @@ def _of_a_sibling(before: OrderState, after: OrderState, other: OrderState) -> l
     if left <= other.filled:
         return [Consequence(oid, What.CANCEL, None, f"{by} of its group was filled")]
     terms = msgspec.structs.replace(other.order, size=left)
-    return [Consequence(oid, What.RESIZE, terms, f"{by} of its group was filled in part")]
+    return [Consequence(oid, What.RESIZE, terms, f"{by} of its group was filled in part", grown)]
+
+
+def due(one: Consequence, state: OrderState, group: Iterable[OrderState]) -> Order | None:
+    """Return the terms that an order is to have by a consequence of now; None of those it has.
+
+    Fills that are heard together have one each, which are done in any order, and an edit may be
+    under way: what a group took is taken from the newest terms, and a child has what its parent
+    has traded by now, without what the others of its group have. ``group`` has them all.
+    """
+    newest, held = state.wanted or state.editing or state.order, state.phase is Phase.HELD
+    if one.less:  # what is held loses it when it is set free
+        size = EXACT.subtract(newest.size, one.less)
+        return None if held else msgspec.structs.replace(newest, size=size)
+    size = ZERO
+    for other in group:
+        if other.order.oid == newest.parent:
+            size = EXACT.add(size, min(state.asked, other.filled))
+        elif newest.oco and other.order.oco == newest.oco and other.order.oid != newest.oid:
+            size = EXACT.subtract(size, other.filled)
+    grows = size > (ZERO if held else newest.size)
+    return msgspec.structs.replace(newest, size=size) if grows else None

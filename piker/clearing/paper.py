@@ -148,6 +148,8 @@ class PaperBroker:
             return [self._error(request, f"{request.kind} is not done here", now_ns)]
         if request.oid in self._held:
             return self._amend(request, book, now_ns)
+        if request.reqid:
+            return [self._error(request, "there is no such order, or it has ended", now_ns)]
         if request.client_id in self._seen:  # it was carried out before: say so again
             reqid = self._seen[request.client_id]
             return [self._ack(request, reqid, now_ns)]
@@ -192,10 +194,10 @@ class PaperBroker:
         if order.size < held.filled:  # its client had not heard of the last fills yet
             why = f"{held.filled} of it were filled"
         if why:
-            return [self._error(order, why, now_ns, request="edit")]
+            return [self._error(order, why, now_ns)]
         outcome = book.amend(order, held.filled)
         if outcome is None:
-            return [self._error(order, "the order is gone", now_ns, request="edit")]
+            return [self._error(order, "the order is gone", now_ns)]
         self._held[order.oid] = held._replace(order=order)
         self._set_aside(order.oid)
         fills, end = outcome
@@ -306,10 +308,9 @@ class PaperBroker:
             remaining=held.order.size - held.filled, reason=reason,
         )  # fmt: skip
 
-    def _error(
-        self, order: BrokerdOrder, reason: str, now_ns: int, *, request: str = "order"
-    ) -> BrokerdError:
+    def _error(self, order: BrokerdOrder, reason: str, now_ns: int) -> BrokerdError:
         return BrokerdError(
             reason=reason, oid=order.oid, reqid=order.reqid, client_id=order.client_id,
-            symbol=order.symbol, account=self.account, request=request, time_ns=now_ns,
+            symbol=order.symbol, account=self.account, time_ns=now_ns,
+            request="edit" if order.reqid else "order",
         )  # fmt: skip

@@ -33,7 +33,7 @@ from piker.clearing.lifecycle import (
     begin,
     step,
 )
-from piker.clearing.linked import Consequence, Ties, consequences
+from piker.clearing.linked import Consequence, Ties, consequences, due
 from piker.clearing.news import News
 from piker.clearing.records import Duplicate, Happened, Intent, Note, Record
 from piker.clearing.requests import client_id_of, status_of
@@ -196,6 +196,24 @@ class Register:
             found.append(heappop(self._expiring)[1])
         return found
 
+    def due(self, one: Consequence, state: OrderState) -> Order | None:
+        """Return the terms that a consequence gives an order by now; None of those it has."""
+        tied = (*self._ties.of(state.order), state.order.parent)
+        return due(one, state, [self.orders[oid] for oid in tied if oid in self.orders])
+
+    def as_exit(self, child: Order) -> Order:
+        """Return a bracket's exit so that it closes, where both sides of a market are held apart.
+
+        There an opposite order that is not reduce-only would open the other side.
+        """
+        account, parent = self.accounts.get(child.account), self.orders.get(child.parent)
+        if account is None or parent is None or not account.desk.is_hedged(child.symbol):
+            return child
+        opened = parent.order
+        if child.side != -opened.side or opened.reduce_only or opened.symbol != child.symbol:
+            return child
+        return msgspec.structs.replace(child, reduce_only=True)
+
     def mktid(self, fqme: str) -> str:
         """Return what a backend calls a market, one that is not open too."""
         mkt = self.markets.get(fqme)
@@ -316,6 +334,18 @@ class Register:
         log.error("ems." + about, oid=order.oid, symbol=order.symbol, text=text)
         note = _record(Note(about, text), order, clock.wall_ns())
         await self.journal.append([note])
+
+    async def strangers(self, told: Sequence[OfOrder]) -> None:
+        """Keep fills of an order that is not ours: somebody else trades on this account."""
+        log.warning("ems.stranger", told=str(told[0]))
+        for fill in told:
+            if isinstance(fill, BrokerdFill):
+                text = f"{fill.action} {fill.size} {fill.symbol} at {fill.price}"
+                note = Note("stranger", text, {"tid": fill.tid, "reqid": fill.reqid})
+                record = Record(
+                    entry=note, time_ns=clock.wall_ns(), account=fill.account, actor="broker"
+                )
+                await self.journal.append([record])
 
     # -- inside --------------------------------------------------------------------------------
     def _put(self, state: OrderState, before: OrderState | None = None) -> None:

@@ -151,7 +151,8 @@ class RiskDesk:
         if order.symbol not in self._positions:
             self._positions[order.symbol] = ZERO
         self._standing.put(
-            order.oid, Stand(order.symbol, order.side, remaining, price, order.reduce_only)
+            order.oid,
+            Stand(order.symbol, order.side, remaining, price, order.reduce_only, order.oco),
         )
 
     def _worth_at(self, order: Order) -> Decimal:
@@ -227,7 +228,8 @@ class RiskDesk:
         mkt = self._markets.get(order.symbol)
         if mkt is None:
             return Denial(DenialCode.WRONG_SYMBOL, f"{order.symbol} is not known here.")
-        denial = self._by_state(order)
+        group = "" if by_client else order.oco  # of which one at most trades
+        denial = self._by_state(order, group)
         if denial is not None:
             return denial
         judged = self._judge_price(order, mkt, now_ns if by_client else 0)
@@ -245,7 +247,7 @@ class RiskDesk:
         denial = (
             self._by_size(order, worth)
             or (self._by_time(order) if by_client else None)
-            or self._by_sums(order, judged)
+            or self._by_sums(order, judged, group)
         )
         if denial is not None:
             return denial
@@ -289,12 +291,12 @@ class RiskDesk:
         ]  # fmt: skip
 
     # -- rules ---------------------------------------------------------------------------------
-    def _by_state(self, order: Order) -> Denial | None:
+    def _by_state(self, order: Order, group: str) -> Denial | None:
         if self.state is TradingState.ACTIVE:
             return None
         if self.state is TradingState.HALTED:
             return Denial(DenialCode.HALTED, "trading is halted. Arm it again with: piker arm.")
-        if self.state is TradingState.REDUCING and not self._reduces(order):
+        if self.state is TradingState.REDUCING and not self._reduces(order, group):
             what = f"{plain(self.held(order.symbol))} {order.symbol} smaller may be sent."
             if self.is_hedged(order.symbol):
                 long, short = (plain(one) for one in self.sides(order.symbol))
@@ -303,9 +305,10 @@ class RiskDesk:
             return Denial(DenialCode.REDUCING, what)
         return None
 
-    def _reduces(self, order: Order) -> bool:
+    def _reduces(self, order: Order, group: str) -> bool:
         """Tell whether the order, with all that stands on its side, at most closes the position.
 
+        What emsd sets free takes the place of its ``group``, which does not count.
         Where both sides are held apart the venue sees to it, and nothing else closes.
         """
         if self.is_hedged(order.symbol):
@@ -314,9 +317,9 @@ class RiskDesk:
         if not held or held * order.side >= 0:
             return False
         same = self._standing.on_side(order.symbol, order.side)
-        known = self._standing.get(order.oid)
-        if known is not None and (known.fqme, known.side) == (order.symbol, order.side):
-            same = EXACT.subtract(same, known.remaining)
+        for known in self._standing.instead(order.oid, group):
+            if (known.fqme, known.side) == (order.symbol, order.side):
+                same = EXACT.subtract(same, known.remaining)
         return same + order.size <= abs(held)
 
     def _judge_price(self, order: Order, mkt: MktPair, now_ns: int) -> Decimal | Denial:
@@ -354,9 +357,10 @@ class RiskDesk:
             return Denial(DenialCode.ORDER_NOTIONAL, f"{what} {most_worth} an order.")
         return None
 
-    def _by_sums(self, order: Order, price: Decimal) -> Denial | None:
+    def _by_sums(self, order: Order, price: Decimal, group: str) -> Denial | None:
         """Judge what all come to with this order, which stands from now on unless it is denied."""
-        oid, reduces, before = order.oid, self._reduces(order), self._standing.get(order.oid)
+        oid, before = order.oid, self._standing.get(order.oid)
+        reduces = self._reduces(order, group)
         self._stand(order, order.size, price)
         passed = False
         try:
@@ -367,8 +371,8 @@ class RiskDesk:
         finally:
             if not passed:
                 self._standing.drop(oid)
-                if before is not None:
-                    self._standing.put(oid, before)
+            if before is not None:  # until its edit is journaled: see :meth:`standing`
+                self._standing.put(oid, before.worse(order.size, price) if passed else before)
         return denial
 
     def _by_count(self) -> Denial | None:

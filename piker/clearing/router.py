@@ -25,7 +25,6 @@ from piker.clearing.keeper import Keeper
 from piker.clearing.lifecycle import EventKind, OrderState, Phase
 from piker.clearing.linked import Consequence, What, consequences
 from piker.clearing.news import News
-from piker.clearing.records import Note, Record
 from piker.clearing.register import AT_VENUE, OfOrder, Register
 from piker.clearing.requests import cancel_of, request_of
 from piker.clearing.risk import RiskApproved, TradingState
@@ -216,10 +215,7 @@ class Router:
             if state is None or state.is_over:
                 code = DenialCode.UNKNOWN_ORDER if state is None else DenialCode.ORDER_OVER
                 what = "there is no such order" if state is None else f"it has ended: {state.phase}"
-                self.news.tell(
-                    Status(oid=cancel.oid, resp="error", time_ns=clock.wall_ns(), code=code,
-                           reason=f"{what}.")
-                )  # fmt: skip
+                self.refuse(cancel, Denial(code, f"{what}."))
                 return
             await self._cancel(state, actor)
 
@@ -283,12 +279,16 @@ class Router:
             return
         with await self._turns.of(oid):
             if oid not in self.orders and await self.register.recall(oid) is None:
-                await self._strangers(told)
+                await self.register.strangers(told)
                 return
+            was_lost = self.orders[oid].phase is Phase.UNKNOWN
             await self.register.hear(oid, told)
+            state = self.orders.get(oid)
+            if was_lost and state is not None and self._is_found(state):
+                await self._again(state)
+                return
             if oid in self._edits:
                 await self._send_edit(oid)
-            state = self.orders.get(oid)
             if state is not None and self._is_halted(state.order.account):
                 await self._end_if_halted(state, told)
 
@@ -303,7 +303,7 @@ class Router:
                 strangers.remove(fill)
                 await self._hear(oid, [fill])
         if strangers:
-            await self._strangers(strangers)
+            await self.register.strangers(strangers)
 
     async def _send_edit(self, oid: str) -> None:
         """Send the edit whose turn it is, once the venue has the order: one at a time.
@@ -332,19 +332,6 @@ class Router:
         if any(isinstance(one, BrokerdStatus) and one.status == "open" for one in told):
             await self._cancel(state, "emsd", "all was to end")
 
-    async def _strangers(self, told: list[OfOrder]) -> None:
-        """Keep fills of an order that is not ours: somebody else trades on this account."""
-        log.warning("ems.stranger", told=str(told[0]))
-        for fill in told:
-            if isinstance(fill, BrokerdFill):
-                text = f"{fill.action} {fill.size} {fill.symbol} at {fill.price}"
-                note = Note("stranger", text, {"tid": fill.tid, "reqid": fill.reqid})
-                await self.register.journal.append([
-                    Record(
-                        entry=note, time_ns=clock.wall_ns(), account=fill.account, actor="broker"
-                    )
-                ])  # fmt: skip
-
     async def _synced(self, name: str) -> None:
         """Do again what a venue that was away has not heard, and compare positions with it."""
         marks = []
@@ -354,24 +341,32 @@ class Router:
         for done in marks:
             await done.wait()
         account = self.accounts[name]
-        for state in self.register.at_venue(name):
+        halted = self._is_halted(name)  # then what waits is to go, too
+        for state in self.register.live(name) if halted else self.register.at_venue(name):
             oid = state.order.oid
             if state.phase is Phase.UNKNOWN and oid not in account.asked:
                 account.link.ask_again()  # it was lost sight of after the others had been asked for
                 return
             with await self._turns.of(oid):
                 now = self.orders.get(oid)
-                if now is None or now.is_over or now.phase is Phase.UNKNOWN:
-                    continue
-                state = now
-                if state.cancel_called:
-                    self._edits.setdefault(oid, None)  # it is sent if the cancel is refused
-                    await self._send(state, self._cancel_request(state))
-                elif self._is_halted(name):
-                    await self._cancel(state, "emsd", "all was to end")
-                else:
-                    await self._send_edit(oid)
+                if now is not None and not now.is_over and now.phase is not Phase.UNKNOWN:
+                    await self._again(now)
         await self.keeper.compare(name)
+
+    def _is_found(self, state: OrderState) -> bool:
+        """Tell whether an order stands whose account was synced without it."""
+        account, found = self.accounts.get(state.order.account), (Phase.OPEN, Phase.PARTIAL)
+        return state.phase in found and account is not None and account.sync is SyncState.SYNCED
+
+    async def _again(self, state: OrderState) -> None:
+        """Do again what the venue of an order may not have heard."""
+        if state.cancel_called:
+            self._edits.setdefault(state.order.oid, None)  # it is sent if the cancel is refused
+            await self._send(state, self._cancel_request(state))
+        elif self._is_halted(state.order.account) and state.order.side:  # an alert trades nothing
+            await self._cancel(state, "emsd", "all was to end")
+        else:
+            await self._send_edit(state.order.oid)
 
     async def lost(self, account: str, why: str) -> None:
         """Say that an account's link is gone: what was on its way is UNKNOWN."""
@@ -398,6 +393,8 @@ class Router:
                 self.accounts[order.account].desk.ended(order.oid)
             what = f"the oid {order.oid} was used before."
             self.refuse(order, Denial(DenialCode.DUPLICATE_ID, what))
+        elif isinstance(judged, RiskApproved) and self._is_halted(order.account):  # since then
+            await self.register.happen(order.oid, EventKind.CANCEL, reason="all was to end")
         elif state.phase is Phase.PENDING:
             await self._send(state, self._request(state.order, ""))
         elif state.phase is Phase.HELD:
@@ -412,8 +409,15 @@ class Router:
                 self._soon(one)
 
     async def _edit(self, state: OrderState, order: Order, actor: str) -> None:
-        if state.order.parent and state.order.reduce_only:  # an exit stays one: see _as_exit
+        if (
+            state.order.parent and state.order.reduce_only
+        ):  # an exit stays one: see Register.as_exit
             order = msgspec.structs.replace(order, reduce_only=True)
+        was = state.order
+        if (order.account, order.symbol, order.side) != (was.account, was.symbol, was.side):
+            what = "an edit changes no account, market or side."
+            self.refuse(order, Denial(DenialCode.SENSELESS, what))
+            return
         if order == (state.wanted or state.editing or state.order):  # it was cut off, asks again
             self.news.tell(self.register.status(state))
             return
@@ -421,6 +425,10 @@ class Router:
         if isinstance(judged, Denial):
             self.refuse(order, judged)
             return
+        await self._change(state, order, actor)
+
+    async def _change(self, state: OrderState, order: Order, actor: str) -> None:
+        """Have the newest terms of an order, which were judged, take the place of all others."""
         if state.wanted is not None:
             what = "a later edit took its place before it was sent."
             self.refuse(state.wanted, Denial(DenialCode.SUPERSEDED, what))
@@ -437,6 +445,8 @@ class Router:
         if state.phase not in AT_VENUE:
             await self.register.happen(order.oid, EventKind.CANCEL, actor=actor, reason=reason)
             return
+        if state.cancel_called:  # nothing happens by it: whoever asks is told so at once
+            self.news.tell(self.register.status(state))
         await self.register.happen(order.oid, EventKind.CANCEL_ASKED, actor=actor, reason=reason)
         await self._send(state, self._cancel_request(state))
 
@@ -466,27 +476,26 @@ class Router:
             state = self.orders.get(consequence.oid)
             if state is None or state.is_over:
                 return
-            order = consequence.order
-            if consequence.what is What.CANCEL or order is None:
+            if consequence.what is What.CANCEL:
                 await self._cancel(state, "emsd", consequence.reason)
-            elif consequence.what is What.RESIZE:
-                await self._edit(state, order, "emsd")
+            elif (order := self.register.due(consequence, state)) is None:
+                return
             elif state.phase is Phase.HELD:
-                freed = self._as_exit(order)
+                freed = self.register.as_exit(order)
                 await self._free(state, EventKind.RELEASE, freed, consequence.reason)
+            else:
+                await self._resize(state, order, consequence)
 
-    def _as_exit(self, child: Order) -> Order:
-        """Return a bracket's exit so that it closes, where both sides of a market are held apart.
-
-        There an opposite order that is not reduce-only would open the other side.
-        """
-        account, parent = self.accounts.get(child.account), self.orders.get(child.parent)
-        if account is None or parent is None or not account.desk.is_hedged(child.symbol):
-            return child
-        opened = parent.order
-        if child.side != -opened.side or opened.reduce_only or opened.symbol != child.symbol:
-            return child
-        return msgspec.structs.replace(child, reduce_only=True)
+    async def _resize(self, state: OrderState, order: Order, why: Consequence) -> None:
+        """Give an order the size that others leave it; to be smaller needs no limit's leave."""
+        judged = self._judge(order, by_client=False)
+        too_small = isinstance(judged, Denial) and judged.code is DenialCode.TOO_SMALL
+        if why.less and (too_small or order.size <= state.filled):
+            await self._cancel(state, "emsd", why.reason)
+        elif isinstance(judged, Denial) and not why.less:
+            self.refuse(order, judged)
+        else:
+            await self._change(state, order, "emsd")
 
     async def _free(
         self, state: OrderState, kind: EventKind, order: Order, how: str, price: Decimal = ZERO
@@ -524,12 +533,13 @@ class Router:
             return  # it has ended meanwhile
         if state.filled:
             await self.register.note(state.order, "absent", f"{state.filled} were filled")
-        elif state.cancel_called:
+        elif state.cancel_called or self._is_halted(state.order.account):
             await self.register.happen(oid, EventKind.CANCEL, reason="it never reached the venue")
         elif not state.freed:
             await self.register.happen(oid, EventKind.REJECT, reason="it never reached the venue")
         else:
             await self.register.happen(oid, EventKind.SUBMIT)
+            self._edits[oid] = None  # what was asked for meanwhile is sent once it is there
             await self._send(state, self._request(state.order, ""))
 
     # -- inside --------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ import trio
 from kraken_client import ALICE, Trader, top_of
 from kraken_trading import Proxy, account_at, agree, quick, session, trading, venue_at
 
+from piker.brokers.kraken.broker_ids import cl_ord_id_of
 from piker.clearing.requests import client_id_of
 from piker.clock import wall_ns
 from piker.orders import (
@@ -354,6 +355,21 @@ async def test_every_belief_has_its_answer_when_a_dialog_begins() -> None:
             await again.cancel("doubt")
             await again.status("doubt", "canceled")
             await agree(venue, again)
+
+
+async def test_what_a_former_process_sent_is_not_absent_while_it_may_still_arrive() -> None:
+    """It comes late, and within the deadline that it was sent with: it stands, and is ours."""
+    async with venue_at() as (venue, bob):
+        price = top_of(venue)[0] - 900
+        async with trading([belief("one", "buy", "0.01", price)]) as emsd:
+            await trio.sleep(0.9)
+            name = cl_ord_id_of(client_id_of("one"))
+            await Trader(bob.port, ALICE).ask(
+                "AddOrder", pair="XBTUSD", type="buy", ordertype="limit", price=str(price),
+                volume="0.01", cl_ord_id=name,
+            )  # fmt: skip
+            await emsd.synced()
+            assert emsd.statuses("one") == ["open"]
 
 
 async def test_unknown_stays_unknown_when_the_venue_can_not_be_asked() -> None:

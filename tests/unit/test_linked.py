@@ -63,6 +63,9 @@ def test_children_end_when_their_parent_ends_unfilled() -> None:
     assert [one.what for one in consequences(entry, gone, [profit, stop])] == [What.CANCEL] * 2
     part = fill(entry, "a", 4)
     ended = after(part, EventKind.CANCEL)
+    found = consequences(part, ended, [profit, stop])  # held: what came was too small for them
+    assert [(one.what, one.order and one.order.size) for one in found] == [(What.RELEASE, 4)] * 2
+    profit, stop = (after(one, EventKind.RELEASE) for one in (profit, stop))
     assert consequences(part, ended, [profit, stop]) == []
 
 

@@ -63,3 +63,29 @@ async def test_answer_is_of_the_edit_that_it_names_when_several_wait() -> None:
         ems.take(status(third, cancel_called=True))
     assert answers[0] == "open"
     assert ems.dialogs["a"].req == third
+
+
+async def test_new_order_is_not_sent_again_when_the_picture_has_it_with_other_terms() -> None:
+    """emsd set it free for what its parent had traded: sent again, it would be an edit of that."""
+
+    async def send(message: Order | Cancel) -> None:
+        """Lose it."""
+
+    ems = OrderClient("binance.paper", send, "session")
+    child = Order(
+        oid="a", symbol="btcusdt.spot.binance", account="binance.paper", action=Action.SELL,
+        size=D(10), price=D(100), parent="in",
+    )  # fmt: skip
+    answers: list[Status] = []
+
+    async def ask() -> None:
+        answers.append(await ems.send(child))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(ask)
+        await trio.testing.wait_all_tasks_blocked()
+        assert ems.unanswered() == [child]
+        assert ems.begin([status(msgspec.structs.replace(child, size=D(4)))]) == []
+        assert ems.unanswered() == []
+    assert answers[0].req is not None
+    assert answers[0].req.size == 4

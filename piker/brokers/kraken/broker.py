@@ -147,8 +147,8 @@ async def _dialog(
         keeper.first_token = token
         for belief in beliefs:
             held = dialog.book.believe(belief)
-            if not held.txid:
-                dialog.doubts.append(Doubt(belief.order, held, "order"))
+            if not held.txid:  # what a former process sent may still arrive for a while
+                dialog.doubts.append(Doubt(belief.order, held, "order", dialog.ends_ns()))
         keeper.begin()
         async with open_ws(
             f"{_auth_url()}/v2", venue=PROVIDER, on_connect=keeper.subscribe,
