@@ -191,7 +191,7 @@ class Ems:
             where = f"{frame.filename}:{frame.lineno}"
             log.error("ems.bug", oid=message.oid, error=repr(err), where=where)
             what = f"emsd failed at it ({type(err).__name__}); its log has more."
-            self.router.refuse(message, Denial(DenialCode.FAILED, what))
+            self.router.deeds.refuse(message, Denial(DenialCode.FAILED, what))
 
     def picture(self) -> list[bytes]:
         """Return all that a client which comes now has missed."""

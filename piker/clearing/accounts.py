@@ -137,6 +137,8 @@ class Account:
     def emulated(self, order: Order, mkt: MktPair, now_ns: int) -> Order:
         """Return the order as it is taken: what the venue can not wait for waits in emsd.
 
+        So does what hangs on another order, where the venue would need for both what one takes.
+
         A day order gets the end of its day, so that a restart does not give it another one.
         """
         if order.tif is TimeInForce.DAY and order.expire_ns is None:
@@ -144,7 +146,10 @@ class Account:
             order = msgspec.structs.replace(order, expire_ns=end)
         if order.action is Action.ALERT or order.exec_mode is ExecMode.DARK:
             return order
-        waits = order.kind in TRIGGERED and not self.offers(_venue(mkt), order.kind)
+        venue = _venue(mkt)
+        waits = order.kind in TRIGGERED and not self.offers(venue, order.kind)
+        if order.oco and order.kind in TRIGGERED and not self.offers(venue, "reduce_only"):
+            waits = True  # a venue without margin sets aside what it sells: for one of both alone
         return msgspec.structs.replace(order, exec_mode=ExecMode.DARK) if waits else order
 
     def protected(self, order: Order, met: Decimal, mkt: MktPair) -> Order:

@@ -32,6 +32,7 @@ __all__ = [
     "OrderState",
     "Phase",
     "Problem",
+    "Share",
     "Step",
     "begin",
     "step",
@@ -99,6 +100,17 @@ class Problem(StrEnum):
     MISSING_FILLS = "missing_fills"  # the venue says closed, and we have not seen all of it
 
 
+class Share(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
+    """Of what others traded, how much an order's size takes into account.
+
+    ``given`` is its parent's, ``taken`` that of the others of its group: see
+    :mod:`piker.clearing.linked`.
+    """
+
+    given: Decimal = ZERO
+    taken: Decimal = ZERO
+
+
 class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """One thing that happened, as it is journaled. Which fields count depends on ``kind``."""
 
@@ -115,8 +127,12 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=Fa
     order: Order | None = (
         None  # EDIT_ASKED, EDIT: the new terms; TRIGGER, RELEASE: with what it goes on
     )
+    share: Share | None = None  # RELEASE, EDIT_ASKED: what the new terms take into account
     code: str = ""  # DENY
     reason: str = ""  # DENY, REJECT, CANCEL, EXPIRE, LOSE, ..._REFUSED
+
+
+_NO_SHARE = Share()
 
 
 class OrderState(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -128,6 +144,7 @@ class OrderState(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     price that its trigger goes by: of a trailing stop the best one since it was armed, of an alert
     the one from which it was armed. ``taken_ns`` is when emsd took the order. Of its edits one is
     at the venue at a time (``editing``); ``wanted`` is the newest that was asked for meanwhile.
+    Each of the three terms has its ``share``.
     """
 
     order: Order
@@ -142,11 +159,23 @@ class OrderState(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     cancel_called: bool = False
     editing: Order | None = None  # terms that were sent and not yet confirmed
     wanted: Order | None = None  # terms that wait until the venue has answered for ``editing``
+    share: Share = _NO_SHARE
+    editing_share: Share = _NO_SHARE
+    wanted_share: Share = _NO_SHARE
     code: str = ""
     reason: str = ""
     seen: Decimal | None = None
     met: str = ""
     taken_ns: int = 0
+
+    @property
+    def newest(self) -> tuple[Order, Share]:
+        """Return the newest terms that anybody asked for, and their share."""
+        if self.wanted is not None:
+            return self.wanted, self.wanted_share
+        if self.editing is not None:
+            return self.editing, self.editing_share
+        return self.order, self.share
 
     @property
     def worst(self) -> Order | None:
@@ -234,7 +263,17 @@ def _deny(state: OrderState, event: Event) -> Step:
 
 def _release(state: OrderState, event: Event) -> Step:
     order = event.order or state.order
-    return _to(state, "released", phase=_freed(order), order=order, freed=True)
+    share = _share_of(state, event, order)
+    return _to(state, "released", phase=_freed(order), order=order, freed=True, share=share)
+
+
+def _share_of(state: OrderState, event: Event, order: Order) -> Share:
+    """Return the share of new terms; rows of an earlier piker have it in the size alone."""
+    if event.share is not None or not (order.parent or order.oco):
+        return event.share or _NO_SHARE
+    if order.parent:
+        return Share(given=order.size)
+    return Share(taken=max(ZERO, EXACT.subtract(state.asked, order.size)))
 
 
 def _follow(state: OrderState, event: Event) -> Step:
@@ -336,10 +375,12 @@ def _edit_asked(state: OrderState, event: Event) -> Step:
         follows = event.order.kind is OrderKind.TRAILING_STOP
         seen = state.seen if follows else event.price or None  # an alert begins anew
         asked = event.order.size if state.phase is _HELD else state.asked
-        return _to(state, "replaced", order=event.order, seen=seen, asked=asked)
+        share = _NO_SHARE if state.phase is _HELD else _share_of(state, event, event.order)
+        return _to(state, "replaced", order=event.order, seen=seen, asked=asked, share=share)
+    share = _share_of(state, event, event.order)
     if state.editing is not None:
-        return _to(state, "edit asked", wanted=event.order)
-    return _to(state, "edit asked", editing=event.order)
+        return _to(state, "edit asked", wanted=event.order, wanted_share=share)
+    return _to(state, "edit asked", editing=event.order, editing_share=share)
 
 
 def _edit(state: OrderState, event: Event) -> Step:
@@ -348,11 +389,17 @@ def _edit(state: OrderState, event: Event) -> Step:
     if state.editing is None and (order, reqid) == (state.order, state.reqid):
         return _again(state, event)
     later, wanted = state.editing, state.wanted  # as they are, where it was an older one
+    share, later_share = state.share, state.editing_share
     if order == wanted:
         later = wanted = None
+        share = state.wanted_share
     elif order == later:
         later, wanted = wanted, None
-    edited = _replace(state, order=order, editing=later, wanted=wanted, reqid=reqid, reason="")
+        share, later_share = later_share, state.wanted_share
+    edited = _replace(
+        state, order=order, editing=later, wanted=wanted, reqid=reqid, reason="", share=share,
+        editing_share=later_share,
+    )  # fmt: skip
     if edited.filled > _most(edited):
         over = _replace(edited, phase=_FILLED)
         return Step(over, "overfilled", Problem.OVERFILL)
@@ -368,8 +415,9 @@ def _edit_refused(state: OrderState, event: Event) -> Step:
     if state.filled >= state.order.size and state.wanted is None:
         phase = _FILLED  # it was filled while the edit was under way
     return _to(
-        state, "edit refused", editing=state.wanted, wanted=None, reason=event.reason, phase=phase
-    )
+        state, "edit refused", editing=state.wanted, wanted=None, reason=event.reason, phase=phase,
+        editing_share=state.wanted_share,
+    )  # fmt: skip
 
 
 def _end(phase: Phase, name: str) -> Handler:

@@ -1,47 +1,56 @@
 """Orders that hang on others: brackets and one-cancels-other groups. Pure.
 
-A child waits for its parent's fills and is set free for as much as was filled; when the parent ends
-without any, its children end too. Of a group one at most trades: what one of them fills, the others
-lose; one that is whole, or triggered, ends the others.
+What is due follows from how the others stand now, not from what happened last: so whatever was
+refused, came at once, or was cut off by a kill is made good by looking again (:func:`due`).
+
+A child waits for its parent's fills, is set free for as much as was filled and grows with it; when
+the parent ends without any, its children end too. Of a group one at most trades: what one of them
+fills, the others lose. One that is whole, or whose trigger was met, ends the others; but a child is
+kept while its parent may still trade, and when no exit is left, what is left of the entry goes too.
+Each of an order's terms says what it takes into account (:class:`~piker.clearing.lifecycle.Share`).
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Sequence
 from decimal import Decimal
 from enum import StrEnum
 from typing import NamedTuple
 
 import msgspec
 
-from piker.clearing.lifecycle import OrderState, Phase
+from piker.clearing.lifecycle import OrderState, Phase, Share
 from piker.money import EXACT, ZERO
 from piker.orders import Order
 
-__all__ = ["Consequence", "Ties", "What", "consequences", "due"]
+__all__ = ["Due", "Tied", "Ties", "What", "due", "is_stale", "share_of"]
 
 
 class What(StrEnum):
-    """What is to be done to another order."""
+    """What is to be done to an order."""
 
     RELEASE = "release"  # with these terms
     RESIZE = "resize"  # to these terms
     CANCEL = "cancel"
+    WAIT = "wait"  # nothing of it is to trade for now
 
 
-class Consequence(NamedTuple):
-    """What follows for another order, and why; ``less`` is what one of its group took from it.
+class Due(NamedTuple):
+    """What is to be done to an order, and why; RELEASE and RESIZE have its terms."""
 
-    ``order`` has the terms that it comes to if nothing else happens first: :func:`due` has those
-    that it comes to when it is done.
-    """
-
-    oid: str
     what: What
-    order: Order | None
     reason: str
-    less: Decimal = ZERO
+    order: Order | None = None
+    share: Share | None = None
+
+
+class Tied(NamedTuple):
+    """Those that an order hangs on, as they stand, and those that hang on it."""
+
+    parent: OrderState | None  # None where it has none, or where it is not at hand
+    group: Sequence[OrderState]  # the others
+    children: Sequence[OrderState]
 
 
 class Ties:
@@ -71,7 +80,8 @@ class Ties:
         if not (order.oco or order.parent or order.oid in tied):
             return []
         ties = (order.oid, *_ties(order))
-        return sorted(set().union(*(tied.get(tie, ()) for tie in ties)))
+        found = set().union(*(tied.get(tie, ()) for tie in ties))
+        return sorted(found | {order.parent} if order.parent else found)
 
     def __len__(self) -> int:
         """Return how many ties there are."""
@@ -83,70 +93,88 @@ def _ties(order: Order) -> list[str]:
     return [tie for tie in (order.parent, group if order.oco else "") if tie]
 
 
-def consequences(
-    before: OrderState, after: OrderState, others: Iterable[OrderState]
-) -> list[Consequence]:
-    """Return what a change of one order means for others, in the order they are given."""
-    found: list[Consequence] = []
-    order = after.order
-    for other in others:
-        if other.is_over or other.order.oid == order.oid:
-            continue
-        if other.order.parent == order.oid:
-            found += _of_a_child(before, after, other)
-        elif order.oco and (other.order.oco, other.order.account) == (order.oco, order.account):
-            found += _of_a_sibling(before, after, other)
-    return found
+def share_of(state: OrderState, tied: Tied) -> Share:
+    """Return what others have traded by now that concerns an order.
 
-
-def _of_a_child(before: OrderState, after: OrderState, child: OrderState) -> list[Consequence]:
-    """Set a child free by its parent's first fill, let it grow with the next, or end it."""
-    oid, held = child.order.oid, child.phase is Phase.HELD
-    if held and after.is_over and not after.filled:
-        return [Consequence(oid, What.CANCEL, None, f"its parent is {after.phase}")]
-    size = min(child.asked, after.filled)
-    waits = held and after.is_over and not before.is_over  # for more than has come, or will
-    if waits and after.filled == before.filled:
-        terms = msgspec.structs.replace(child.order, size=size)
-        return [Consequence(oid, What.RELEASE, terms, f"its parent is {after.phase}")]
-    if after.filled == before.filled or (not held and size <= child.order.size):
-        return []
-    terms = msgspec.structs.replace(child.order, size=size)
-    return [Consequence(oid, What.RELEASE if held else What.RESIZE, terms, "its parent was filled")]
-
-
-def _of_a_sibling(before: OrderState, after: OrderState, other: OrderState) -> list[Consequence]:
-    """End the others of a group when one is whole or under way; take from them what it traded."""
-    oid, by = other.order.oid, after.order.oid
-    triggered = before.phase is Phase.DARK and after.phase in (Phase.PENDING, Phase.TRIGGERED)
-    if after.phase is Phase.FILLED or triggered:
-        return [Consequence(oid, What.CANCEL, None, f"{by} of its group was {after.phase}")]
-    grown = after.filled - before.filled
-    if not grown:
-        return []
-    left = other.order.size - grown
-    if left <= other.filled:
-        return [Consequence(oid, What.CANCEL, None, f"{by} of its group was filled")]
-    terms = msgspec.structs.replace(other.order, size=left)
-    return [Consequence(oid, What.RESIZE, terms, f"{by} of its group was filled in part", grown)]
-
-
-def due(one: Consequence, state: OrderState, group: Iterable[OrderState]) -> Order | None:
-    """Return the terms that an order is to have by a consequence of now; None of those it has.
-
-    Fills that are heard together have one each, which are done in any order, and an edit may be
-    under way: what a group took is taken from the newest terms, and a child has what its parent
-    has traded by now, without what the others of its group have. ``group`` has them all.
+    Of those that are no longer at hand what its newest terms say is as much as there was.
     """
-    newest, held = state.wanted or state.editing or state.order, state.phase is Phase.HELD
-    if one.less:  # what is held loses it when it is set free
-        size = EXACT.subtract(newest.size, one.less)
-        return None if held else msgspec.structs.replace(newest, size=size)
-    size = ZERO
-    for other in group:
-        if other.order.oid == newest.parent:
-            size = EXACT.add(size, min(state.asked, other.filled))
-        elif newest.oco and other.order.oco == newest.oco and other.order.oid != newest.oid:
-            size = EXACT.subtract(size, other.filled)
-    grows = size > (ZERO if held else newest.size)
-    return msgspec.structs.replace(newest, size=size) if grows else None
+    _, known = state.newest
+    given, taken = known.given, ZERO
+    if tied.parent is not None:
+        given = min(state.asked, tied.parent.filled)
+    for other in tied.group:
+        taken = EXACT.add(taken, other.filled)
+    return Share(given, max(taken, known.taken))
+
+
+def is_stale(state: OrderState, size: Decimal, now: Share) -> bool:
+    """Tell whether an edit's size is of terms from before others traded: it asks for no new one.
+
+    A line that is dragged gives the price that it is dragged to, and the size that it was drawn of.
+    """
+    whole = now.given if state.order.parent else state.asked
+    if size == state.asked and (now.taken or whole < state.asked):
+        return True
+    return size == state.order.size and state.newest[1] != state.share
+
+
+def due(state: OrderState, tied: Tied) -> Due | None:
+    """Return what is to be done to an order as the others stand; None of what is as it is to be."""
+    parent = tied.parent
+    if state.is_over or state.cancel_called:
+        return None
+    if _is_without_exits(state, tied.children):
+        return Due(What.CANCEL, "all of its exits have ended")
+    is_held, has_ended = state.phase is Phase.HELD, parent is None or parent.is_over
+    if is_held and parent is not None and has_ended and not parent.filled:
+        return Due(What.CANCEL, f"its parent is {parent.phase}")
+    for other in tied.group:
+        if _ends_others(other):
+            return Due(What.CANCEL, f"{other.order.oid} of its group was {other.phase}")
+    now, (newest, known) = share_of(state, tied), state.newest
+    is_child = bool(newest.parent)
+    left = EXACT.subtract(now.given, now.taken)
+    if is_held:
+        if left > 0:
+            terms = msgspec.structs.replace(newest, size=left)
+            return Due(What.RELEASE, _because(parent), terms, now)
+        return Due(What.CANCEL, _taken(tied)) if now.given and has_ended else None
+    grown, lost = EXACT.subtract(now.given, known.given), EXACT.subtract(now.taken, known.taken)
+    size = EXACT.subtract(EXACT.add(newest.size, grown), lost)
+    if size <= state.filled or (is_child and left <= 0):
+        if not lost and not (is_child and now.taken):
+            return None  # nobody took it: it is filled, or what its client made of it
+        return Due(What.CANCEL if has_ended else What.WAIT, _taken(tied))
+    if size == newest.size:
+        return None
+    reason = "its parent was filled" if size > newest.size else f"{_taken(tied)} in part"
+    return Due(What.RESIZE, reason, msgspec.structs.replace(newest, size=size), now)
+
+
+def _ends_others(other: OrderState) -> bool:
+    """Tell whether an order ends its group: it is whole, or under way because its trigger was met.
+
+    A child that is whole has taken what it was for: the rest of its group has the rest.
+    """
+    if other.phase is Phase.TRIGGERED:
+        return True
+    if other.met and (other.filled or not other.is_over):
+        return True
+    return other.phase is Phase.FILLED and not other.order.parent
+
+
+def _is_without_exits(state: OrderState, children: Sequence[OrderState]) -> bool:
+    """Tell whether an entry that still stands has traded, and so have exits, and none is left."""
+    over = all(child.is_over for child in children)
+    return bool(state.filled and over and any(child.filled for child in children))
+
+
+def _because(parent: OrderState | None) -> str:
+    if parent is None or not parent.is_over or parent.phase is Phase.FILLED:
+        return "its parent was filled"
+    return f"its parent is {parent.phase}"
+
+
+def _taken(tied: Tied) -> str:
+    most = max(tied.group, key=lambda other: other.filled, default=None)
+    return f"{most.order.oid if most is not None else 'another'} of its group was filled"

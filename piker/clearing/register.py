@@ -29,11 +29,12 @@ from piker.clearing.lifecycle import (
     OrderState,
     Phase,
     Problem,
+    Share,
     Step,
     begin,
     step,
 )
-from piker.clearing.linked import Consequence, Ties, consequences, due
+from piker.clearing.linked import Due, Tied, Ties, due, share_of
 from piker.clearing.news import News
 from piker.clearing.records import Duplicate, Happened, Intent, Note, Record
 from piker.clearing.requests import client_id_of, status_of
@@ -120,8 +121,8 @@ def _with_terms(event: Event, told: OfOrder, state: OrderState) -> Event:
 class Register:
     """The orders of one emsd, by oid, in ``orders``; what waits is in ``dark``."""
 
-    def __init__(self, journal: Journal, follow: Callable[[Consequence], None]) -> None:
-        """Take the journal, and what is to be done about orders that hang on others."""
+    def __init__(self, journal: Journal, follow: Callable[[str], None]) -> None:
+        """Take the journal, and who looks again at orders that hang on one that has changed."""
         self.orders: dict[str, OrderState] = {}
         self.markets: dict[str, MktPair] = {}
         self.accounts = Accounts(journal.standing)
@@ -132,6 +133,7 @@ class Register:
         self._live: dict[str, None] = {}  # oids, first who came first
         self._ended: dict[str, None] = {}  # oids, first who ended first, or was asked for
         self._ties = Ties()
+        self._groups: dict[tuple[str, str], int] = {}  # (account, name) -> how often it was used
         self._by_venue: dict[tuple[str, str], str] = {}  # (account, reqid or client id) -> oid
         self._reqids: dict[str, list[str]] = {}  # by oid: earlier ones, which edits have replaced
         self._foreign: dict[tuple[str, str], None] = {}  # (account, id) that the journal has not
@@ -143,6 +145,7 @@ class Register:
         standing = self.journal.standing
         for state in (*standing.ended.values(), *standing.live.values()):
             self._put(state)
+            self._count_group(state.order)
             if state.phase is Phase.DARK:
                 self.dark.arm(state.order, seen=state.seen)
         self.dark.missed()  # whatever the market did meanwhile, nobody saw when
@@ -196,10 +199,68 @@ class Register:
             found.append(heappop(self._expiring)[1])
         return found
 
-    def due(self, one: Consequence, state: OrderState) -> Order | None:
-        """Return the terms that a consequence gives an order by now; None of those it has."""
-        tied = (*self._ties.of(state.order), state.order.parent)
-        return due(one, state, [self.orders[oid] for oid in tied if oid in self.orders])
+    def in_group(self, order: Order) -> Order:
+        """Return a new order with its group's name as it is journaled.
+
+        Of a name that is used again when all of its orders have ended it says which time it is:
+        what they traded is of no concern to the next ones. A bracket's exits are one by their
+        parent.
+        """
+        if not order.oco or order.parent:
+            return order
+        key = (order.account, order.oco)
+        named = msgspec.structs.replace(order, oco=_nth(order.oco, self._groups.get(key, 1)))
+        oids = [oid for oid in self._ties.of(named) if oid in self.orders]
+        if oids and all(self.orders[oid].is_over for oid in oids):
+            named = msgspec.structs.replace(
+                order, oco=_nth(order.oco, self._groups.get(key, 1) + 1)
+            )
+        self._count_group(named)
+        return named
+
+    def _count_group(self, order: Order) -> None:
+        if order.oco and not order.parent:
+            name, _, number = order.oco.rpartition("#")
+            if name and number.isdecimal():
+                self._groups[order.account, name] = int(number)
+
+    def due(self, state: OrderState) -> Due | None:
+        """Return what is to be done to an order as those that it hangs on stand."""
+        tied = self._tied(state.order)
+        return due(state, tied) if tied is not None else None
+
+    def share(self, state: OrderState) -> Share | None:
+        """Return what others have traded that concerns an order; None where it hangs on none."""
+        tied = self._tied(state.order)
+        return share_of(state, tied) if tied is not None else None
+
+    def in_the_way(self, order: Order) -> list[str]:
+        """Return who of an order's group stands at the venue on its side, and holds what it needs.
+
+        A venue gives nothing twice: of a spot market both would sell the same coins.
+        """
+        tied = self._tied(order)
+        return [
+            other.order.oid for other in (tied.group if tied is not None else ())
+            if other.phase in AT_VENUE
+            and (other.order.symbol, other.order.side) == (order.symbol, order.side)
+        ]  # fmt: skip
+
+    def _tied(self, order: Order) -> Tied | None:
+        oids = self._ties.of(order)
+        if not oids:
+            return None
+        group: list[OrderState] = []
+        children: list[OrderState] = []
+        for oid in oids:
+            other = self.orders.get(oid)
+            if other is None or oid == order.oid:
+                continue
+            if other.order.parent == order.oid:
+                children.append(other)
+            elif order.oco and _group_of(other.order) == _group_of(order):
+                group.append(other)
+        return Tied(self.orders.get(order.parent), group, children)
 
     def as_exit(self, child: Order) -> Order:
         """Return a bracket's exit so that it closes, where both sides of a market are held apart.
@@ -411,11 +472,17 @@ class Register:
                 self.dark.arm(order, seen=after.seen)
         elif before.phase is _DARK:
             self.dark.disarm(order)
-        tied = self._ties.of(order)
-        if tied:
-            others = [self.orders[oid] for oid in tied if oid in self.orders]
-            for one in consequences(before, after, others):
-                self._follow(one)
+        if before is after or before.phase is not after.phase or before.filled != after.filled:
+            for oid in self._ties.of(order):
+                self._follow(oid)
+
+
+def _group_of(order: Order) -> tuple[str, str, str]:
+    return order.account, order.parent, order.oco
+
+
+def _nth(name: str, number: int) -> str:
+    return name if number == 1 else f"{name}#{number}"
 
 
 def _record(entry: Intent | Happened | Note, order: Order, now: int, actor: str = "") -> Record:

@@ -33,10 +33,12 @@ class ReplayRouter(Router):
         self, journal: Journal, nursery: trio.Nursery, worker: Worker,
         tell: Callable[[EmsMessage], None],
     ) -> None:  # fmt: skip
-        super().__init__(journal, cast(trio.Nursery, _AtOnce(self, nursery, worker)))
+        nursery_at_once = _AtOnce(nursery, worker)
+        super().__init__(journal, cast(trio.Nursery, nursery_at_once), cast(Turns, _Free()))
+        # Those that may wait for each other or for time have tasks of their own.
+        nursery_at_once.slow = (self._synced, self.duties.make_room)
         self.news.tell = tell  # type: ignore[assignment,method-assign]  # past the channels of clients
         self._worker = worker
-        self._turns = cast(Turns, _Free())
 
     def hear(self, account: str, event: BrokerdEvent) -> None:
         """Take what the paper venue says, as :meth:`Router.hear` does.
@@ -67,15 +69,14 @@ class _Free:
 class _AtOnce:
     """Stands where the router has its nursery."""
 
-    def __init__(self, router: Router, nursery: trio.Nursery, worker: Worker) -> None:
+    def __init__(self, nursery: trio.Nursery, worker: Worker) -> None:
         self._nursery = nursery
         self._worker = worker
-        # Those that may wait for each other or for time have tasks of their own.
-        self._slow = (router._synced,)
+        self.slow: tuple[object, ...] = ()
 
     def start_soon(self, do: Callable[..., Awaitable[object]], *args: object) -> None:
         """Have it done."""
-        if do in self._slow:
+        if do in self.slow:
             self._nursery.start_soon(do, *args)
         else:
             self._worker.soon(do, *args)

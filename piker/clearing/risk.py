@@ -247,7 +247,7 @@ class RiskDesk:
         denial = (
             self._by_size(order, worth)
             or (self._by_time(order) if by_client else None)
-            or self._by_sums(order, judged, group)
+            or self._by_sums(order, judged, group, by_client=by_client)
         )
         if denial is not None:
             return denial
@@ -357,14 +357,16 @@ class RiskDesk:
             return Denial(DenialCode.ORDER_NOTIONAL, f"{what} {most_worth} an order.")
         return None
 
-    def _by_sums(self, order: Order, price: Decimal, group: str) -> Denial | None:
+    def _by_sums(
+        self, order: Order, price: Decimal, group: str, *, by_client: bool
+    ) -> Denial | None:
         """Judge what all come to with this order, which stands from now on unless it is denied."""
         oid, before = order.oid, self._standing.get(order.oid)
         reduces = self._reduces(order, group)
         self._stand(order, order.size, price)
         passed = False
         try:
-            denial = self._by_count()
+            denial = self._by_count() if by_client or not reduces else None
             if denial is None and not reduces:
                 denial = self._by_exposure() or self._by_loss()
             passed = denial is None

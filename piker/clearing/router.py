@@ -18,33 +18,28 @@ import trio
 
 from piker import clock
 from piker.clearing.accounts import Account, Accounts
-from piker.clearing.dark import DarkBook, Met, released
+from piker.clearing.dark import DarkBook
+from piker.clearing.deeds import Deeds
 from piker.clearing.denials import Denial, DenialCode
+from piker.clearing.duties import Duties
 from piker.clearing.journal import Journal
 from piker.clearing.keeper import Keeper
 from piker.clearing.lifecycle import EventKind, OrderState, Phase
-from piker.clearing.linked import Consequence, What, consequences
+from piker.clearing.linked import is_stale
 from piker.clearing.news import News
 from piker.clearing.register import AT_VENUE, OfOrder, Register
-from piker.clearing.requests import cancel_of, request_of
 from piker.clearing.risk import RiskApproved, TradingState
 from piker.clearing.turns import Turns
-from piker.clearing.validate import senseless
-from piker.errors import PikerError
 from piker.log import get_logger
 from piker.market import MktPair
-from piker.money import plain
 from piker.orders import (
-    Action,
     BrokerdBalance,
     BrokerdBelief,
-    BrokerdCancel,
+    BrokerdError,
     BrokerdEvent,
     BrokerdFill,
     BrokerdMemory,
-    BrokerdOrder,
     BrokerdPosition,
-    BrokerdRequest,
     BrokerdStatus,
     BrokerdSync,
     Cancel,
@@ -79,9 +74,9 @@ def _news(heard: deque[OfOrder | trio.Event]) -> list[OfOrder]:
 class Router:
     """The orders of one emsd: clients on one side, accounts and prices on the other."""
 
-    def __init__(self, journal: Journal, nursery: trio.Nursery) -> None:
+    def __init__(self, journal: Journal, nursery: trio.Nursery, turns: Turns | None = None) -> None:
         """Take the journal, and where events are worked off."""
-        self.register = Register(journal, self._soon)
+        self.register = Register(journal, self._look_at)
         #: The orders by oid: all that have not ended, and the newest that have.
         self.orders: dict[str, OrderState] = self.register.orders
         self.accounts: Accounts = self.register.accounts  # that are open
@@ -91,8 +86,12 @@ class Router:
         self._nursery = nursery
         #: What was heard, of each order that anything waits of.
         self._heard: defaultdict[str, deque[OfOrder | trio.Event]] = defaultdict(deque)
-        self._turns = Turns()
-        self._edits: dict[str, Order | None] = {}  # what the venue was sent of those that stand
+        self._turns = turns if turns is not None else Turns()
+        self.deeds = Deeds(self.register)
+        self.duties = Duties(self.deeds, self._turns, nursery)
+
+    def _look_at(self, oid: str) -> None:
+        self._nursery.start_soon(self.duties.follow, oid)
 
     # -- starting ------------------------------------------------------------------------------
     def know(self, mkt: MktPair) -> None:
@@ -135,8 +134,9 @@ class Router:
         """Return the orders of an account that its venue has, or may have."""
         found = self.register.at_venue(name)
         self.accounts[name].asked = frozenset(state.order.oid for state in found)
+        ask = self.deeds.outbox.request
         return [
-            BrokerdBelief(order=self._request(state.order, state.reqid), filled=state.filled)
+            BrokerdBelief(order=ask(state.order, state.reqid), filled=state.filled)
             for state in found
         ]
 
@@ -163,7 +163,7 @@ class Router:
     def see(self, fqme: str, kind: TickType, side: int, price: Decimal) -> None:
         """Take a price that may meet what waits in the dark, as :meth:`DarkBook.see` does."""
         for oid, met in self.dark.see(fqme, kind, side, price):
-            self._nursery.start_soon(self._met, oid, met)
+            self._nursery.start_soon(self.duties.met, oid, met)
 
     async def follow(self) -> None:
         """Journal the prices that trails and alerts go by, where they have changed."""
@@ -182,8 +182,9 @@ class Router:
                     continue
                 if state.phase not in AT_VENUE:
                     await self.register.happen(oid, EventKind.EXPIRE, reason="its time is over")
-                elif self._tif(state.order) is TimeInForce.GTC:
-                    await self._cancel(state, "emsd", "its time is over")
+                elif self.deeds.outbox.tif(state.order) is TimeInForce.GTC:
+                    await self.deeds.cancel(state, "emsd", "its time is over")
+        await self.duties.again(now_ns)
 
     # -- clients -------------------------------------------------------------------------------
     async def order(self, order: Order, actor: str = "", unopened: str = "") -> None:
@@ -201,10 +202,10 @@ class Router:
         with await self._turns.of(order.oid):
             state = self.orders.get(order.oid)
             if state is None:  # the journal knows whether it ended long ago
-                await self._begin(order, actor, unopened)
+                await self._begin(self.register.in_group(order), actor, unopened)
             elif state.is_over:
                 what = f"order {order.oid} has ended: {state.phase}."
-                self.refuse(order, Denial(DenialCode.DUPLICATE_ID, what))
+                self.deeds.refuse(order, Denial(DenialCode.DUPLICATE_ID, what))
             else:
                 await self._edit(state, order, actor)
 
@@ -215,9 +216,9 @@ class Router:
             if state is None or state.is_over:
                 code = DenialCode.UNKNOWN_ORDER if state is None else DenialCode.ORDER_OVER
                 what = "there is no such order" if state is None else f"it has ended: {state.phase}"
-                self.refuse(cancel, Denial(code, f"{what}."))
+                self.deeds.refuse(cancel, Denial(code, f"{what}."))
                 return
-            await self._cancel(state, actor)
+            await self.deeds.cancel(state, actor)
 
     async def cancel_all(self, account: str = "", actor: str = "", symbol: str = "") -> list[str]:
         """Take back every order, of an account and in a market where named; return their oids."""
@@ -247,7 +248,7 @@ class Router:
             if isinstance(event, BrokerdSync) and event.state is SyncState.SYNCED:
                 self._nursery.start_soon(self._synced, account)
             elif isinstance(event, BrokerdSync):
-                self._doubt_edits(account)
+                self.deeds.outbox.doubt(account)
             return
         oid = self.register.oid_of(account, event) or UNCLAIMED + account
         heard = self._heard[oid]
@@ -287,9 +288,12 @@ class Router:
             if was_lost and state is not None and self._is_found(state):
                 await self._again(state)
                 return
-            if oid in self._edits:
-                await self._send_edit(oid)
-            if state is not None and self._is_halted(state.order.account):
+            for one in told:
+                if isinstance(one, BrokerdError) and one.request != "order":
+                    self.duties.refused(oid, one.request)
+            if self.deeds.outbox.has_edit(oid):
+                await self.deeds.outbox.edit(oid)
+            if state is not None and self.deeds.is_halted(state.order.account):
                 await self._end_if_halted(state, told)
 
     async def _claim(self, account: str, told: list[OfOrder]) -> None:
@@ -305,32 +309,12 @@ class Router:
         if strangers:
             await self.register.strangers(strangers)
 
-    async def _send_edit(self, oid: str) -> None:
-        """Send the edit whose turn it is, once the venue has the order: one at a time.
-
-        With two on their way nobody could say which one a refusal is of.
-        """
-        state = self.orders.get(oid)
-        if state is None or state.editing is None or state.phase not in AT_VENUE:
-            self._edits.pop(oid, None)
-        elif (
-            state.reqid and not state.cancel_called
-            and self._edits.setdefault(oid, None) is not state.editing
-        ):  # fmt: skip
-            self._edits[oid] = state.editing
-            await self._send(state, self._request(state.editing, state.reqid))
-        # without the venue's id it would be another order
-
-    def _is_halted(self, name: str) -> bool:
-        account = self.accounts.get(name)
-        return account is not None and account.desk.state is TradingState.HALTED
-
     async def _end_if_halted(self, state: OrderState, told: list[OfOrder]) -> None:
         """Cancel what turns out to stand though all was to end: its cancel came before it."""
         if state.cancel_called or state.phase not in (Phase.OPEN, Phase.PARTIAL):
             return
         if any(isinstance(one, BrokerdStatus) and one.status == "open" for one in told):
-            await self._cancel(state, "emsd", "all was to end")
+            await self.deeds.cancel(state, "emsd", "all was to end")
 
     async def _synced(self, name: str) -> None:
         """Do again what a venue that was away has not heard, and compare positions with it."""
@@ -341,7 +325,7 @@ class Router:
         for done in marks:
             await done.wait()
         account = self.accounts[name]
-        halted = self._is_halted(name)  # then what waits is to go, too
+        halted = self.deeds.is_halted(name)  # then what waits is to go, too
         for state in self.register.live(name) if halted else self.register.at_venue(name):
             oid = state.order.oid
             if state.phase is Phase.UNKNOWN and oid not in account.asked:
@@ -351,6 +335,11 @@ class Router:
                 now = self.orders.get(oid)
                 if now is not None and not now.is_over and now.phase is not Phase.UNKNOWN:
                     await self._again(now)
+        for state in self.register.live(name):  # a kill may have come between two of a group
+            if state.order.parent:
+                await self.register.recall(state.order.parent)
+            if state.order.parent or state.order.oco:
+                await self.duties.follow(state.order.oid)
         await self.keeper.compare(name)
 
     def _is_found(self, state: OrderState) -> bool:
@@ -361,165 +350,68 @@ class Router:
     async def _again(self, state: OrderState) -> None:
         """Do again what the venue of an order may not have heard."""
         if state.cancel_called:
-            self._edits.setdefault(state.order.oid, None)  # it is sent if the cancel is refused
-            await self._send(state, self._cancel_request(state))
-        elif self._is_halted(state.order.account) and state.order.side:  # an alert trades nothing
-            await self._cancel(state, "emsd", "all was to end")
+            self.deeds.outbox.expect(state.order.oid)  # it is sent if the cancel is refused
+            await self.deeds.outbox.cancel(state)
+        elif (
+            self.deeds.is_halted(state.order.account) and state.order.side
+        ):  # an alert trades nothing
+            await self.deeds.cancel(state, "emsd", "all was to end")
         else:
-            await self._send_edit(state.order.oid)
+            await self.deeds.outbox.edit(state.order.oid)
 
     async def lost(self, account: str, why: str) -> None:
         """Say that an account's link is gone: what was on its way is UNKNOWN."""
         self.keeper.lost(account, why)
-        self._doubt_edits(account)
+        self.deeds.outbox.doubt(account)
         for state in self.register.at_venue(account):
             oid = state.order.oid
             if state.phase is Phase.PENDING:
                 with await self._turns.of(oid):
                     await self.register.happen(oid, EventKind.LOSE, reason=why)
 
-    def _doubt_edits(self, account: str) -> None:
-        """Have the edits that stand sent again when the account is synced: they may be lost."""
-        for state in self.register.at_venue(account):
-            self._edits.pop(state.order.oid, None)
-
     # -- orders --------------------------------------------------------------------------------
     async def _begin(self, order: Order, actor: str, unopened: str) -> None:
-        judged = self._judge(order, unopened=unopened)
+        judged = self.deeds.judge(order, unopened=unopened)
         denial = judged if isinstance(judged, Denial) else None
         state = await self.register.begin(order, denial, actor)
         if state is None:
             if isinstance(judged, RiskApproved):  # it ended long ago: nothing of it stands
                 self.accounts[order.account].desk.ended(order.oid)
             what = f"the oid {order.oid} was used before."
-            self.refuse(order, Denial(DenialCode.DUPLICATE_ID, what))
-        elif isinstance(judged, RiskApproved) and self._is_halted(order.account):  # since then
+            self.deeds.refuse(order, Denial(DenialCode.DUPLICATE_ID, what))
+        elif isinstance(judged, RiskApproved) and self.deeds.is_halted(order.account):  # since then
             await self.register.happen(order.oid, EventKind.CANCEL, reason="all was to end")
         elif state.phase is Phase.PENDING:
-            await self._send(state, self._request(state.order, ""))
+            await self.deeds.outbox.order(state)
         elif state.phase is Phase.HELD:
-            await self._catch_up(state)
-
-    async def _catch_up(self, child: OrderState) -> None:
-        """Do to a child what its parent's fills meant, which came before it."""
-        parent = await self.register.recall(child.order.parent)
-        if parent is not None and (parent.filled or parent.is_over):
-            before = msgspec.structs.replace(parent, filled=ZERO)
-            for one in consequences(before, parent, [child]):
-                self._soon(one)
+            await self.register.recall(state.order.parent)  # its fills may have come before it
+            self._look_at(state.order.oid)
 
     async def _edit(self, state: OrderState, order: Order, actor: str) -> None:
-        if (
-            state.order.parent and state.order.reduce_only
-        ):  # an exit stays one: see Register.as_exit
-            order = msgspec.structs.replace(order, reduce_only=True)
-        was = state.order
+        was, asked = state.order, order
+        exits = order.reduce_only or bool(was.parent and was.reduce_only)  # see Register.as_exit
+        order = msgspec.structs.replace(order, reduce_only=exits, parent=was.parent, oco=was.oco)
         if (order.account, order.symbol, order.side) != (was.account, was.symbol, was.side):
             what = "an edit changes no account, market or side."
-            self.refuse(order, Denial(DenialCode.SENSELESS, what))
+            self.deeds.refuse(order, Denial(DenialCode.SENSELESS, what))
             return
         if order == (state.wanted or state.editing or state.order):  # it was cut off, asks again
             self.news.tell(self.register.status(state))
             return
-        judged = self._judge(order)
+        share = self.register.share(state)
+        is_held = state.phase is Phase.HELD
+        if share is not None and not is_held and is_stale(state, order.size, share):
+            found = self.register.due(state)
+            newest = (found.order if found is not None else None) or state.newest[0]
+            order = msgspec.structs.replace(order, size=newest.size)
+        judged = self.deeds.judge(order)
         if isinstance(judged, Denial):
-            self.refuse(order, judged)
+            self.deeds.refuse(order, judged)
             return
-        await self._change(state, order, actor)
-
-    async def _change(self, state: OrderState, order: Order, actor: str) -> None:
-        """Have the newest terms of an order, which were judged, take the place of all others."""
-        if state.wanted is not None:
-            what = "a later edit took its place before it was sent."
-            self.refuse(state.wanted, Denial(DenialCode.SUPERSEDED, what))
-        at = (state.phase is Phase.DARK and self.dark.start_of(order)) or ZERO
-        await self.register.happen(
-            order.oid, EventKind.EDIT_ASKED, actor=actor, order=order, price=at
-        )
-        if state.phase in AT_VENUE:
-            self._edits.setdefault(order.oid, None)
-            await self._send_edit(order.oid)
-
-    async def _cancel(self, state: OrderState, actor: str, reason: str = "by its client") -> None:
-        order = state.order
-        if state.phase not in AT_VENUE:
-            await self.register.happen(order.oid, EventKind.CANCEL, actor=actor, reason=reason)
-            return
-        if state.cancel_called:  # nothing happens by it: whoever asks is told so at once
-            self.news.tell(self.register.status(state))
-        await self.register.happen(order.oid, EventKind.CANCEL_ASKED, actor=actor, reason=reason)
-        await self._send(state, self._cancel_request(state))
-
-    async def _met(self, oid: str, met: Met) -> None:
-        """Send an order whose trigger was met, if it still waits and limits let it through."""
-        with await self._turns.of(oid):
-            state = self.orders.get(oid)
-            if state is None or state.phase is not Phase.DARK:
-                return
-            how = f"{plain(met.price)} met {plain(met.trigger)} at {clock.utc(clock.wall_ns())}"
-            how += ", across a gap" if met.across_gap else ""
-            if state.order.action is Action.ALERT:
-                await self.register.happen(oid, EventKind.TRIGGER, reason=how, price=met.price)
-            else:
-                freed, mkt = released(state.order), self.register.markets[state.order.symbol]
-                account = self.accounts.get(freed.account)
-                if account is not None:
-                    freed = account.protected(freed, met.price, mkt)
-                await self._free(state, EventKind.TRIGGER, freed, how, met.price)
-
-    def _soon(self, consequence: Consequence) -> None:
-        self._nursery.start_soon(self._follow, consequence)
-
-    async def _follow(self, consequence: Consequence) -> None:
-        """Do to another order what a change of one means for it."""
-        with await self._turns.of(consequence.oid):
-            state = self.orders.get(consequence.oid)
-            if state is None or state.is_over:
-                return
-            if consequence.what is What.CANCEL:
-                await self._cancel(state, "emsd", consequence.reason)
-            elif (order := self.register.due(consequence, state)) is None:
-                return
-            elif state.phase is Phase.HELD:
-                freed = self.register.as_exit(order)
-                await self._free(state, EventKind.RELEASE, freed, consequence.reason)
-            else:
-                await self._resize(state, order, consequence)
-
-    async def _resize(self, state: OrderState, order: Order, why: Consequence) -> None:
-        """Give an order the size that others leave it; to be smaller needs no limit's leave."""
-        judged = self._judge(order, by_client=False)
-        too_small = isinstance(judged, Denial) and judged.code is DenialCode.TOO_SMALL
-        if why.less and (too_small or order.size <= state.filled):
-            await self._cancel(state, "emsd", why.reason)
-        elif isinstance(judged, Denial) and not why.less:
-            self.refuse(order, judged)
-        else:
-            await self._change(state, order, "emsd")
-
-    async def _free(
-        self, state: OrderState, kind: EventKind, order: Order, how: str, price: Decimal = ZERO
-    ) -> None:
-        """Let an order go that waited: to the dark book, to its venue, or no further."""
-        judged = self._judge(order, by_client=False)
-        if isinstance(judged, Denial) and self._grows(state, judged):
-            return  # the next fill of its parent sets it free
-        if isinstance(judged, Denial):
-            await self.register.happen(
-                order.oid, EventKind.DENY, code=judged.code, reason=f"{how}; {judged.reason}"
-            )
-            return
-        await self.register.happen(order.oid, kind, order=order, reason=how, price=price)
-        freed = self.orders[order.oid]
-        if freed.phase is Phase.PENDING:
-            await self.register.happen(order.oid, EventKind.SUBMIT)
-            await self._send(freed, self._request(freed.order, ""))
-
-    def _grows(self, child: OrderState, denial: Denial) -> bool:
-        """Tell whether a child is too small yet, and its parent may still be filled."""
-        parent = self.orders.get(child.order.parent)
-        small = denial.code is DenialCode.TOO_SMALL and child.phase is Phase.HELD
-        return small and parent is not None and not parent.is_over
+        await self.deeds.change(state, order, actor, share)
+        if order.size != asked.size:  # whoever asked knows his edit by its terms
+            told = self.register.status(self.orders[order.oid])
+            self.news.tell(msgspec.structs.replace(told, edit=asked))
 
     async def _absent(self, state: OrderState) -> None:
         """Act on the proof that the venue never had an order.
@@ -528,69 +420,18 @@ class Router:
         client's is rejected: the market has moved, and the client is there to decide.
         """
         oid = state.order.oid
-        self._edits.pop(oid, None)
+        self.deeds.outbox.forget(oid)
         if state.phase not in AT_VENUE:
             return  # it has ended meanwhile
         if state.filled:
             await self.register.note(state.order, "absent", f"{state.filled} were filled")
-        elif state.cancel_called or self._is_halted(state.order.account):
+        elif state.cancel_called or self.deeds.is_halted(state.order.account):
             await self.register.happen(oid, EventKind.CANCEL, reason="it never reached the venue")
         elif not state.freed:
             await self.register.happen(oid, EventKind.REJECT, reason="it never reached the venue")
         else:
             await self.register.happen(oid, EventKind.SUBMIT)
-            self._edits[oid] = None  # what was asked for meanwhile is sent once it is there
-            await self._send(state, self._request(state.order, ""))
+            self.deeds.outbox.expect(oid)  # what was asked for meanwhile is sent once it is there
+            await self.deeds.outbox.order(state)
 
     # -- inside --------------------------------------------------------------------------------
-    def _judge(
-        self, order: Order, *, by_client: bool = True, unopened: str = ""
-    ) -> RiskApproved | Denial | None:
-        """Return what limits and sense say; None for an alert, which trades nothing.
-
-        What emsd sets free is sent even while the venue is not heard: it goes when it is back.
-        """
-        account = self.accounts.get(order.account)
-        if account is None:
-            what = unopened or f"there is no account {order.account!r}."
-            return Denial(DenialCode.UNKNOWN_ACCOUNT, what)
-        mkt = self.register.markets.get(order.symbol)
-        if mkt is None:
-            return Denial(DenialCode.WRONG_SYMBOL, unopened or f"{order.symbol} is not open here.")
-        if mkt.provider != account.provider:
-            what = f"{account.name} trades at {account.provider}; {mkt.fqme} is not there."
-            return Denial(DenialCode.WRONG_SYMBOL, what)
-        now = clock.wall_ns()
-        denial = senseless(order, mkt, now)
-        if denial is not None:
-            return denial
-        if order.action is Action.ALERT:
-            return None
-        denial = account.refuses(order, mkt) if by_client else None
-        return denial or account.desk.check(order, now, by_client=by_client)
-
-    async def _send(self, state: OrderState, request: BrokerdRequest) -> None:
-        try:
-            await self.accounts[state.order.account].link.send(request)
-        except PikerError as err:  # it may have left, or not: only the venue knows
-            self._edits.pop(state.order.oid, None)
-            await self.register.happen(state.order.oid, EventKind.LOSE, reason=err.message)
-
-    def _tif(self, order: Order) -> TimeInForce:
-        account = self.accounts.get(order.account)
-        return account.native_tif(order) if account is not None else order.tif
-
-    def _cancel_request(self, state: OrderState) -> BrokerdCancel:
-        return cancel_of(state, self.register.mktid(state.order.symbol))
-
-    def _request(self, order: Order, reqid: str) -> BrokerdOrder:
-        return request_of(order, self.register.mktid(order.symbol), self._tif(order), reqid)
-
-    def refuse(self, request: Order | Cancel, denial: Denial) -> None:
-        """Tell a denial that changes no order: of an edit, or of an oid that was used."""
-        self.news.tell(
-            Status(
-                oid=request.oid, resp="error", time_ns=clock.wall_ns(), code=denial.code,
-                reason=denial.reason, req=request if isinstance(request, Order) else None,
-            )
-        )  # fmt: skip

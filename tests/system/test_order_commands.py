@@ -330,12 +330,13 @@ async def running(*words: str) -> AsyncIterator[Running]:
     try:
         yield Running(process)
     finally:
-        if process.poll() is None:
-            process.kill()
-        await process.wait()
-        for pipe in (process.stdout, process.stderr):
-            assert pipe is not None
-            await pipe.aclose()
+        with trio.CancelScope(shield=True):
+            if process.poll() is None:
+                process.kill()
+            await process.wait()
+            for pipe in (process.stdout, process.stderr):
+                assert pipe is not None
+                await pipe.aclose()
 
 
 async def test_ctrl_c_ends_the_looking_and_says_that_the_order_lives_on(
@@ -375,17 +376,26 @@ async def test_alert_is_told_when_its_price_comes(pikerd: Pikerd, piker_dirs: Pa
             quote = json.loads(
                 (await good("feed", BTC, "--seconds", "1", "--json")).splitlines()[-1]
             )
-            last = f"{quote['last']:.2f}"
-            said = await good("alert", BTC, last, "--wait")
-            plain = re.escape(last.rstrip("0").rstrip("."))
-            met = (
-                rf"triggered: alert {BTC} at {plain}; [\d.]+ met {plain} at 20\S+ \S+ UTC; binance"
-            )
-            assert re.match(met, said.splitlines()[-1])
+            said: list[str] = []
+
+            async def wait_for(price: str, nursery: trio.Nursery) -> None:
+                plain = price.rstrip("0").rstrip(".")
+                async with running("alert", BTC, price, "--wait") as one:
+                    await one.until(
+                        rf"triggered: alert {BTC} at {re.escape(plain)}; "
+                        rf"[\d.]+ met {re.escape(plain)} at 20\S+ \S+ UTC; binance"
+                    )
+                    said.append(plain)
+                    nursery.cancel_scope.cancel()
+
+            async with trio.open_nursery() as nursery:  # it leaves the two by either
+                for apart in (0.5, -0.5):
+                    nursery.start_soon(wait_for, f"{quote['last'] + apart:.2f}", nursery)
+            assert said
             code, left = await never.interrupt()
         assert code == 130
         assert f"lives on (alert {BTC} at 90000)" in left
-        assert [row["kind"] for row in await rows("orders")] == ["alert"]
+        assert {row["kind"] for row in await rows("orders")} == {"alert"}
 
 
 # -- when nothing runs ---------------------------------------------------------------------------

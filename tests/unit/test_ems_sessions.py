@@ -37,7 +37,7 @@ from piker.clearing.records import Note, Record
 from piker.clearing.requests import client_id_of
 from piker.clearing.risk import Limits, RiskDesk, TradingState
 from piker.clearing.router import Router
-from piker.clock import wall_ns
+from piker.clock import NS, wall_ns
 from piker.market import Asset, AssetType, MktPair
 from piker.orders import Action, BrokerdFill, Cancel, Order, OrderKind, Status, SyncState
 from piker.ticks import Side, TickType
@@ -179,6 +179,13 @@ class Sessions(RuleBasedStateMachine):
         self._submit(price=D(price + 4), **out)
         self._submit(kind=OrderKind.STOP, trigger=D(price - 4), **out)
 
+    @rule(size=SIZES, price=PRICES, again=st.booleans())
+    def pair(self, size: int, price: int, again: bool) -> None:
+        """Place a limit and a stop of which one at most trades, by a name that may be known."""
+        out = {"action": Action.SELL, "size": D(size), "oco": "pair" if again else f"p{self.count}"}
+        self._submit(price=D(price), **out)
+        self._submit(kind=OrderKind.STOP, trigger=D(price - 4), **out)
+
     @rule(at=st.integers(0, 10**6), size=SIZES, price=PRICES)
     def edit(self, at: int, size: int, price: int) -> None:
         """Give a limit order other terms."""
@@ -300,6 +307,8 @@ class Sessions(RuleBasedStateMachine):
             self.ems.run(self.ems.rest)
             self.connect()
             self.ems.run(self.ems.rest)
+            self.ems.run(self.ems.router.expire, wall_ns() + 2 * NS)  # what was refused, again
+            self.ems.run(self.ems.rest)
         assert self.ems.router.accounts[ACCOUNT].sync is SyncState.SYNCED
         self._check()
 
@@ -320,6 +329,7 @@ class Sessions(RuleBasedStateMachine):
             if state.phase in (Phase.REJECTED, Phase.DENIED):
                 assert not fills
             assert state.filled <= state.order.size or state.editing is not None or fills
+            assert self.ems.router.register.due(state) is None, (oid, state)  # of its group
         assert self.ems.journal.standing.nets.get((ACCOUNT, BTC.fqme), D(0)) == total
 
     def _check_told(self, states: dict[str, tuple[str, Decimal]]) -> None:

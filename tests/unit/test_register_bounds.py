@@ -124,7 +124,7 @@ async def test_what_has_ended_is_let_go_of_and_found_again_when_a_fill_is_late(
         assert len(journal.standing.ended) == kept
         assert not router._heard
         assert not len(router._turns)
-        assert not router._edits
+        assert not router.deeds.outbox._edits
         assert not len(desk._standing)
 
         # -- and yet: by the venue's first and second id, by ours, by all; others' are others'

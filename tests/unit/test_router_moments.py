@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -12,22 +11,15 @@ import pytest
 import trio
 import trio.lowlevel
 import trio.testing
-from paper_routing import BTC, PAPER, PaperLink, order, routing, told
+from mute_venue import GROUP, SELL, STOP, Mute, bracket, newest, pair, rest
+from paper_routing import BTC, PAPER, order, routing, told
 
-from piker.clearing.lifecycle import OrderState, Phase
+from piker.clearing.lifecycle import Phase
 from piker.clearing.risk import TradingState
-from piker.clearing.router import Router
 from piker.clock import wall_ns
 from piker.orders import (
     Action,
-    BrokerdFill,
-    BrokerdOrder,
-    BrokerdOrderAck,
-    BrokerdRequest,
-    BrokerdStatus,
-    BrokerdSync,
     Cancel,
-    Order,
     OrderKind,
     SyncState,
 )
@@ -35,73 +27,6 @@ from piker.ticks import TickType
 
 D = Decimal
 ETH = msgspec.structs.replace(BTC, fqme="ethusdt.spot.binance", bs_mktid="ETHUSDT")
-SELL: dict[str, Any] = {"action": Action.SELL, "size": D(10)}
-STOP: dict[str, Any] = {**SELL, "kind": OrderKind.STOP, "trigger": D(95), "price": None}
-GROUP: dict[str, Any] = {"parent": "in", "oco": "g"}
-
-
-class Mute(PaperLink):
-    """A venue that says what the test has it say, and nothing else."""
-
-    async def send(self, request: BrokerdRequest) -> None:
-        """Take it."""
-        self.sent.append(request)
-
-    def opens(self, *oids: str) -> None:
-        """Say that it has orders."""
-        for oid in oids:
-            self.tell([BrokerdOrderAck(oid=oid, reqid="r" + oid, account=PAPER)])
-            self.says(oid, "open", reqid="r" + oid)
-
-    def says(self, oid: str, status: str, reqid: str = "") -> None:
-        """Say how an order stands."""
-        self.tell([BrokerdStatus(oid=oid, reqid=reqid, time_ns=1, status=status, account=PAPER)])
-
-    def fills(self, oid: str, sizes: Sequence[int | str], action: Action = Action.BUY) -> None:
-        """Say that an order has traded, all of it at once."""
-        self.tell([
-            BrokerdFill(
-                reqid="r" + oid, tid=f"{oid} {len(self.told) + number}", time_ns=1, size=D(size),
-                price=D(99), action=action, account=PAPER, oid=oid, symbol=BTC.mktid,
-            )
-            for number, size in enumerate(sizes)
-        ])  # fmt: skip
-
-    def syncs(self, state: SyncState = SyncState.SYNCED) -> None:
-        """Say how the account stands."""
-        self.tell([BrokerdSync(account=PAPER, state=state, time_ns=wall_ns())])
-
-    @property
-    def orders(self) -> list[BrokerdOrder]:
-        """Return the orders and edits that it was sent."""
-        return [one for one in self.sent if isinstance(one, BrokerdOrder)]
-
-
-async def _rest() -> None:
-    """Wait until nothing happens any more; the journal has a thread."""
-    for _ in range(2):
-        await trio.testing.wait_all_tasks_blocked(0.1)
-
-
-def _newest(state: OrderState) -> Order:
-    return state.wanted or state.editing or state.order
-
-
-async def _bracket(router: Router, link: Mute, **changes: Any) -> None:
-    """Have ten bought of which nothing is filled, with both exits."""
-    await router.order(order("in", size=D(10)))
-    await router.order(order("tp", price=D(103), **SELL, **GROUP))
-    await router.order(order("sl", **STOP, **GROUP))
-    link.opens("in")
-    await _rest()
-
-
-async def _pair(router: Router, link: Mute) -> None:
-    """Have two orders of one group at the venue."""
-    for oid, price in (("x", 103), ("y", 104)):
-        await router.order(order(oid, price=D(price), oco="g", **SELL))
-    link.opens("x", "y")
-    await _rest()
 
 
 # -- brackets and groups -----------------------------------------------------------------------
@@ -115,9 +40,9 @@ async def test_child_has_all_that_its_parent_traded_when_fills_are_heard_togethe
         for number in range(3):
             await router.order(order(f"sl{number}", parent="in", **STOP))
         link.opens("in")
-        await _rest()
+        await rest()
         link.fills("in", (4, 3, 3))
-        await _rest()
+        await rest()
         assert [router.orders[f"sl{number}"].order.size for number in range(3)] == [10] * 3
 
 
@@ -126,54 +51,54 @@ async def test_group_takes_every_fill_from_the_others_when_they_are_heard_togeth
 ) -> None:
     """Of an order at the venue, while its edit is under way, and of one that waits in the dark."""
     async with routing(tmp_path, Mute()) as (router, link):
-        await _pair(router, link)
+        await pair(router, link)
         await router.order(order("sl", oco="g", **STOP))
         link.fills("x", (2, 3), Action.SELL)
-        await _rest()
+        await rest()
         link.fills("x", (1,), Action.SELL)
-        await _rest()
-        assert _newest(router.orders["y"]).size == router.orders["sl"].order.size == 4
+        await rest()
+        assert newest(router.orders["y"]).size == router.orders["sl"].order.size == 4
 
 
 async def test_price_that_a_client_gave_is_kept_when_the_group_takes_some(tmp_path: Path) -> None:
     """Its edit is under way while the other of the group is filled in part."""
     async with routing(tmp_path, Mute()) as (router, link):
-        await _pair(router, link)
+        await pair(router, link)
         await router.order(order("y", price=D(105), oco="g", **SELL))
         link.fills("x", (2,), Action.SELL)
-        await _rest()
-        newest = _newest(router.orders["y"])
-        assert (newest.size, newest.price) == (8, 105)
+        await rest()
+        now = newest(router.orders["y"])
+        assert (now.size, now.price) == (8, 105)
 
 
 async def test_child_grows_by_what_its_parent_traded_and_its_group_did_not(tmp_path: Path) -> None:
     """Four bought, two of them sold, three more bought."""
     async with routing(tmp_path, Mute()) as (router, link):
-        await _bracket(router, link)
+        await bracket(router, link)
         link.fills("in", (4,))
-        await _rest()
+        await rest()
         link.opens("tp")
         link.fills("tp", (2,), Action.SELL)
-        await _rest()
+        await rest()
         assert router.orders["sl"].order.size == 2
         link.fills("in", (3,))
-        await _rest()
+        await rest()
         assert router.orders["sl"].order.size == 5
 
 
 async def test_resize_waits_for_no_venue_when_its_account_is_being_compared(tmp_path: Path) -> None:
     """Fills that were missed are told just then: a child grows, a group takes from the others."""
     async with routing(tmp_path, Mute()) as (router, link):
-        await _bracket(router, link)
+        await bracket(router, link)
         link.fills("in", (4,))
-        await _rest()
+        await rest()
         link.opens("tp")
         link.syncs(SyncState.SYNCING)
         link.fills("in", (6,))
-        await _rest()
+        await rest()
         assert router.orders["sl"].order.size == 10
         link.fills("tp", (3,), Action.SELL)
-        await _rest()
+        await rest()
         assert router.orders["sl"].order.size == 7
 
 
@@ -181,9 +106,9 @@ async def test_rest_that_is_too_small_for_the_market_goes_with_its_group(tmp_pat
     """It can not be made so small, and whole it would trade what the other has traded."""
     async with routing(tmp_path, Mute()) as (router, link):
         router.know(msgspec.structs.replace(BTC, min_size=D("0.5")))
-        await _pair(router, link)
+        await pair(router, link)
         link.fills("x", ("9.8",), Action.SELL)
-        await _rest()
+        await rest()
         assert router.orders["y"].cancel_called
 
 
@@ -191,23 +116,23 @@ async def test_child_that_is_too_small_ends_when_its_parent_does(tmp_path: Path)
     """Held it would be for ever: no fill comes any more."""
     async with routing(tmp_path, Mute()) as (router, link):
         router.know(msgspec.structs.replace(BTC, min_size=D("0.5")))
-        await _bracket(router, link)
+        await bracket(router, link)
         link.fills("in", ("0.1",))
-        await _rest()
+        await rest()
         assert router.orders["sl"].phase is Phase.HELD
         link.says("in", "canceled")
-        await _rest()
+        await rest()
         assert router.orders["sl"].code == router.orders["tp"].code == "too-small"
 
 
 async def test_size_that_a_held_child_was_given_counts_when_it_is_set_free(tmp_path: Path) -> None:
     """Also after a restart: five of the ten that were bought."""
     async with routing(tmp_path, Mute()) as (router, link):
-        await _bracket(router, link)
+        await bracket(router, link)
         await router.order(order("sl", **{**STOP, "size": D(5)}, **GROUP))
     async with routing(tmp_path, Mute()) as (router, link):
         link.fills("in", (10,))
-        await _rest()
+        await rest()
         assert (router.orders["sl"].order.size, router.orders["tp"].order.size) == (5, 10)
 
 
@@ -220,7 +145,7 @@ async def test_stop_of_a_group_is_sent_when_a_limit_was_passed(tmp_path: Path, l
         await router.order(order("tp", price=D(120), oco="g", **SELL))
         await router.order(order("sl", oco="g", **STOP))
         link.opens("tp")
-        await _rest()
+        await rest()
         if limit == "daily-loss":
             desk.filled(order("z"), D(1), D(99), D(100_000), fee_asset="usdt", time_ns=wall_ns())
         elif limit == "reducing":
@@ -229,7 +154,9 @@ async def test_stop_of_a_group_is_sent_when_a_limit_was_passed(tmp_path: Path, l
             desk.limits = msgspec.structs.replace(desk.limits, gross_exposure=D(500))
         desk.position(BTC.fqme, D(10))
         router.see(BTC.fqme, TickType.TRADE, 0, D(94))
-        await _rest()
+        await rest()
+        link.says("tp", "canceled")
+        await rest()
         assert router.orders["sl"].code == ""
         assert [one.oid for one in link.orders] == ["tp", "sl"]
 
@@ -243,12 +170,12 @@ async def test_limits_count_what_stands_while_its_edit_is_being_journaled(tmp_pa
         )
         await router.order(order(size=D(10)))
         link.opens("a")
-        await _rest()
+        await rest()
         edit, more = order(size=D(1)), order("b", size=D(8))
         assert desk.check(edit, wall_ns())
         nursery.start_soon(router.order, edit)
         nursery.start_soon(router.order, more)
-        await _rest()
+        await rest()
         assert router.orders["a"].order.size == 10
         assert router.orders["b"].code == "gross-exposure"
 
@@ -266,8 +193,8 @@ async def test_edit_changes_neither_market_nor_side(
         await router.order(order())
         await told(news, upto="open")
         await router.order(order(**changes))
-        await _rest()
-        assert _newest(router.orders["a"]) == order()
+        await rest()
+        assert newest(router.orders["a"]) == order()
 
 
 # -- what is asked -----------------------------------------------------------------------------
@@ -277,9 +204,9 @@ async def test_paper_refuses_an_edit_as_an_edit(tmp_path: Path) -> None:
         await router.order(order())
         await told(news, upto="open")
         await router.order(order(kind=OrderKind.STOP_LIMIT, trigger=D(102), price=D(103)))
-        await _rest()
+        await rest()
         assert router.orders["a"].phase is Phase.OPEN
-        assert _newest(router.orders["a"]) == order()
+        assert newest(router.orders["a"]) == order()
 
 
 async def test_edit_of_a_stop_is_sent_when_the_stop_itself_had_to_be_sent_again(
@@ -290,14 +217,14 @@ async def test_edit_of_a_stop_is_sent_when_the_stop_itself_had_to_be_sent_again(
         stop = order("sl", **{**STOP, "kind": OrderKind.STOP_LIMIT, "price": D(95)})
         await router.order(stop)
         router.see(BTC.fqme, TickType.TRADE, 0, D(94))
-        await _rest()
+        await rest()
         link.says("sl", "unknown")
-        await _rest()
+        await rest()
         await router.order(msgspec.structs.replace(router.orders["sl"].order, price=D(96)))
         link.says("sl", "absent")
-        await _rest()
+        await rest()
         link.opens("sl")
-        await _rest()
+        await rest()
         assert [one.price for one in link.orders] == [95, 95, 96]
 
 
@@ -306,7 +233,7 @@ async def test_cancel_is_answered_when_another_one_is_under_way(tmp_path: Path) 
     async with routing(tmp_path, Mute()) as (router, link):
         await router.order(order())
         link.opens("a")
-        await _rest()
+        await rest()
         await router.cancel(Cancel(oid="a", symbol=BTC.fqme))
         async with router.news.listen() as news:
             await router.cancel(Cancel(oid="a", symbol=BTC.fqme))
@@ -321,20 +248,20 @@ async def test_what_was_asked_is_sent_when_an_order_is_found_after_its_account_w
     async with routing(tmp_path, Mute()) as (router, link):
         await router.order(order())
         link.opens("a")
-        await _rest()
+        await rest()
         if asked == "cancel":
             await router.cancel(Cancel(oid="a", symbol=BTC.fqme))
         else:
             await router.order(order(price=D(98)))
-        await _rest()
+        await rest()
         await router.lost(PAPER, "a test")
         router.beliefs(PAPER)
         link.says("a", "unknown")
         link.syncs()
-        await _rest()
+        await rest()
         assert len(link.sent) == 2
         link.says("a", "open")
-        await _rest()
+        await rest()
         assert [type(one) for one in link.sent[1:]] == [type(link.sent[1])] * 2
 
 
@@ -345,13 +272,13 @@ async def test_halted_account_sends_nothing_again_that_was_absent(tmp_path: Path
         await router.order(order("sl", **STOP))
         await router.order(order("waits", **{**STOP, "trigger": D(80)}))
         router.see(BTC.fqme, TickType.TRADE, 0, D(94))
-        await _rest()
+        await rest()
         await router.keeper.set_state(PAPER, TradingState.HALTED, "a test")
     async with routing(tmp_path, Mute()) as (router, link):
         link.says("sl", "absent")
-        await _rest()
+        await rest()
         link.syncs()
-        await _rest()
+        await rest()
         assert [router.orders[oid].phase for oid in ("sl", "waits")] == [Phase.CANCELED] * 2
         assert link.sent == []
 
@@ -365,7 +292,7 @@ async def test_halt_ends_what_is_just_being_journaled(tmp_path: Path, seed: int)
         await trio.lowlevel.checkpoint()
         await trio.lowlevel.checkpoint()
         await router.set_state(PAPER, TradingState.HALTED, "a test")
-        await _rest()
+        await rest()
         assert [one for one in router.register.live() if not one.cancel_called] == []
 
 
@@ -376,5 +303,5 @@ async def test_alert_is_kept_when_its_account_is_halted(tmp_path: Path) -> None:
         alert = order("al", action=Action.ALERT, size=D(0), price=None, trigger=D(90))
         await router.order(alert)
         link.syncs()
-        await _rest()
+        await rest()
         assert router.orders["al"].phase is Phase.DARK
