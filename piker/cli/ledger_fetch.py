@@ -115,6 +115,7 @@ def _asked_for(books: Books, name: str, backend: Backend, fqmes: Sequence[str]) 
         return list(dict.fromkeys(str(parse_fqme(fqme)) for fqme in fqmes))
     known = {tx.symbol for tx in books.ledger.transactions(name)}
     known |= {one.order.symbol for one in books.orders.values() if one.order.account == name}
+    known = {symbol for symbol in known if symbol.endswith(f".{backend.name}")}
     if not known:
         raise ConfigError(
             f"{backend.name} must be asked for each market, and the books have none of {name}.",

@@ -8,13 +8,14 @@ from typing import Any
 import pytest
 import trio
 from kraken_client import ALICE, BOB, CAROL, secret, top_of
-from kraken_trading import quick, session, venue_at
+from kraken_trading import account_at, quick, session, venue_at
 
 from piker.accounting import of_fill
 from piker.brokers.credentials import Credentials, ErasableSecret
 from piker.brokers.kraken import broker_history
 from piker.brokers.kraken.broker import trade_history
-from piker.errors import BrokerError, Refused
+from piker.brokers.limits import venue_budget
+from piker.errors import BrokerError, DataQuality, Refused
 from piker.orders import BrokerdFill
 from piker.testing import kraken_account_rest
 from piker.testing.accounts import AccountSpec, account_of
@@ -91,6 +92,8 @@ async def test_every_fill_is_told_as_it_was_live_when_history_has_many_pages() -
         for fill in fetched:
             fqme = f"{fill.symbol}.kraken"
             assert of_fill(fill, symbol=fqme).key == of_fill(live[fill.tid], symbol=fqme).key
+        tier = {one.name: one.capacity for one in venue_budget("kraken").limits}
+        assert tier[f"private {emsd.account}"] > 15  # what the dialog learnt, not the least again
         since = times[3]
         wanted = ("xbtusd.spot",)
         some = [one for page in await history(emsd.account, wanted, since) for one in page]
@@ -117,6 +120,18 @@ async def test_no_fill_is_missed_when_the_account_trades_while_it_is_asked() -> 
         names = [fill.tid for fill in found]
         assert len(set(names)) == len(names)
         assert set(live) <= set(names) <= set(emsd.fills)
+
+
+async def test_a_trade_on_margin_is_refused_when_it_is_met() -> None:
+    """It is no spot trade: nothing is made of the account then, and the remedy is said."""
+    async with session(limits=False) as (venue, bob, emsd):
+        await trade(venue, bob, emsd)
+        row = account_at(venue).fills[3]
+        row["margin"] = "12.50000"
+        with pytest.raises(DataQuality, match="on margin") as caught:
+            await history(emsd.account)
+        assert row["id"] in caught.value.message
+        assert "--lenient" in caught.value.remedy
 
 
 async def test_nothing_is_told_when_an_account_never_traded() -> None:

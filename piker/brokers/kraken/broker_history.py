@@ -35,7 +35,8 @@ async def trade_history(
 
     Entering asks the venue for nothing, and raises ``ConfigError`` for a key that can not sign. The
     venue has no search by market: of some markets all pages are read, too. The iteration raises
-    ``Refused`` where the key may not ask for closed orders and trades, and ``BrokerError``.
+    ``Refused`` where the key may not ask for closed orders and trades, ``DataQuality`` for a trade
+    on margin, and other ``BrokerError``.
     """
     account = f"{PROVIDER}.{credentials.account}"
     async with open_private(credentials, account) as rest:
@@ -69,6 +70,12 @@ async def _pages(
 def _told(book: Book, rows: dict[str, TradeRow]) -> Iterator[BrokerdFill]:
     """Yield rows as a dialog tells what it missed; ``book`` knows none of them."""
     for tid, row in rows.items():
+        if row.margin:
+            raise DataQuality(
+                f"kraken: the trade {tid} was on margin, which is no spot trade.",
+                remedy="Ask for what came after it (--since), or import Kraken's own file with "
+                "--lenient, which leaves such lines out.",
+            )
         for event in book.trade(tid, row, clock.wall_ns()):
             if isinstance(event, BrokerdFill):
                 yield event
