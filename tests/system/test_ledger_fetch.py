@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import json
 import os
+import pty
+import re
 import signal
 import subprocess
 import tomllib
@@ -228,11 +230,11 @@ async def test_nothing_is_kept_when_the_venue_brokerd_or_the_caller_ends_it(
             [Fault(what="delay", on="http", delay_s=1, match="userTrades.*startTime")]
         )
 
-        async def begun() -> subprocess.Popen[bytes]:
+        async def begun(screen: int = subprocess.PIPE) -> subprocess.Popen[bytes]:
             before = asked[path]
             process = subprocess.Popen(  # noqa: ASYNC220  # it is killed as a shell would
                 command("ledger", "fetch", account, spot, PERP),
-                stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                stdout=subprocess.PIPE, stderr=screen, env={**os.environ, "TERM": "xterm"},
             )  # fmt: skip
             while asked[path] < before + 2:
                 await trio.sleep(0.02)
@@ -240,15 +242,19 @@ async def test_nothing_is_kept_when_the_venue_brokerd_or_the_caller_ends_it(
 
         async def ended(process: subprocess.Popen[bytes]) -> tuple[int, str]:
             _, text = await trio.to_thread.run_sync(process.communicate)
-            return process.returncode, text.decode()
+            return process.returncode, (text or b"").decode()
 
-        pid = next(
-            one.pid for one in await service.list_services() if one.name == "brokerd.binance"
-        )
-        tired = await begun()
+        pid = await pid_of("brokerd.binance")
+        person, screen = pty.openpty()
+        tired = await begun(screen)
+        await trio.sleep(0.3)  # what is shown is drawn some times a second
         tired.send_signal(signal.SIGINT)
-        code, text = await ended(tired)
-        assert (code, "nothing was kept" in text) == (130, True)
+        assert (await ended(tired))[0] == 130
+        shown = os.read(person, 1 << 20).decode()
+        os.close(person)
+        os.close(screen)
+        assert re.search(r"Asking binance what binance\.main traded \.\.\. trade \d+", shown)
+        assert "nothing was kept" in shown
         await _is_still(asked, path)
         killed = await begun()
         killed.kill()
