@@ -29,6 +29,7 @@ CAPABILITY_WORDS = {
     "search": ("search by name", "no"),
     "metadata": ("price ticks and lot sizes", "no"),
     "archive": ("bulk archive of history", "no"),
+    "trades_by_market": ("an account's trades are asked for market by market", "no"),
     "orders": ("orders that the venue does itself", "none; paper only"),
     "fees": ("what paper orders pay (maker / taker)", "0.001 / 0.001"),
 }

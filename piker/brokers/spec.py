@@ -59,6 +59,7 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     search: bool = False
     metadata: bool = False  # get_mkt_info gives ticks and lots
     archive: bool = False
+    trades_by_market: bool = False  # trade_history must be told the markets; else none means all
     #: Order features that the venue does itself, each for all its venues or, as
     #: ``usdtm:reduce_only``, for one: the words of ``piker.orders.OrderKind`` and
     #: ``TimeInForce``, and ``post_only``, ``reduce_only``, ``edit``, ``cancel_after``.
@@ -148,6 +149,14 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         ("", ".broker"),
         default="`piker doctor` can not say what the keys of its accounts may do",
     ),
+    Endpoint(
+        "trade_history",
+        "acm",
+        False,
+        ("credentials", "symbols", "since_ns"),
+        ("", ".broker"),
+        default="what an account traded comes from its venue's files alone",
+    ),
     Endpoint("capabilities", "value", False, default="the defaults of Capabilities"),
 )
 
@@ -169,6 +178,7 @@ class Backend:
         self.open_archive_client: Callable[..., Any] | None = found.get("open_archive_client")
         self.open_trade_dialog: Callable[..., Any] | None = found.get("open_trade_dialog")
         self.key_rights: Callable[..., Any] | None = found.get("key_rights")
+        self.trade_history: Callable[..., Any] | None = found.get("trade_history")
         self.capabilities: Capabilities = found.get("capabilities") or Capabilities()
 
     def __repr__(self) -> str:
@@ -265,8 +275,8 @@ def _lookup(module: ModuleType, endpoint: Endpoint) -> Any:
             place = _import(path, module.__name__)
         for name in names:
             value = getattr(place, name, None)
-            if value is not None:
-                return value
+            if value is not None and not isinstance(value, ModuleType):
+                return value  # a sub-module of that name is no endpoint
     return None
 
 
@@ -290,7 +300,7 @@ def _check_params(endpoint: Endpoint, value: Any) -> str:
     except (TypeError, ValueError):
         return f"{_where(endpoint, value)} has no readable signature"
     try:
-        if endpoint.name in ("stream_quotes", "open_trade_dialog"):
+        if endpoint.name in ("stream_quotes", "open_trade_dialog", "trade_history"):
             signature.bind(**dict.fromkeys(endpoint.params))
         elif endpoint.params:
             signature.bind(*endpoint.params[:1])

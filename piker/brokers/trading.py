@@ -28,6 +28,28 @@ its entry; an absent venue is no error: it is connected to for as long as it tak
 - Cancels go before orders, and orders before queries, in the budget that the provider's processes
   share (:mod:`piker.brokers.limits`).
 - Cancellation ends it at once; nothing at the venue is canceled by it.
+
+It may offer what an account traded, too::
+
+    @asynccontextmanager
+    async def trade_history(
+        credentials: Credentials,                         # taken over: forgotten by the backend
+        symbols: Sequence[str],                           # market ids, as fills have them
+        since_ns: int,                                    # by the venue's time; 0: all it keeps
+    ) -> AsyncIterator[AsyncIterator[list[BrokerdFill]]]: ...
+
+- A fill is told as a live dialog of that account tells it: the same ``tid``, ``symbol``, ``size``,
+  ``price``, ``action``, ``fee``, ``fee_asset`` and ``reqid``, so that both count as one. ``oid``
+  and ``client_id`` are empty where the venue does not tell them here. ``account`` is the
+  credentials' venue and account with a point between: ``binance.main``.
+- A page may be empty. Of one market the oldest come first; a fill comes once.
+- No symbols means every market, but where ``Capabilities.trades_by_market`` is set: a venue that
+  must be asked for each. There it is a ``ConfigError`` that says so.
+- It asks with the priority of queries, and repeats a question whose answer is lost a few times at
+  most; then it raises what it came to (``BrokerError``). ``Refused`` is a key that the venue does
+  not take. Nothing that was told before an error is to be taken for all there is.
+- It may run beside a dialog of the same account, in the same process, and must not disturb it.
+- Cancellation ends it at once, in the context manager and in the iteration.
 """
 
 from __future__ import annotations

@@ -30,7 +30,8 @@ from piker.orders import (
     encode,
 )
 
-__all__ = ["Broker", "get_key_rights", "main", "open_broker_dialog", "serve"]
+__all__ = ["Broker", "get_key_rights", "main", "open_broker_dialog", "open_trade_history",
+           "serve"]  # fmt: skip
 
 #: What opens one account's dialog with its venue, as piker.brokers.trading says.
 OpenDialog = Callable[
@@ -142,3 +143,30 @@ async def get_key_rights(account: str) -> list[str] | None:
         return None
     credentials = await fetch_credentials(_backend.name, split_account(account)[1])
     return list(await _backend.key_rights(credentials))
+
+
+@service.dialog
+async def open_trade_history(
+    talk: service.ServerDialog, account: str, symbols: list[str], since_ns: int
+) -> None:
+    """Tell what an account traded: the caller is sent lists of ``BrokerdFill``, then their count.
+
+    A list may be empty: it says that the venue was asked so far. Without the count, which is the
+    last word, something is missing. Runs beside the account's dialog, and ends when the caller
+    goes. Raises ``ProviderError`` where the backend does not tell, ``ConfigError`` without a key,
+    and what the backend raises.
+    """
+    if _backend is None or _backend.trade_history is None:
+        raise ProviderError(
+            f"the backend of {account} does not tell what an account traded.",
+            remedy="Import the venue's own file: piker ledger import",
+        )
+    with await fetch_credentials(_backend.name, split_account(account)[1]) as credentials:
+        async with talk.start(None) as stream:
+            count = 0
+            async with _backend.trade_history(credentials, symbols, since_ns) as pages:
+                async for page in pages:
+                    count += len(page)
+                    await stream.send([encode(fill) for fill in page])
+            log.info("brokerd.trade_history", account=account, fills=count)
+            await stream.send(count)

@@ -307,13 +307,13 @@ def _table(*names: str) -> Table:
 
 
 @contextmanager
-def wait_for(text: str) -> Iterator[Progress]:
+def wait_for(text: str, unit: str = "row") -> Iterator[Progress]:
     """Show on a terminal that something takes its time, and how far it is, where that is told."""
     status = Console(stderr=True).status(text)
 
     def tell(row: int, rows: int) -> None:
         of = f" of {rows:,} ({row / rows:.0%})" if rows else ""
-        status.update(f"{text} row {row:,}{of}")
+        status.update(f"{text} {unit} {row:,}{of}")
 
     status.start()
     try:

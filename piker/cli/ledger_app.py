@@ -10,7 +10,7 @@ import typer
 __all__ = ["ledger_app"]
 
 ledger_app = typer.Typer(
-    help="Look at the books; check, export, import them.",
+    help="Look at the books; check, export, import, fetch them.",
     no_args_is_help=True, rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )  # fmt: skip
@@ -118,3 +118,31 @@ def import_file(
     return command.take(
         file, account=account, zone=zone, lenient=lenient, dry_run=dry_run, as_json=json
     )
+
+
+@ledger_app.command()
+def fetch(
+    account: Annotated[str, typer.Argument(metavar="ACCOUNT", help="As in binance.main.")],
+    markets: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[FQME]...", help="Only these; default: all, or the books'."),
+    ] = None,
+    since: Annotated[
+        str | None,
+        typer.Option(metavar="DATE", help="From this UTC date on; default: all that is kept."),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would come.")] = False,
+    json: Json = False,
+) -> int:
+    """Take in an account's trades from its venue.
+
+    All of them or nothing; a trade that is known already counts once, however often it is fetched
+    and whoever told it. Kraken is asked for every market at once. Binance must be asked for each:
+    without an FQME, for those that the books have of the account. It keeps trades of USD-M for
+    three months. Starts pikerd where none runs: brokerd alone has the keys.
+
+    Example: piker ledger fetch kraken.main --since 2026-01-01
+    """
+    from piker.cli import ledger_fetch as command
+
+    return command.fetch(account, markets or [], since=since, dry_run=dry_run, as_json=json)

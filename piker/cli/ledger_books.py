@@ -32,12 +32,13 @@ from piker.clearing.journal import Journal, open_journal
 from piker.clearing.journal_verify import Progress
 from piker.clearing.lifecycle import OrderState
 from piker.clearing.records import Intent, Record
+from piker.clock import NS
 from piker.data.symbols import SymbolDb
 from piker.errors import ConfigError, PikerError, StoreError
 from piker.market import MktPair
 
-__all__ = ["Books", "Markets", "imports_folder", "journal_path", "open_books", "read_imports",
-           "write_import"]  # fmt: skip
+__all__ = ["Books", "Markets", "imports_folder", "is_same", "journal_path", "open_books",
+           "read_imports", "write_import"]  # fmt: skip
 
 BATCH = 10_000  # records folded at a time
 _MARKETS = "SELECT body FROM market WHERE provider = ? ORDER BY retired_s IS NOT NULL DESC"
@@ -94,13 +95,30 @@ async def open_books(*, with_imports: bool = True, told: Progress | None = None)
     _define(books, {tx.symbol for tx in books.live})
     for tx in books.live:
         books.ledger.add(tx)
-    for ledger in books.imported.values():
+    for name, ledger in books.imported.items():
         for symbol, contract in ledger.contracts.items():
             if symbol not in books.ledger.contracts:
                 books.ledger.define(symbol, contract)
-        for tx in unmatched(books.live, ledger.transactions()):
-            books.ledger.add(tx)
+        live = {tx.key: tx for tx in books.live if tx.account == name}
+        for tx in unmatched(live.values(), ledger.transactions()):
+            if not is_same(tx, live.get(tx.key)):
+                books.ledger.add(tx)
     return books
+
+
+def is_same(tx: Transaction, known: Transaction | None) -> bool:
+    """Tell whether a telling of a trade adds nothing to a known one.
+
+    Whose order it was is ours to know, and not every channel has a time's last digits.
+    """
+    return (
+        known is not None
+        and tx.key == known.key
+        and (tx.kind, tx.size, tx.price, tx.leg) == (known.kind, known.size, known.price, known.leg)
+        and (tx.cost, tx.cost_asset) == (known.cost, known.cost_asset)
+        and tx.value in (None, known.value)
+        and abs(tx.time_ns - known.time_ns) < NS
+    )
 
 
 async def _read(journal: Journal, books: Books, told: Progress | None) -> None:
@@ -242,6 +260,10 @@ def write_import(
                 ledger.define(symbol, contract)
             for tx in transactions:
                 ledger.add(tx)
+            every = ledger.transactions()
+            kept = unmatched(every, every)  # a file's line goes when the venue's own trade comes
+            if len(kept) < len(every):
+                ledger = Ledger(kept, contracts=ledger.contracts)
             _put(path, account_file(ledger, account))
     except OSError as err:
         raise StoreError.of(err, folder) from err

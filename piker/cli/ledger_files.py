@@ -21,7 +21,7 @@ from piker.cli.ledger import known_account, wait_for
 from piker.cli.ledger_books import Books, Markets, open_books, write_import
 from piker.errors import ConfigError, DataQuality, StoreError
 
-__all__ = ["export", "take"]
+__all__ = ["Taken", "export", "sentence", "take"]
 
 MAX_BYTES = 256 * 1024 * 1024  # of a file to be read: what a person downloads has a hundredth
 MAX_SHOWN = 20  # lines left out that are named
@@ -229,7 +229,7 @@ def _say(taken: Sequence[Taken], statement: Statement, *, as_json: bool, dry_run
             print(msgspec.json.encode(one).decode())
     else:
         for one in taken:
-            print(_sentence(one, dry_run=dry_run))
+            print(sentence(one, dry_run=dry_run))
         if not taken:
             print("there is no trade in it.")
     for what, count in statement.skipped.items():
@@ -240,7 +240,8 @@ def _say(taken: Sequence[Taken], statement: Statement, *, as_json: bool, dry_run
         print(f"warning: and {len(statement.problems) - MAX_SHOWN:,} more lines", file=sys.stderr)
 
 
-def _sentence(one: Taken, *, dry_run: bool) -> str:
+def sentence(one: Taken, *, dry_run: bool) -> str:
+    """Say what came of an account's transactions."""
     parts = [f"{one.new:,} new", f"{one.known:,} known before"]
     parts += [f"{one.corrected:,} told better than before"] if one.corrected else []
     parts += [f"{one.conflicting:,} told otherwise before, which stays"] if one.conflicting else []

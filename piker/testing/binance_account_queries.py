@@ -35,9 +35,11 @@ def all_orders(desk: SpotDesk, account: Account, p: Params) -> list[dict[str, An
 
 
 def my_trades(desk: SpotDesk, account: Account, p: Params) -> list[dict[str, Any]]:
-    """Return the fills of a market, oldest first."""
+    """Return the fills of a market, oldest first: from a number or a moment on, else the newest."""
     symbol = p.needed("symbol")
     desk.place_of(symbol)
+    if ("startTime" in p or "endTime" in p) and ("fromId" in p or "orderId" in p):
+        raise VenueRefusal(-1128, "Combination of optional parameters invalid.")
     start, end = p.whole("startTime"), p.whole("endTime", 10**15)
     if "startTime" in p and "endTime" in p and end - start > DAY_MS:
         raise VenueRefusal(-1127, "More than 24 hours between startTime and endTime.")

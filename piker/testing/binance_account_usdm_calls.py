@@ -36,16 +36,39 @@ def _all_orders(desk: UsdmDesk, account: Account, p: Params, now_ms: int) -> Any
 
 
 def _trades(desk: UsdmDesk, account: Account, p: Params, now_ms: int) -> Any:
+    """Return the fills of a market, oldest first: of a week at most, or from a number on."""
     symbol = p.needed("symbol")
     desk.place_of(symbol)
-    start, end = p.whole("startTime"), p.whole("endTime", 10**15)
+    start, end = _week(p, now_ms, desk.window_days)
     first, number, limit = p.whole("fromId"), p.whole("orderId"), p.whole("limit", 500, top=1000)
     found = [
         row for row in account.fills
         if row["symbol"] == symbol and row["id"] >= first and start <= row["time"] <= end
         and number in (0, row["orderId"])
     ]  # fmt: skip
-    return found[:limit] if first or start else found[-limit:]
+    return found[:limit] if "fromId" in p or "startTime" in p else found[-limit:]
+
+
+def _week(p: Params, now_ms: int, days: int) -> tuple[int, int]:
+    """Return from when to when fills are asked for; without bounds the last days, up to now.
+
+    A bound alone has the other so many days away: docs/brokers/binance.md. The codes of refusals
+    are our choice.
+    """
+    span, far = 86_400_000 * days, 10**15
+    if "fromId" in p:
+        if "startTime" in p or "endTime" in p:
+            raise VenueRefusal(-1128, "Combination of optional parameters invalid.")
+        return 0, far
+    if "startTime" in p:
+        start = p.whole("startTime")
+        end = p.whole("endTime", start + span)
+        if end - start > span:
+            text = f"More than {24 * days} hours between startTime and endTime."
+            raise VenueRefusal(-1127, text)
+        return start, end
+    end = p.whole("endTime", far)
+    return min(end, now_ms) - span, end
 
 
 def _balance(desk: UsdmDesk, account: Account, p: Params, now_ms: int) -> Any:

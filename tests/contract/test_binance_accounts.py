@@ -513,3 +513,33 @@ async def test_no_account_trades_with_itself_when_its_orders_meet() -> None:
         )
         assert (row["status"], row["executedQty"]) == ("EXPIRED_IN_MATCH", "0.00000000")
         assert (await alice.balances())["USDT"][1] == 0
+
+
+async def test_trades_come_by_pages_when_they_are_asked_for_from_a_number_on() -> None:
+    """As many as were asked for, the next from the last one's number; else the newest, or a day."""
+    async with loopback() as (venue, alice, bob, _):
+        price = top_of(venue)[0] + Decimal("0.01")
+        await alice.order("BUY", price, "0.7")
+        for _ in range(7):
+            await bob.order("SELL", price, "0.1")
+        path, symbol = "/api/v3/myTrades", {"symbol": "BTCUSDT"}
+        _, rows = await alice.ask("GET", path, **symbol)
+        assert len(rows) == 7
+        pages, first = [], 0
+        while True:
+            _, page = await alice.ask("GET", path, **symbol, fromId=first, limit=3)
+            pages.append(page)
+            if len(page) < 3:
+                break
+            first = page[-1]["id"] + 1
+        assert [len(page) for page in pages] == [3, 3, 1]
+        assert [row for page in pages for row in page] == rows
+        assert (await alice.ask("GET", path, **symbol, limit=2))[1] == rows[-2:]
+        since = rows[0]["time"]
+        assert (await alice.ask("GET", path, **symbol, startTime=since, limit=2))[1] == rows[:2]
+        _, refused = await alice.ask("GET", path, **symbol, fromId=0, startTime=since)
+        assert refused["code"] == -1128
+        _, refused = await alice.ask(
+            "GET", path, **symbol, startTime=since, endTime=since + 86_400_001
+        )
+        assert refused["code"] == -1127

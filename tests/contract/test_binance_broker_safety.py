@@ -327,14 +327,14 @@ async def test_no_secret_is_in_a_log_when_everything_is_logged(
 
 def test_wrong_options_are_refused_when_they_are_read(piker_dirs: Path) -> None:
     """An unknown option, one out of bounds, and REST moved without the websocket API."""
-    from piker.brokers.binance.broker import _options
+    from piker.brokers.binance.broker_key import load_options
     from piker.brokers.binance.broker_stream import spot_api_url
 
     file = config_dir() / "brokers.toml"
     for options in ("recv_window = 1", "recv_window_ms = 1", "cancel_after_s = 1"):
         file.write_text(f"[binance]\noptions = {{{options}}}\n")
         with pytest.raises(ConfigError):
-            _options()
+            load_options()
     file.write_text('[binance.urls]\nspot_http = "https://testnet.binance.vision"\n')
     with pytest.raises(ConfigError, match="spot_ws_api"):
         spot_api_url()

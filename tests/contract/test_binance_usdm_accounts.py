@@ -220,3 +220,34 @@ async def test_a_conditional_order_is_sent_when_the_market_trades_at_its_trigger
         assert [row["algoStatus"] for row in rows] == ["FINISHED", "CANCELED"]
         _, row = await alice.ask("GET", PATH, symbol="BTCUSDT", orderId=rows[0]["actualOrderId"])
         assert (row["status"], row["executedQty"]) == ("FILLED", "0.01")
+
+
+async def test_trades_come_by_weeks_and_numbers_when_they_are_asked_for_so() -> None:
+    """A week at most, the last one by default; by numbers all of them; never both."""
+    async with loopback() as (venue, alice, bob, _):
+        price = top_of(venue)[0] + Decimal("0.01")
+        await order(alice, "BUY", price, "0.5")
+        for _ in range(5):
+            await order(bob, "SELL", price, "0.1")
+        path, symbol = "/fapi/v1/userTrades", {"symbol": "BTCUSDT"}
+        _, rows = await alice.ask("GET", path, **symbol)
+        assert len(rows) == 5
+        week, since = 7 * 86_400_000, rows[0]["time"]
+        at_once = [row for row in rows if row["time"] == since]
+        asked: list[tuple[dict[str, int], Any]] = [
+            ({"limit": 2}, rows[-2:]),
+            ({"fromId": 0, "limit": 2}, rows[:2]),
+            ({"fromId": rows[1]["id"] + 1, "limit": 2}, rows[2:4]),
+            ({"startTime": since, "limit": 3}, rows[:3]),
+            ({"startTime": since - week, "endTime": since - 1}, []),
+            ({"startTime": since - 2 * week}, []),
+            ({"endTime": since - 1}, []),
+            ({"startTime": since - week, "endTime": since}, at_once),
+        ]
+        for said, wanted in asked:
+            assert (await alice.ask("GET", path, **symbol, **said))[1] == wanted, said
+        for said, code in (
+            ({"startTime": since, "endTime": since + week + 1}, -1127),
+            ({"fromId": 0, "startTime": since}, -1128),
+        ):
+            assert (await alice.ask("GET", path, **symbol, **said))[1]["code"] == code

@@ -421,3 +421,24 @@ def test_default_balances_are_dollars_when_none_are_given() -> None:
     side = AccountSide([account_of(f"x:k:{secret('x')}")], [], None, lambda *_: None, seed=1)
     assert side.specs[0].balances["USD"] == 100_000
     assert ALICE.balances["BTC"] == 10
+
+
+async def test_trades_come_by_fifties_when_there_are_more() -> None:
+    """The newest first, with how many there are in all; after a moment, and up to one."""
+    async with loopback(limits=False) as (venue, alice, bob, _):
+        price = top_of(venue)[0] + Decimal("0.1")
+        await alice.order("buy", price, "1")
+        for _ in range(53):
+            await bob.order("sell", price, "0.01")
+        first = await alice.ask("TradesHistory")
+        second = await alice.ask("TradesHistory", ofs=50)
+        assert (len(first["trades"]), len(second["trades"])) == (50, 3)
+        assert first["count"] == second["count"] == 53
+        rows = [*first["trades"].items(), *second["trades"].items()]
+        times = [row["time"] for _, row in rows]
+        assert times == sorted(times, reverse=True)
+        assert len(dict(rows)) == 53
+        later = await alice.ask("TradesHistory", start=times[-1])
+        assert later["count"] == sum(time > times[-1] for time in times)
+        upto = await alice.ask("TradesHistory", end=times[-1])
+        assert upto["count"] == sum(time == times[-1] for time in times)

@@ -73,6 +73,30 @@ def test_broken_module_is_refused_with_the_reason(old: str, modules: Path) -> No
         load_backend(name, [path])
 
 
+def test_trade_history_is_found_in_the_broker_and_checked(modules: Path) -> None:
+    """A sub-module of that name is none; a plain function, or one without a date, is refused."""
+    package = modules / "pkg_historian"
+    package.mkdir()
+    (package / "__init__.py").write_text(GOOD + "from . import trade_history\n")
+    (package / "trade_history.py").touch()
+    assert load_backend("pkg_historian", ["pkg_historian"]).trade_history is None
+    told = "async def trade_history(credentials, symbols, since_ns):\n    yield None\n"
+    opened = f"from contextlib import asynccontextmanager\n@asynccontextmanager\n{told}"
+    for text, reason in (
+        (opened, ""),
+        (told, "trade_history .*must be decorated with asynccontextmanager"),
+        (opened.replace(", since_ns", ""), r"must take \(credentials, symbols, since_ns\)"),
+    ):
+        (package / "broker.py").write_text(text)
+        for name in ("pkg_historian", "pkg_historian.trade_history", "pkg_historian.broker"):
+            sys.modules.pop(name, None)
+        if reason:
+            with pytest.raises(ProviderError, match=reason):
+                load_backend("pkg_historian", ["pkg_historian"])
+        else:
+            assert load_backend("pkg_historian", ["pkg_historian"]).trade_history is not None
+
+
 def test_unknown_provider_is_refused_with_the_nearest() -> None:
     """A typing mistake gets the name that was meant."""
     with pytest.raises(ProviderError, match="'binance'"):

@@ -43,6 +43,7 @@ capabilities = Capabilities(
     search=True,
     metadata=True,
     archive=True,
+    trades_by_market=True,
     orders=(
         *(f"{venue}:{what}" for venue in ("spot", "usdtm") for what in _BOTH),
         *("usdtm:gtd", "usdtm:reduce_only", "usdtm:cancel_after"),

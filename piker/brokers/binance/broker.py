@@ -11,25 +11,30 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
-import msgspec
 import trio
 
 from piker import clock
 from piker.brokers._backoff import Backoff
-from piker.brokers.binance.api import KINDS, PROVIDER, load_markets
-from piker.brokers.binance.broker_book import Book, Known, Market
+from piker.brokers.binance.api import KINDS, load_markets
+from piker.brokers.binance.broker_book import Book, Known, Market, market_by_name
 from piker.brokers.binance.broker_deadman import DeadMan
 from piker.brokers.binance.broker_facts import VenueName, leg_of
-from piker.brokers.binance.broker_rest import SLACK_MS, NotServed, Signed, open_signed
+from piker.brokers.binance.broker_history import trade_history
+from piker.brokers.binance.broker_key import (
+    Options,
+    ask_rights,
+    key_rights,
+    load_options,
+    take_over,
+)
+from piker.brokers.binance.broker_rest import SLACK_MS, Signed, open_signed
 from piker.brokers.binance.broker_spot import SpotDesk
 from piker.brokers.binance.broker_stream import listen_spot, listen_usdm, spot_api_url
 from piker.brokers.binance.broker_sync import Venue
 from piker.brokers.binance.broker_usdm import UsdmDesk
-from piker.brokers.credentials import Credentials, check_shape
-from piker.brokers.signing import Signer, binance_signer
-from piker.config import load_brokers
-from piker.errors import BrokerError, ConfigError, Refused, Rejected
-from piker.log import Secret, get_logger
+from piker.brokers.credentials import Credentials
+from piker.errors import BrokerError
+from piker.log import get_logger
 from piker.orders import (
     BrokerdBelief,
     BrokerdCancel,
@@ -41,7 +46,7 @@ from piker.orders import (
     SyncState,
 )
 
-__all__ = ["MAX_FLYING", "Dialog", "key_rights", "open_trade_dialog"]
+__all__ = ["MAX_FLYING", "Dialog", "key_rights", "open_trade_dialog", "trade_history"]
 
 log = get_logger("binance.broker")
 
@@ -49,96 +54,6 @@ MAX_FLYING = 256  # orders under way at a time, beyond which sending waits; canc
 USDM_FIRST_S = 10.0  # USD-M is waited for so long at first, then spot is synced without it
 LISTS_S = 5.0  # a request for a market that is not known waits so long for the lists
 AGAIN = Backoff(floor_s=0.5, cap_s=30.0)
-_BAD_KEY = ("-2014", "-2015", "-1022", "-1002")
-_WORDS = {
-    "read": "enable_reading", "spot": "enable_spot_and_margin_trading",
-    "futures": "enable_futures", "withdraw": "enable_withdrawals",
-    "internal_transfer": "enable_internal_transfer",
-    "universal_transfer": "permits_universal_transfer", "margin": "enable_margin",
-    "options": "enable_vanilla_options",
-}  # fmt: skip
-
-
-class Options(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
-    """``[binance] options`` of brokers.toml."""
-
-    recv_window_ms: int = 5000  # how long a request is valid; the venue's default
-    cancel_after_s: int = 120  # USD-M's orders are canceled when we are silent so long; 0: never
-
-    def __post_init__(self) -> None:
-        """Refuse what the venue would, or what makes no sense."""
-        if not 500 <= self.recv_window_ms <= 60_000:
-            raise ValueError("recv_window_ms is not within 500 and 60000")
-        if self.cancel_after_s and not 5 <= self.cancel_after_s <= 86_400:
-            raise ValueError("cancel_after_s is neither 0 nor within 5 and 86400")
-
-
-def _options() -> Options:
-    table = load_brokers().get(PROVIDER)
-    try:
-        return msgspec.convert(table.options if table else {}, Options)
-    except msgspec.ValidationError as error:
-        raise ConfigError(
-            f"brokers.toml: [binance] options: {error}.",
-            remedy="docs/brokers/binance.md lists them.",
-        ) from None
-
-
-# -- the key -----------------------------------------------------------------------------------
-class _Rights(msgspec.Struct, rename="camel"):
-    """Body of apiRestrictions."""
-
-    enable_reading: bool = False
-    enable_spot_and_margin_trading: bool = False
-    enable_futures: bool = False
-    enable_withdrawals: bool = False
-    enable_internal_transfer: bool = False
-    permits_universal_transfer: bool = False
-    enable_margin: bool = False
-    enable_vanilla_options: bool = False
-
-
-class _CanTrade(msgspec.Struct, rename="camel"):
-    """Body of account, as far as it says what the key may do."""
-
-    can_trade: bool = False
-
-
-async def _ask_rights(signed: Signed) -> tuple[str, ...]:
-    """Return what a key may do; ``Refused`` where the venue does not take it."""
-    path = "/sapi/v1/account/apiRestrictions"
-    try:
-        try:
-            rights = await signed.query(path, type=_Rights, weight=1)
-        except NotServed:  # of a testnet, whose keys are for one market
-            account = await signed.query("/api/v3/account", type=_CanTrade, weight=20)
-            rights = _Rights(True, account.can_trade)
-    except Rejected as error:
-        if error.code in _BAD_KEY:
-            raise Refused(
-                error.message, remedy="Look at the key's page at the venue, then: piker keys add"
-            ) from error
-        raise
-    return tuple(word for word, field in _WORDS.items() if getattr(rights, field))
-
-
-async def key_rights(credentials: Credentials) -> tuple[str, ...]:
-    """Return what a key may do: ``read``, ``spot``, ``futures``, ``withdraw`` and the like.
-
-    Asks the venue once; raises ``Refused`` where it does not take the key, ``ConfigError`` where
-    that can not sign, and ``BrokerError`` where no answer comes. The credentials are forgotten.
-    """
-    account = credentials.account
-    sign, key = _take_over(credentials)
-    window_ms = _options().recv_window_ms
-    async with open_signed("spot", account, sign, key, window_ms=window_ms) as signed:
-        return await _ask_rights(signed)
-
-
-def _take_over(credentials: Credentials) -> tuple[Signer, Secret]:
-    with credentials:
-        check_shape(credentials)
-        return binance_signer(credentials.secret), Secret(credentials.key.reveal())
 
 
 # -- the dialog --------------------------------------------------------------------------------
@@ -289,10 +204,9 @@ class Dialog:
         """Return an order's market; by its names where it is listed no more."""
         found = self._markets.get(order.symbol)
         if found is None:
-            leg, (pair, _, *rest) = leg_of(order.reqid), [*order.symbol.split("."), "", ""][:3]
-            dated = f"_{rest[0]}" if rest[0].isdecimal() else ""
-            wire = leg[1] if leg is not None else f"{pair.upper()}{dated}"
-            found = Market("usdm" if ".usdtm" in order.symbol else "spot", wire)
+            leg, found = leg_of(order.reqid), market_by_name(order.symbol)
+            if leg is not None:
+                found = Market(found.venue, leg[1])
             self._markets[order.symbol] = found
             self.book.markets.setdefault(found, order.symbol)
         return found
@@ -330,8 +244,8 @@ async def open_trade_dialog(
     On leaving, and on cancellation, the dead man's switch is taken back (two seconds at most); when
     the block is left by an error it is not: whoever watched the orders is gone.
     """
-    sign, key = _take_over(credentials)
-    options = _options()
+    sign, key = take_over(credentials)
+    options = load_options()
     spot_api_url()  # what is wrong with it is said at once
     window_ms = options.recv_window_ms
     async with AsyncExitStack() as stack:
@@ -386,7 +300,7 @@ async def _reach(spot: Signed) -> tuple[tuple[str, ...], list[Any]]:
     attempt = 0
     while True:
         try:
-            rights = await _ask_rights(spot)
+            rights = await ask_rights(spot)
             return rights, list((await load_markets(KINDS["spot"])).values())
         except BrokerError as error:
             attempt += 1

@@ -39,7 +39,8 @@ from piker.orders import (
     OrderKind,
 )
 
-__all__ = ["MAX_ENDED", "Book", "Known", "Market", "differs", "next_id"]
+__all__ = ["MAX_ENDED", "Book", "Known", "Market", "differs", "market_by_name", "next_id",
+           "told_fill"]  # fmt: skip
 
 ZERO = Decimal(0)
 MAX_ENDED = 20_000  # orders that ended and are remembered: late fills find them; some 40 MB
@@ -226,15 +227,11 @@ class Book:
             return
         known.tids[fill.trade] = fill.size
         order = known.order
-        self.out.append(
-            BrokerdFill(
-                reqid=reqid_of(fill.venue, fill.symbol, fill.number), tid=f"t{fill.trade}",
-                time_ns=clock.wall_ns(), size=fill.size, price=fill.price, action=fill.action,
-                account=self.account, oid=order.oid, client_id=order.client_id,
-                symbol=order.symbol, broker_time_ns=fill.time_ms * 1_000_000, fee=fill.fee,
-                fee_asset=fill.fee_asset, maker=fill.maker, realised=fill.realised,
-            )
+        told = told_fill(
+            fill, account=self.account, symbol=order.symbol, oid=order.oid,
+            client_id=order.client_id,
         )  # fmt: skip
+        self.out.append(told)
 
     def settle(self, known: Known) -> None:
         """Tell how an order stands where that is another than was told; ask where it is unclear."""
@@ -375,6 +372,26 @@ class Book:
         for reqid in known.legs:
             self._by_leg.pop(reqid, None)
         self._live.pop(known, None)
+
+
+def told_fill(
+    fill: FillFact, *, account: str, symbol: str, oid: str = "", client_id: str = ""
+) -> BrokerdFill:
+    """Return a fill as emsd and the books are told it, live or out of the venue's history."""
+    return BrokerdFill(
+        reqid=reqid_of(fill.venue, fill.symbol, fill.number), tid=f"t{fill.trade}",
+        time_ns=clock.wall_ns(), size=fill.size, price=fill.price, action=fill.action,
+        account=account, oid=oid, client_id=client_id, symbol=symbol,
+        broker_time_ns=fill.time_ms * 1_000_000, fee=fill.fee, fee_asset=fill.fee_asset,
+        maker=fill.maker, realised=fill.realised,
+    )  # fmt: skip
+
+
+def market_by_name(symbol: str) -> Market:
+    """Return where a market id is at the venue by its words alone: it is listed no more."""
+    pair, _, *rest = [*symbol.split("."), "", ""][:3]
+    dated = f"_{rest[0]}" if rest[0].isdecimal() else ""
+    return Market("usdm" if ".usdtm" in symbol else "spot", f"{pair.upper()}{dated}")
 
 
 def differs(terms: BrokerdOrder, order: BrokerdOrder) -> bool:

@@ -6,6 +6,7 @@ Sources: the venue's rest-api.md ("New order", "Cancel an Existing Order and Sen
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any
 
@@ -350,16 +351,22 @@ class SpotDesk:
     async def trades(self, symbol: str, number: int) -> list[FillFact]:
         """Return every fill of an order."""
         found: list[FillFact] = []
-        more: dict[str, Param] = {}
+        said: dict[str, Param] = {"orderId": number, "limit": MAX_TRADES}
         while True:
-            said: dict[str, Param] = {"symbol": symbol, "orderId": number, "limit": MAX_TRADES}
-            rows = await self.signed.query(
-                "/api/v3/myTrades", {**said, **more}, type=list[_Trade], weight=5
-            )
-            found += [_trade(row) for row in rows]
-            if len(rows) < MAX_TRADES:
+            page = await self.trade_page(symbol, said, weight=5)
+            found += page
+            if len(page) < MAX_TRADES:
                 return found
-            more = {"fromId": rows[-1].id + 1}
+            said["fromId"] = page[-1].trade + 1
+
+    async def trade_page(
+        self, symbol: str, said: Mapping[str, Param], *, weight: int = 20
+    ) -> list[FillFact]:
+        """Return the fills of a market that ``said`` asks for, oldest first."""
+        rows = await self.signed.query(
+            "/api/v3/myTrades", {"symbol": symbol, **said}, type=list[_Trade], weight=weight
+        )
+        return [_trade(row) for row in rows]
 
     async def standing(self) -> list[Fact]:
         """Return all balances."""

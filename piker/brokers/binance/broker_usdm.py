@@ -6,14 +6,14 @@ own, and once they are triggered become an order with another. Sources: docs/bro
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from decimal import Decimal
 from typing import Any
 
 import msgspec
 
-from piker.brokers.binance.broker_facts import OrderFact, PositionFact
+from piker.brokers.binance.broker_facts import FillFact, OrderFact, PositionFact
 from piker.brokers.binance.broker_rest import OrderLimit, Sent, Signed
 from piker.brokers.binance.broker_usdm_facts import (
     AlgoRow,
@@ -241,18 +241,23 @@ class UsdmDesk:
         algos = await self.signed.query("/fapi/v1/openAlgoOrders", type=list[AlgoRow], weight=40)
         return [*map(order_fact, rows), *map(algo_fact, algos)]
 
-    async def trades(self, symbol: str, number: int) -> list[Any]:
+    async def trades(self, symbol: str, number: int) -> list[FillFact]:
         """Return every fill of an order."""
-        said: dict[str, Param] = {"symbol": symbol, "orderId": number, "limit": MAX_TRADES}
-        found: list[Any] = []
+        found: list[FillFact] = []
+        said: dict[str, Param] = {"orderId": number, "limit": MAX_TRADES}
         while True:
-            rows = await self.signed.query(
-                "/fapi/v1/userTrades", said, type=list[TradeRow], weight=5
-            )
-            found += map(trade_fact, rows)
-            if len(rows) < MAX_TRADES:
+            page = await self.trade_page(symbol, said)
+            found += page
+            if len(page) < MAX_TRADES:
                 return found
-            said["fromId"] = rows[-1].id + 1
+            said["fromId"] = page[-1].trade + 1
+
+    async def trade_page(self, symbol: str, said: Mapping[str, Param]) -> list[FillFact]:
+        """Return the fills of a market that ``said`` asks for, oldest first."""
+        rows = await self.signed.query(
+            "/fapi/v1/userTrades", {"symbol": symbol, **said}, type=list[TradeRow], weight=5
+        )
+        return [trade_fact(row) for row in rows]
 
     async def standing(self) -> list[Any]:
         """Return all balances and positions."""

@@ -15,6 +15,7 @@ import trio
 from piker.brokers.credentials import Credentials
 from piker.brokers.kraken.api import PROVIDER, load_listings
 from piker.brokers.kraken.broker_dialog import PATIENCE, Dialog, Doubt, Patience
+from piker.brokers.kraken.broker_history import trade_history
 from piker.brokers.kraken.broker_rest import PrivateRest, open_private
 from piker.brokers.kraken.broker_sync import Keeper
 from piker.brokers.kraken.broker_terms import FEES, ORDERS, Markets
@@ -25,7 +26,7 @@ from piker.errors import BrokerError, ConfigError, Refused, Rejected
 from piker.log import Secret, get_logger
 from piker.orders import BrokerdBelief, BrokerdEvent
 
-__all__ = ["FEES", "ORDERS", "key_rights", "open_trade_dialog"]
+__all__ = ["FEES", "ORDERS", "key_rights", "open_trade_dialog", "trade_history"]
 
 log = get_logger("kraken.broker")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from hashlib import blake2b
 from typing import Any
 
 import msgspec
@@ -45,6 +46,18 @@ QUERY_TRIES = 3  # of a question that changes nothing: what it is a part of need
 _AGAIN = Backoff(floor_s=0.1, cap_s=2.0)
 
 
+_turns: trio.lowlevel.RunVar[dict[str, trio.Lock]] = trio.lowlevel.RunVar("kraken.turns")
+
+
+def _turn_of(key: str) -> trio.Lock:
+    """Return what has a key's calls arrive in order, whoever of this event loop makes them."""
+    try:
+        turns = _turns.get()
+    except LookupError:
+        _turns.set(turns := {})
+    return turns.setdefault(blake2b(key.encode(), digest_size=8).hexdigest(), trio.Lock())
+
+
 def private_limit(account: str, tier: int = 60) -> Limit:
     """Return the counter of an account's private calls; ``tier`` is its trading counter's most."""
     kind = f"private {account}"
@@ -62,9 +75,11 @@ class PrivateRest:
         self._nonces = NonceFile(credentials.key.reveal())
         self._account = account
         self._kind = f"private {account}"
-        self._turn = trio.Lock()
+        self._turn = _turn_of(credentials.key.reveal())
         self.budget = client.budget
-        self.budget.set_limits([private_limit(account)])
+        limit = private_limit(account)
+        if all(known.name != limit.name for known in self.budget.limits):
+            self.budget.set_limits([limit])  # else a dialog may have learnt the account's tier
 
     def tier(self, most: int) -> None:
         """Take the account's tier, by what its trading counter reads at most."""
@@ -205,13 +220,20 @@ class PrivateRest:
             found |= await self.query("QueryTrades", asked, dict[str, TradeRow])
         return found
 
+    async def trades_page(self, start_s: int, at: int) -> TradesPage:
+        """Return a page of the fills after a moment (0: of all), ``at`` from the newest on."""
+        asked: dict[str, Param] = {"start": start_s} if start_s > 0 else {}
+        page: TradesPage = await self.query(
+            "TradesHistory", {**asked, "ofs": at}, TradesPage, weight=2
+        )
+        return page
+
     async def trades_since(self, start_s: int) -> dict[str, TradeRow]:
         """Return every fill after a moment."""
         found: dict[str, TradeRow] = {}
         at, count = 0, 1
         while at < count:
-            asked: dict[str, Param] = {"start": start_s, "ofs": at}
-            page: TradesPage = await self.query("TradesHistory", asked, TradesPage, weight=2)
+            page = await self.trades_page(start_s, at)
             found |= page.trades
             at, count = at + PAGE, page.count if page.trades else 0
         return found

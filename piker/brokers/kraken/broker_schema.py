@@ -233,10 +233,11 @@ class TradeRow(msgspec.Struct, frozen=True):
     vol: Decimal
     fee: Decimal = Decimal(0)
     maker: bool | None = None
+    margin: Decimal = Decimal(0)  # what was borrowed for it
 
     def __post_init__(self) -> None:
         """Check its numbers; a rebate is a fee below zero."""
-        _check(self.time, self.price, self.vol, abs(self.fee))
+        _check(self.time, self.price, self.vol, abs(self.fee), abs(self.margin))
 
 
 class TradesPage(msgspec.Struct, frozen=True):
