@@ -17,6 +17,9 @@ from piker import config
 settings.register_profile("piker", deadline=None)  # no test asserts a time
 settings.load_profile("piker")
 
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as shells start what they put behind
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # tests press Ctrl-C
+
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 

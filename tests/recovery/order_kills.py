@@ -39,11 +39,12 @@ from piker.clearing import journal_seal as seal
 from piker.clearing.client import OrderClient, arm, cancel_all, open_ems
 from piker.clearing.journal import open_journal, verify
 from piker.clearing.lifecycle import TERMINAL, EventKind, OrderState
+from piker.clearing.linked import Tied, due
 from piker.clearing.records import Happened, Intent
 from piker.clearing.standing import Standing
 from piker.data.feed import open_feed
 from piker.errors import PikerError
-from piker.orders import BrokerdFill, Status, SyncState
+from piker.orders import BrokerdFill, Order, Status, SyncState
 from piker.testing.accounts import account_of
 from piker.testing.loopback import brokers_toml, open_loopback
 
@@ -111,18 +112,35 @@ class Session:
         elif mine and what < 0.35:
             one = rng.choice(mine)
             if one.req is not None and one.req.price is not None and one.req.trigger is None:
-                await ems.update(one.oid, price=bid + off, size=one.filled + size)
+                more = {} if one.req.parent else {"size": one.filled + size}
+                await ems.update(one.oid, price=bid + off, **more)
+        elif what > 0.9:
+            await self.bracket(ems, size / 10)
         else:
             order = ems.order(FQME, side, size, price=bid + off)
             if what < 0.5:
                 order = ems.order(FQME, side, size)
             elif what < 0.65:
                 order = ems.order(FQME, side, size, trigger=bid + off)
-            status = await ems.send(order)
-            if status.resp not in ("denied", "error", "rejected"):
-                self.acked[order.oid] = status.resp
-            elif status.resp != "rejected" and status.code not in SOON:
-                self.wrong.append(f"{status.code}: {status.reason}")
+            await self.send(ems, order)
+
+    async def bracket(self, ems: OrderClient, size: Decimal) -> None:
+        """Buy with both exits near by; what comes in goes out at most once, whoever is killed."""
+        price = self.bid + 5 if self.rng.random() < 0.5 else None
+        entry = ems.order(FQME, "buy", size, price=price)
+        ties = {"parent": entry.oid, "oco": "exits"}
+        up, down = (self.bid + side * self.rng.randrange(1, 15) for side in (1, -1))
+        await self.send(ems, entry)
+        await self.send(ems, ems.order(FQME, "sell", size, price=up, **ties))
+        await self.send(ems, ems.order(FQME, "sell", size, trigger=down, **ties))
+
+    async def send(self, ems: OrderClient, order: Order) -> None:
+        """Submit an order; note what became of it."""
+        status = await ems.send(order)
+        if status.resp not in ("denied", "error", "rejected"):
+            self.acked[order.oid] = status.resp
+        elif status.resp != "rejected" and status.code not in SOON:
+            self.wrong.append(f"{status.code}: {status.reason}")
 
     async def listen(self, ems: OrderClient) -> None:
         """Keep every fill and every end that is told."""
@@ -219,6 +237,41 @@ async def held(account: str) -> dict[str, Decimal]:
         return {asset: one.total for (_, asset), one in sorted(ems.balances.items())}
 
 
+async def rest_of_brackets(counts: dict[str, Any]) -> None:
+    """Wait until no order is due anything of those that it hangs on; count those that stay so."""
+    left: set[str] | None = None
+    with trio.move_on_after(SOON_S):
+        while left is None or left:
+            async with open_journal(config.data_dir() / "journal", read_only=True) as journal:
+                folded = await journal.fold()
+            children = by_parent(folded)
+            found = {
+                oid for oid, state in folded.items()
+                if not state.is_over and due(state, tied(state, folded, children))
+            }  # fmt: skip
+            left = found if left is None else left & found
+            await trio.sleep(0.5)
+    counts["due"] = sorted(left or ())
+
+
+def by_parent(orders: dict[str, OrderState]) -> dict[str, list[OrderState]]:
+    """Return the children of each order."""
+    found: dict[str, list[OrderState]] = {}
+    for one in orders.values():
+        if one.order.parent:
+            found.setdefault(one.order.parent, []).append(one)
+    return found
+
+
+def tied(
+    state: OrderState, orders: dict[str, OrderState], children: dict[str, list[OrderState]]
+) -> Tied:
+    """Return those that an order hangs on: here a group has a parent."""
+    parent = state.order.parent
+    group = [one for one in children.get(parent, ()) if one is not state]
+    return Tied(orders.get(parent), group, children.get(state.order.oid, ()))
+
+
 async def settle(session: Session) -> None:
     """Cancel everything and wait until it has ended, but for some waiting and standing orders."""
     async with open_ems(FQME, account=session.account, name="last") as ems:
@@ -290,6 +343,12 @@ async def judge(session: Session, counts: dict[str, Any]) -> None:
             if told["usdt"] != begun + standing.moved[session.account, "usdt"]:
                 counts["balances_differ"].append(f"told: {told}")
         counts["rows"] = journal.seq
+    counts["brackets"], counts["oversold"] = 0, []
+    for oid, exits in by_parent(folded).items():
+        out = sum((one.filled for one in exits), Decimal(0))
+        counts["brackets"] += bool(out)
+        if out > folded[oid].filled:
+            counts["oversold"].append((oid, str(folded[oid].filled), str(out)))
     counts["orders"] = len(intents)
     counts["orders_lost"] = sum(oid not in intents for oid in session.acked)
     counts["orders_doubled"] = sum(count > 1 for count in intents.values())
@@ -350,6 +409,7 @@ async def main(kills: int, seed: int, torn: float, folder: Path, *, live: bool) 
                           file=sys.stderr, flush=True)  # fmt: skip
             over.set()
             session.watching.cancel()
+        await rest_of_brackets(counts)
         await settle(session)
         seen = []
         for _ in range(3):
