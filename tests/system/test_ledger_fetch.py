@@ -325,9 +325,8 @@ def test_mistake_is_a_sentence_and_starts_nothing(
         (piker_dirs / "config" / "conf.toml").write_text(
             '[brokers]\nmodules = ["stranger_backend"]\n'
         )
-        monkeypatch.setenv(
-            "PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), os.environ["PYTHONPATH"]])
-        )
+        known = os.environ.get("PYTHONPATH", "")
+        monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), known]))
     done = blocking("ledger", "fetch", *line.split())
     assert done.returncode == code, done.stderr
     assert said in done.stderr
