@@ -193,7 +193,7 @@ class Keeper:
         again = Backoff(floor_s=patience.retry_s, cap_s=patience.retry_cap_s)
         tries = 0
         while True:
-            wait_s = again.wait_s(tries) if tries else patience.audit_s
+            wait_s = self._wait_s(again.wait_s(tries)) if tries else patience.audit_s
             with trio.move_on_after(wait_s):
                 await self.dialog.work.wait()
                 if tries:  # what it waits for is a while, not a reason
@@ -208,6 +208,21 @@ class Keeper:
                 log.warning("kraken.look", account=self.dialog.account, error=error.message)
                 done = False
             tries = 0 if done else tries + 1
+
+    def _wait_s(self, backoff_s: float) -> float:
+        """Return how long to wait for the next look, where the last one left something open.
+
+        Before a request is late nothing is proved by asking, and each question costs: the venue
+        counts them.
+        """
+        patience, now_ns = self.dialog.patience, clock.monotonic_ns()
+        early = [one.ends_ns - now_ns for one in self.dialog.doubts if not one.held.txid]
+        if early and min(early) > 0:
+            until_s = min(early) / NS + patience.retry_s / 4
+            return min(until_s, max(backoff_s, patience.retry_cap_s))
+        if any(one.missed for one in self.dialog.doubts):
+            return min(backoff_s, 2 * patience.retry_s)
+        return backoff_s
 
     async def look(self) -> bool:
         """Compare once; return whether nothing is open. Raises what a question came to."""
