@@ -129,11 +129,18 @@ class Duties:
         """Do to an order what follows from how those that it hangs on stand."""
         with await self._turns.of(oid):
             state = self._register.orders.get(oid)
+            if state is not None and not self._is_open(state.order):
+                return  # it is looked at again when that is open
             found = self._register.due(state) if state is not None else None
             if state is not None and found is not None:
                 await self._do(state, found)
         if oid in self._room and (state is None or not self._register.in_the_way(state.order)):
             self._room[oid].set()
+
+    def _is_open(self, order: Order) -> bool:
+        """Tell whether an order's account and market are open: after a start they are not yet."""
+        register = self._register
+        return order.account in register.accounts and order.symbol in register.markets
 
     async def _do(self, state: OrderState, found: Due) -> None:
         order = found.order

@@ -99,6 +99,9 @@ class Router:
         self.register.markets[mkt.fqme] = mkt
         for account in self.accounts.values():
             account.desk.know(mkt)
+        for state in self.register.live(symbol=mkt.fqme):
+            if state.order.parent or state.order.oco:
+                self._look_at(state.order.oid)
 
     def add(self, account: Account) -> None:
         """Take an account in, as the journal has it."""

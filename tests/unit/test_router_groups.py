@@ -12,6 +12,7 @@ from mute_venue import GROUP, SELL, STOP, Mute, bracket, newest, pair, rest
 from paper_routing import BTC, PAPER, PaperLink, order, routing
 
 from piker.clearing import duties
+from piker.clearing.journal import open_journal
 from piker.clearing.lifecycle import Phase
 from piker.clearing.paper import PaperBroker
 from piker.clearing.paper_money import PaperMoney
@@ -44,6 +45,24 @@ async def test_exits_are_set_free_when_a_kill_came_after_the_fill_of_their_entry
         await rest()
         assert (router.orders["sl"].phase, router.orders["sl"].order.size) == (Phase.DARK, 10)
         assert [one.oid for one in link.orders] == ["tp"]
+
+
+async def test_exits_are_not_denied_when_their_account_is_not_open_yet(tmp_path: Path) -> None:
+    """What emsd looks at while it starts waits until it can be judged."""
+    async with routing(tmp_path, Mute()) as (router, link):
+        await bracket(router, link)
+        _killed(router)
+        link.fills("in", (10,))
+        await rest()
+    async with open_journal(tmp_path / "journal") as journal, trio.open_nursery() as nursery:
+        router = Router(journal, nursery)
+        await router.recover()
+        await router.duties.follow("sl")
+        assert router.orders["sl"].phase is Phase.HELD
+        nursery.cancel_scope.cancel()
+    async with routing(tmp_path, Mute()) as (router, link):
+        await rest()
+        assert router.orders["sl"].phase is Phase.DARK
 
 
 @pytest.mark.parametrize("sold", [10, 4])
