@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from decimal import Decimal
 
+import msgspec
+
 from piker import clock
 from piker.clearing.denials import Denial, DenialCode
 from piker.clearing.lifecycle import EventKind, OrderState, Phase, Share
 from piker.clearing.outbox import Outbox
-from piker.clearing.register import AT_VENUE, Register
+from piker.clearing.register import Register
 from piker.clearing.risk import RiskApproved, TradingState
 from piker.clearing.validate import senseless
 from piker.orders import Action, Cancel, Order, Status
@@ -65,20 +67,19 @@ class Deeds:
     ) -> None:
         """Have the newest terms of an order, which were judged, take the place of all others."""
         if state.wanted is not None:
-            what = "a later edit took its place before it was sent."
-            self.refuse(state.wanted, Denial(DenialCode.SUPERSEDED, what))
+            self._supersede(state.wanted)
         at = (state.phase is Phase.DARK and self.dark.start_of(order)) or ZERO
         await self.register.happen(
             order.oid, EventKind.EDIT_ASKED, actor=actor, order=order, price=at, share=share
         )
-        if state.phase in AT_VENUE:
+        if self.register.is_at_venue(state):
             self.outbox.expect(order.oid)
             await self.outbox.edit(order.oid)
 
     async def cancel(self, state: OrderState, actor: str, reason: str = "by its client") -> None:
         """End an order: at once, or by its venue."""
         order = state.order
-        if state.phase not in AT_VENUE:
+        if not self.register.is_at_venue(state):
             await self.register.happen(order.oid, EventKind.CANCEL, actor=actor, reason=reason)
             return
         if state.cancel_called:  # nothing happens by it: whoever asks is told so at once
@@ -90,7 +91,7 @@ class Deeds:
         self, state: OrderState, kind: EventKind, order: Order, how: str, price: Decimal = ZERO,
         share: Share | None = None,
     ) -> None:  # fmt: skip
-        """Let an order go that waited: to the dark book, to its venue, or no further."""
+        """Let an order go that waited: to the dark book, to those to be sent, or no further."""
         judged = self.judge(order, by_client=False)
         if (
             isinstance(judged, Denial) and judged.code is DenialCode.TOO_SMALL
@@ -105,15 +106,37 @@ class Deeds:
         await self.register.happen(
             order.oid, kind, order=order, reason=how, price=price, share=share
         )
-        freed = self.orders[order.oid]
-        if freed.phase is Phase.PENDING:
-            await self.register.happen(order.oid, EventKind.SUBMIT)
-            await self.outbox.order(freed)
+        if self.orders[order.oid].phase is Phase.PENDING:
+            self.register.unsent[order.oid] = None
+
+    async def send(self, state: OrderState, order: Order, share: Share) -> None:
+        """Send an order that was set free, with these terms: its venue does not have it."""
+        oid, asked = order.oid, state.newest[0]
+        del self.register.unsent[oid]
+        self.outbox.forget(oid)
+        if state.wanted is not None and state.editing is not None:
+            self._supersede(state.editing)
+        if order == state.order == asked:
+            await self.register.happen(oid, EventKind.SUBMIT)
+        else:
+            await self.register.happen(oid, EventKind.SUBMIT, order=order, share=share)
+        if asked not in (order, state.order):
+            self.tell_edit(asked)
+        await self.outbox.order(self.orders[oid])
 
     def may_grow(self, child: OrderState) -> bool:
         """Tell whether an order's parent may still be filled."""
         parent = self.orders.get(child.order.parent)
         return parent is not None and not parent.is_over
+
+    def tell_edit(self, asked: Order) -> None:
+        """Tell that an edit was taken, with a size of emsd's: a client knows it by its terms."""
+        told = self.register.status(self.orders[asked.oid])
+        self.news.tell(msgspec.structs.replace(told, edit=asked))
+
+    def _supersede(self, edit: Order) -> None:
+        what = "a later edit took its place before it was sent."
+        self.refuse(edit, Denial(DenialCode.SUPERSEDED, what))
 
     def refuse(self, request: Order | Cancel, denial: Denial) -> None:
         """Tell a denial that changes no order: of an edit, or of an oid that was used."""

@@ -5,34 +5,29 @@ What is due is looked for anew each time (:meth:`Register.due`), under the order
 
 from __future__ import annotations
 
-import trio
-
 from piker import clock
 from piker.clearing.dark import Met, released
 from piker.clearing.deeds import Deeds
 from piker.clearing.denials import Denial, DenialCode
 from piker.clearing.lifecycle import EventKind, OrderState, Phase
 from piker.clearing.linked import Due, What
-from piker.clearing.register import AT_VENUE
 from piker.clearing.turns import Turns
 from piker.money import plain
-from piker.orders import Action, Order, TimeInForce
+from piker.orders import Action, Order, SyncState, TimeInForce
 
 __all__ = ["Duties"]
 
-ROOM_S = 3.0  # an order that was met waits so long for its group to make room
+ROOM_NS = 3 * clock.NS  # an order that was met waits so long for its group to make room
 AGAIN_NS = clock.NS  # after so long what a venue refused is tried again
 
 
 class Duties:
     """Triggers that were met, orders that hang on others, refusals that are not to be the end."""
 
-    def __init__(self, deeds: Deeds, turns: Turns, nursery: trio.Nursery) -> None:
+    def __init__(self, deeds: Deeds, turns: Turns) -> None:
         self._deeds = deeds
         self._register = deeds.register
         self._turns = turns
-        self._nursery = nursery
-        self._room: dict[str, trio.Event] = {}  # of orders that were met: nothing is in their way
         self._refused: dict[str, tuple[int, str]] = {}  # oid -> when to look again, what it was
 
     def refused(self, oid: str, request: str) -> None:
@@ -40,7 +35,10 @@ class Duties:
         self._refused[oid] = (clock.wall_ns() + AGAIN_NS, request)
 
     async def again(self, now_ns: int) -> None:
-        """Do again what was refused, where it is still to be done."""
+        """Do again what was refused, where it is still to be done; send what has waited."""
+        for oid in list(self._register.unsent):
+            with await self._turns.of(oid):
+                await self.send(oid, now_ns)
         for oid in [oid for oid, (at_ns, _) in self._refused.items() if at_ns <= now_ns]:
             _, what = self._refused.pop(oid)
             with await self._turns.of(oid):
@@ -49,7 +47,7 @@ class Duties:
     async def _try_again(self, oid: str, what: str, now_ns: int) -> None:
         """Do again what emsd itself wants of an order whose venue refused it."""
         state = self._register.orders.get(oid)
-        if state is None or state.phase not in AT_VENUE or state.cancel_called:
+        if state is None or not self._register.is_at_venue(state) or state.cancel_called:
             return
         order, found = state.order, self._register.due(state)
         if self._deeds.is_halted(order.account):
@@ -66,76 +64,89 @@ class Duties:
             await self._do(state, found)
 
     async def met(self, oid: str, met: Met) -> None:
-        """Send an order whose trigger was met, if it still waits and limits let it through."""
+        """Set an order free whose trigger was met, if it still waits and limits let it through."""
         with await self._turns.of(oid):
-            if oid not in self._room:
-                await self._go(oid, met, has_room=False)
-
-    async def _go(self, oid: str, met: Met, *, has_room: bool) -> None:
-        state = await self._as_due(oid, met, has_room=has_room)
-        if state is None:
-            return
-        how = f"{plain(met.price)} met {plain(met.trigger)} at {clock.utc(clock.wall_ns())}"
-        how += ", across a gap" if met.across_gap else ""
-        if state.order.action is Action.ALERT:
-            await self._register.happen(oid, EventKind.TRIGGER, reason=how, price=met.price)
-        else:
+            state = await self._as_due(oid)
+            if state is None:
+                return
+            how = f"{plain(met.price)} met {plain(met.trigger)} at {clock.utc(clock.wall_ns())}"
+            how += ", across a gap" if met.across_gap else ""
+            if state.order.action is Action.ALERT:
+                await self._register.happen(oid, EventKind.TRIGGER, reason=how, price=met.price)
+                return
             freed, mkt = released(state.order), self._register.markets[state.order.symbol]
             account = self._register.accounts.get(freed.account)
             if account is not None:
                 freed = account.protected(freed, met.price, mkt)
             await self._deeds.free(state, EventKind.TRIGGER, freed, how, met.price)
+            await self.send(oid)
 
-    async def _as_due(self, oid: str, met: Met, *, has_room: bool) -> OrderState | None:
-        """Return an order whose trigger was met as it is to be sent now; None if it is not.
-
-        What of its group stands in its way is canceled first, and waited for.
-        """
+    async def _as_due(self, oid: str) -> OrderState | None:
+        """Return an order whose trigger was met as it is to trade now; None if it is not."""
         state = self._register.orders.get(oid)
-        if state is None or state.phase is not Phase.DARK:
+        found = self._register.due(state) if state is not None else None
+        if state is not None and found is not None and found.what is What.WAIT:
+            if state.phase is Phase.DARK:
+                self._register.dark.arm(state.order, seen=state.seen)
             return None
-        found = self._register.due(state)
-        if found is not None and found.what is What.WAIT:
-            self._register.dark.arm(state.order, seen=state.seen)
-            return None
-        if found is not None:
+        if state is not None and found is not None:
             await self._do(state, found)
             state = self._register.orders.get(oid)
-        if state is None or state.phase is not Phase.DARK:
-            return None
-        if not has_room and self._register.in_the_way(state.order):
-            self._room[oid] = trio.Event()
-            self._nursery.start_soon(self.make_room, oid, met)
-            return None
-        return state
+        return state if state is not None and state.phase is Phase.DARK else None
 
-    async def make_room(self, oid: str, met: Met) -> None:
-        """Cancel what stands in the way of an order that was met, then let it go."""
-        room = self._room[oid]
-        try:
-            for other in self._register.in_the_way(self._register.orders[oid].order):
-                with await self._turns.of(other):
-                    state = self._register.orders.get(other)
-                    if state is not None and not state.is_over and not state.cancel_called:
-                        await self._deeds.cancel(state, "emsd", f"{oid} of its group was met")
-            with trio.move_on_after(ROOM_S):  # then it goes all the same
-                await room.wait()
-            with await self._turns.of(oid):
-                await self._go(oid, met, has_room=True)
-        finally:
-            del self._room[oid]
+    async def send(self, oid: str, now_ns: int = 0) -> None:
+        """Send an order that was set free, as it is due now, once nothing is in its way.
+
+        That an order was met is what has its group canceled (:func:`~piker.clearing.linked.due`);
+        it is looked at again when one of that has ended, and with every beat.
+        """
+        state = self._register.orders.get(oid)
+        if state is None or oid not in self._register.unsent or not self._is_open(state.order):
+            return
+        (order, share), found = state.newest, self._register.due(state)
+        if found is not None and found.what is What.CANCEL:
+            await self._deeds.cancel(state, "emsd", found.reason)
+            return
+        if (found is not None and found.what is What.WAIT) or self._waits(state, now_ns):
+            return
+        if found is not None and found.order is not None and found.share is not None:
+            judged = self._deeds.judge(found.order, by_client=False)
+            if not isinstance(judged, Denial):
+                order, share = found.order, found.share
+            elif found.order.size > order.size:
+                self._deeds.refuse(found.order, judged)  # it goes as it was
+            elif judged.code is not DenialCode.TOO_SMALL:
+                order, share = found.order, found.share  # to be smaller needs no limit's leave
+            elif self._deeds.may_grow(state):
+                return
+            else:
+                await self._deeds.cancel(state, "emsd", found.reason)
+                return
+        await self._deeds.send(state, order, share)
+
+    def _waits(self, state: OrderState, now_ns: int) -> bool:
+        """Tell whether an order that was met waits for its group; no time counts while all do."""
+        if not state.met or not self._register.in_the_way(state.order):
+            return False
+        oid, account = state.order.oid, self._register.accounts[state.order.account]
+        if account.sync is not SyncState.SYNCED:
+            self._register.unsent[oid] = None
+            return True
+        now_ns, until_ns = now_ns or clock.wall_ns(), self._register.unsent[oid]
+        if until_ns is None:
+            until_ns = self._register.unsent[oid] = now_ns + ROOM_NS
+        return now_ns < until_ns
 
     async def follow(self, oid: str) -> None:
         """Do to an order what follows from how those that it hangs on stand."""
         with await self._turns.of(oid):
             state = self._register.orders.get(oid)
-            if state is not None and not self._is_open(state.order):
+            if state is None or not self._is_open(state.order):
                 return  # it is looked at again when that is open
-            found = self._register.due(state) if state is not None else None
-            if state is not None and found is not None:
+            if oid in self._register.unsent:
+                await self.send(oid)
+            elif (found := self._register.due(state)) is not None:
                 await self._do(state, found)
-        if oid in self._room and (state is None or not self._register.in_the_way(state.order)):
-            self._room[oid].set()
 
     def _is_open(self, order: Order) -> bool:
         """Tell whether an order's account and market are open: after a start they are not yet."""
@@ -151,6 +162,7 @@ class Duties:
         elif found.what is What.RELEASE:
             freed = self._register.as_exit(order)
             await self._deeds.free(state, EventKind.RELEASE, freed, found.reason, share=found.share)
+            await self.send(order.oid)
         else:
             await self._resize(state, order, found)
 

@@ -125,9 +125,9 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=Fa
     fee_asset: str = ""  # FILL
     moved: dict[str, Decimal] = {}  # FILL on paper: what it moved of each asset
     order: Order | None = (
-        None  # EDIT_ASKED, EDIT: the new terms; TRIGGER, RELEASE: with what it goes on
+        None  # EDIT_ASKED, EDIT: the new terms; TRIGGER, RELEASE, SUBMIT: with what it goes on
     )
-    share: Share | None = None  # RELEASE, EDIT_ASKED: what the new terms take into account
+    share: Share | None = None  # RELEASE, EDIT_ASKED, SUBMIT: what the terms take into account
     code: str = ""  # DENY
     reason: str = ""  # DENY, REJECT, CANCEL, EXPIRE, LOSE, ..._REFUSED
 
@@ -290,7 +290,11 @@ def _trigger(state: OrderState, event: Event) -> Step:
 
 
 def _submit(state: OrderState, event: Event) -> Step:
-    return Step(state, "submitted")
+    order = event.order
+    if order is None:
+        return Step(state, "submitted")
+    share = _share_of(state, event, order)  # no venue has it: these are its terms, and no edit
+    return _to(state, "submitted", order=order, share=share, editing=None, wanted=None)
 
 
 def _ack(state: OrderState, event: Event) -> Step:

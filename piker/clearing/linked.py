@@ -129,7 +129,7 @@ def due(state: OrderState, tied: Tied) -> Due | None:
     if is_held and parent is not None and has_ended and not parent.filled:
         return Due(What.CANCEL, f"its parent is {parent.phase}")
     for other in tied.group:
-        if _ends_others(other):
+        if _ends(other, state):
             return Due(What.CANCEL, f"{other.order.oid} of its group was {other.phase}")
     now, (newest, known) = share_of(state, tied), state.newest
     is_child = bool(newest.parent)
@@ -151,14 +151,18 @@ def due(state: OrderState, tied: Tied) -> Due | None:
     return Due(What.RESIZE, reason, msgspec.structs.replace(newest, size=size), now)
 
 
-def _ends_others(other: OrderState) -> bool:
-    """Tell whether an order ends its group: it is whole, or under way because its trigger was met.
+def _ends(other: OrderState, state: OrderState) -> bool:
+    """Tell whether an order ends another of its group: it is whole, or its trigger was met.
 
-    A child that is whole has taken what it was for: the rest of its group has the rest.
+    A child that is whole has taken what it was for: the rest of its group has the rest. Of two
+    that were met at once one goes on.
     """
     if other.phase is Phase.TRIGGERED:
         return True
-    if other.met and (other.filled or not other.is_over):
+    if other.met and state.met:
+        if not other.is_over:
+            return other.order.oid < state.order.oid
+    elif other.met and (other.filled or not other.is_over):
         return True
     return other.phase is Phase.FILLED and not other.order.parent
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from piker.clearing.lifecycle import EventKind, OrderState
-from piker.clearing.register import AT_VENUE, Register
+from piker.clearing.register import Register
 from piker.clearing.requests import cancel_of, request_of
 from piker.errors import PikerError
 from piker.orders import BrokerdOrder, BrokerdRequest, Order, TimeInForce
@@ -32,7 +32,7 @@ class Outbox:
         With two on their way nobody could say which one a refusal is of.
         """
         state = self._register.orders.get(oid)
-        if state is None or state.editing is None or state.phase not in AT_VENUE:
+        if state is None or state.editing is None or not self._register.is_at_venue(state):
             self._edits.pop(oid, None)
         elif (
             state.reqid and not state.cancel_called

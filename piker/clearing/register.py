@@ -129,6 +129,9 @@ class Register:
         self.dark = DarkBook()
         self.news = News()
         self.journal = journal
+        #: Orders that were set free and are not sent yet, as they wait for their group to make
+        #: room, or are to be sent again: by when they go all the same, None until that is known.
+        self.unsent: dict[str, int | None] = {}
         self._follow = follow
         self._live: dict[str, None] = {}  # oids, first who came first
         self._ended: dict[str, None] = {}  # oids, first who ended first, or was asked for
@@ -169,7 +172,11 @@ class Register:
 
     def at_venue(self, account: str) -> list[OrderState]:
         """Return the orders that an account's venue has, or may have."""
-        return [state for state in self.live(account) if state.phase in AT_VENUE]
+        return [state for state in self.live(account) if self.is_at_venue(state)]
+
+    def is_at_venue(self, state: OrderState) -> bool:
+        """Tell whether an order's venue has it, or may have it."""
+        return state.phase in AT_VENUE and state.order.oid not in self.unsent
 
     def oid_of(self, account: str, event: OfOrder) -> str:
         """Return whose event it is, by any of the ids that it carries; "" of a stranger's."""
@@ -242,7 +249,7 @@ class Register:
         tied = self._tied(order)
         return [
             other.order.oid for other in (tied.group if tied is not None else ())
-            if other.phase in AT_VENUE
+            if self.is_at_venue(other)
             and (other.order.symbol, other.order.side) == (order.symbol, order.side)
         ]  # fmt: skip
 
@@ -427,6 +434,7 @@ class Register:
                 self._live[oid] = None
         elif oid not in self._ended:
             self._live.pop(oid, None)
+            self.unsent.pop(oid, None)
             self._ended[oid] = None
             if len(self._ended) > ENDED_KEPT:
                 self._forget(next(iter(self._ended)))

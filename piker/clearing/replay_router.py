@@ -35,8 +35,7 @@ class ReplayRouter(Router):
     ) -> None:  # fmt: skip
         nursery_at_once = _AtOnce(nursery, worker)
         super().__init__(journal, cast(trio.Nursery, nursery_at_once), cast(Turns, _Free()))
-        # Those that may wait for each other or for time have tasks of their own.
-        nursery_at_once.slow = (self._synced, self.duties.make_room)
+        nursery_at_once.slow = (self._synced,)  # it waits for others: it has a task of its own
         self.news.tell = tell  # type: ignore[assignment,method-assign]  # past the channels of clients
         self._worker = worker
 

@@ -27,7 +27,7 @@ from piker.clearing.keeper import Keeper
 from piker.clearing.lifecycle import EventKind, OrderState, Phase
 from piker.clearing.linked import is_stale
 from piker.clearing.news import News
-from piker.clearing.register import AT_VENUE, OfOrder, Register
+from piker.clearing.register import OfOrder, Register
 from piker.clearing.risk import RiskApproved, TradingState
 from piker.clearing.turns import Turns
 from piker.log import get_logger
@@ -88,7 +88,7 @@ class Router:
         self._heard: defaultdict[str, deque[OfOrder | trio.Event]] = defaultdict(deque)
         self._turns = turns if turns is not None else Turns()
         self.deeds = Deeds(self.register)
-        self.duties = Duties(self.deeds, self._turns, nursery)
+        self.duties = Duties(self.deeds, self._turns)
 
     def _look_at(self, oid: str) -> None:
         self._nursery.start_soon(self.duties.follow, oid)
@@ -183,7 +183,7 @@ class Router:
                 state = self.orders.get(oid)
                 if state is None or state.is_over or (state.order.expire_ns or now_ns + 1) > now_ns:
                     continue
-                if state.phase not in AT_VENUE:
+                if not self.register.is_at_venue(state):
                     await self.register.happen(oid, EventKind.EXPIRE, reason="its time is over")
                 elif self.deeds.outbox.tif(state.order) is TimeInForce.GTC:
                     await self.deeds.cancel(state, "emsd", "its time is over")
@@ -331,7 +331,9 @@ class Router:
         halted = self.deeds.is_halted(name)  # then what waits is to go, too
         for state in self.register.live(name) if halted else self.register.at_venue(name):
             oid = state.order.oid
-            if state.phase is Phase.UNKNOWN and oid not in account.asked:
+            if state.phase is Phase.UNKNOWN and not (
+                oid in account.asked or oid in self.register.unsent
+            ):
                 account.link.ask_again()  # it was lost sight of after the others had been asked for
                 return
             with await self._turns.of(oid):
@@ -412,9 +414,8 @@ class Router:
             self.deeds.refuse(order, judged)
             return
         await self.deeds.change(state, order, actor, share)
-        if order.size != asked.size:  # whoever asked knows his edit by its terms
-            told = self.register.status(self.orders[order.oid])
-            self.news.tell(msgspec.structs.replace(told, edit=asked))
+        if order.size != asked.size:
+            self.deeds.tell_edit(asked)
 
     async def _absent(self, state: OrderState) -> None:
         """Act on the proof that the venue never had an order.
@@ -424,7 +425,7 @@ class Router:
         """
         oid = state.order.oid
         self.deeds.outbox.forget(oid)
-        if state.phase not in AT_VENUE:
+        if not self.register.is_at_venue(state):
             return  # it has ended meanwhile
         if state.filled:
             await self.register.note(state.order, "absent", f"{state.filled} were filled")
@@ -433,8 +434,7 @@ class Router:
         elif not state.freed:
             await self.register.happen(oid, EventKind.REJECT, reason="it never reached the venue")
         else:
-            await self.register.happen(oid, EventKind.SUBMIT)
-            self.deeds.outbox.expect(oid)  # what was asked for meanwhile is sent once it is there
-            await self.deeds.outbox.order(state)
+            self.register.unsent[oid] = None
+            await self.duties.send(oid)
 
     # -- inside --------------------------------------------------------------------------------

@@ -39,7 +39,7 @@ from piker.clearing import journal_seal as seal
 from piker.clearing.client import OrderClient, arm, cancel_all, open_ems
 from piker.clearing.journal import open_journal, verify
 from piker.clearing.lifecycle import TERMINAL, EventKind, OrderState
-from piker.clearing.linked import Tied, due
+from piker.clearing.linked import Tied, What, due
 from piker.clearing.records import Happened, Intent
 from piker.clearing.standing import Standing
 from piker.data.feed import open_feed
@@ -247,7 +247,7 @@ async def rest_of_brackets(counts: dict[str, Any]) -> None:
             children = by_parent(folded)
             found = {
                 oid for oid, state in folded.items()
-                if not state.is_over and due(state, tied(state, folded, children))
+                if not state.is_over and is_due(state, folded, children)
             }  # fmt: skip
             left = found if left is None else left & found
             await trio.sleep(0.5)
@@ -263,13 +263,17 @@ def by_parent(orders: dict[str, OrderState]) -> dict[str, list[OrderState]]:
     return found
 
 
-def tied(
+def is_due(
     state: OrderState, orders: dict[str, OrderState], children: dict[str, list[OrderState]]
-) -> Tied:
-    """Return those that an order hangs on: here a group has a parent."""
+) -> bool:
+    """Tell whether something is to be done to an order: here a group has a parent.
+
+    An exit whose parent may still trade may have nothing to do for now.
+    """
     parent = state.order.parent
     group = [one for one in children.get(parent, ()) if one is not state]
-    return Tied(orders.get(parent), group, children.get(state.order.oid, ()))
+    found = due(state, Tied(orders.get(parent), group, children.get(state.order.oid, ())))
+    return found is not None and found.what is not What.WAIT
 
 
 async def settle(session: Session) -> None:

@@ -33,6 +33,7 @@ from hypothesis.stateful import (
 from piker.clearing.accounts import Account
 from piker.clearing.journal import open_journal, verify
 from piker.clearing.lifecycle import TERMINAL, Phase
+from piker.clearing.linked import What
 from piker.clearing.records import Note, Record
 from piker.clearing.requests import client_id_of
 from piker.clearing.risk import Limits, RiskDesk, TradingState
@@ -329,7 +330,8 @@ class Sessions(RuleBasedStateMachine):
             if state.phase in (Phase.REJECTED, Phase.DENIED):
                 assert not fills
             assert state.filled <= state.order.size or state.editing is not None or fills
-            assert self.ems.router.register.due(state) is None, (oid, state)  # of its group
+            due = self.ems.router.register.due(state)  # WAIT: its parent may still trade
+            assert due is None or due.what is What.WAIT, (oid, state)
         assert self.ems.journal.standing.nets.get((ACCOUNT, BTC.fqme), D(0)) == total
 
     def _check_told(self, states: dict[str, tuple[str, Decimal]]) -> None:

@@ -225,7 +225,7 @@ async def test_edit_of_a_stop_is_sent_when_the_stop_itself_had_to_be_sent_again(
         await rest()
         link.opens("sl")
         await rest()
-        assert [one.price for one in link.orders] == [95, 95, 96]
+        assert [one.price for one in link.orders] == [95, 96]
 
 
 async def test_cancel_is_answered_when_another_one_is_under_way(tmp_path: Path) -> None:
