@@ -56,6 +56,7 @@ log = get_logger("ems")
 ZERO = Decimal(0)
 SLACK = 256  # times of orders that have ended, kept beyond as many as there are live ones
 FOREIGN_KEPT = 10_000  # ids that are not ours: of whoever else trades on an account, a day's
+TOGETHER_NS = 10 * clock.NS  # orders of one group come within so long
 TERMS = ("size", "price", "trigger", "trail")  # what an edit may change
 AT_VENUE = frozenset({Phase.PENDING, Phase.OPEN, Phase.PARTIAL, Phase.UNKNOWN})
 SAID_AGAIN = frozenset({EventKind.ACK, EventKind.OPEN})  # after a crash: the venue is asked anyway
@@ -210,15 +211,18 @@ class Register:
         """Return a new order with its group's name as it is journaled.
 
         Of a name that is used again when all of its orders have ended it says which time it is:
-        what they traded is of no concern to the next ones. A bracket's exits are one by their
+        what they traded is of no concern to the next ones. But not within ``TOGETHER_NS`` of them:
+        whoever sends two one after the other does not wait for what becomes of the first, and the
+        second is not to trade once more what that has traded. A bracket's exits are one by their
         parent.
         """
         if not order.oco or order.parent:
             return order
         key = (order.account, order.oco)
         named = msgspec.structs.replace(order, oco=_nth(order.oco, self._groups.get(key, 1)))
-        oids = [oid for oid in self._ties.of(named) if oid in self.orders]
-        if oids and all(self.orders[oid].is_over for oid in oids):
+        known = [self.orders[oid] for oid in self._ties.of(named) if oid in self.orders]
+        since_ns = clock.wall_ns() - TOGETHER_NS
+        if known and all(one.is_over and one.taken_ns < since_ns for one in known):
             named = msgspec.structs.replace(
                 order, oco=_nth(order.oco, self._groups.get(key, 1) + 1)
             )

@@ -386,6 +386,9 @@ class Router:
             self.deeds.refuse(order, Denial(DenialCode.DUPLICATE_ID, what))
         elif isinstance(judged, RiskApproved) and self.deeds.is_halted(order.account):  # since then
             await self.register.happen(order.oid, EventKind.CANCEL, reason="all was to end")
+        elif state.phase is Phase.PENDING and order.oco and self.register.due(state) is not None:
+            self.register.unsent[order.oid] = None  # its group has traded before it came
+            await self.duties.send(order.oid)
         elif state.phase is Phase.PENDING:
             await self.deeds.outbox.order(state)
         elif state.phase is Phase.HELD:

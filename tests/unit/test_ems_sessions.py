@@ -135,6 +135,7 @@ class Sessions(RuleBasedStateMachine):
         self.ems = Emsd(self.base / "journal", self.venue)
         self.count = 0
         self.told: list[Status] = []
+        self.edited: set[str] = set()
         self.arm()
         self.connect()
 
@@ -197,6 +198,7 @@ class Sessions(RuleBasedStateMachine):
                 oid=known.oid, symbol=BTC.fqme, account=ACCOUNT, action=known.action,
                 size=D(size), price=D(price), parent=known.parent, oco=known.oco,
             )  # fmt: skip
+            self.edited.add(known.oid)
             self.ems.run(self.ems.router.order, order, "c")
 
     @rule(at=st.integers(0, 10**6))
@@ -333,6 +335,16 @@ class Sessions(RuleBasedStateMachine):
             due = self.ems.router.register.due(state)  # WAIT: its parent may still trade
             assert due is None or due.what is What.WAIT, (oid, state)
         assert self.ems.journal.standing.nets.get((ACCOUNT, BTC.fqme), D(0)) == total
+        self._check_brackets()
+
+    def _check_brackets(self) -> None:
+        """No more goes out than came in, but where a client made an exit larger."""
+        orders = self.ems.router.orders
+        for entry in orders:
+            exits = [one for one in orders.values() if one.order.parent == entry]
+            if self.edited.isdisjoint(one.order.oid for one in exits):
+                out = sum((one.filled for one in exits), D(0))
+                assert out <= orders[entry].filled, (entry, out)
 
     def _check_told(self, states: dict[str, tuple[str, Decimal]]) -> None:
         """Whatever clients were told to have ended has ended, and no fill was taken back."""

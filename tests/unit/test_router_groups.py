@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -11,6 +12,7 @@ import trio
 from mute_venue import GROUP, SELL, STOP, Mute, bracket, newest, pair, rest
 from paper_routing import BTC, PAPER, PaperLink, order, routing
 
+from piker.clearing import register
 from piker.clearing.duties import ROOM_NS
 from piker.clearing.journal import open_journal
 from piker.clearing.lifecycle import Phase
@@ -244,8 +246,35 @@ async def test_price_that_is_dragged_leaves_the_size_that_the_group_has_left(
         assert drawn in [one.edit for one in told if isinstance(one, Status)]
 
 
-async def test_name_of_a_group_is_free_once_all_of_it_has_ended(tmp_path: Path) -> None:
+@pytest.mark.parametrize("sold", [4, 10])
+@pytest.mark.parametrize("late", [SELL, STOP])
+async def test_order_belongs_to_its_group_though_the_other_traded_before_it_came(
+    tmp_path: Path, sold: int, late: dict[str, Any]
+) -> None:
+    """The two were sent one after the other; what is left is sold, and never as if it were all."""
+    async with routing(tmp_path, Mute()) as (router, link):
+        await router.order(order("x", price=D(100), oco="g", **SELL))
+        link.opens("x")
+        link.fills("x", (sold,), Action.SELL)
+        await rest()
+        await router.order(order("y", oco="g", **{"price": D(103), **late}))
+        await rest()
+        state = router.orders["y"]
+        assert state.order.oco == "g"
+        if sold == 10:
+            assert state.phase is Phase.CANCELED
+            assert state.reason == "x of its group was closed"
+            assert [one.oid for one in link.sent] == ["x"]
+        else:
+            assert state.order.size == 6
+            assert [one.size for one in link.orders[1:]] == ([6] if late is SELL else [])
+
+
+async def test_name_of_a_group_is_free_once_all_of_it_has_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What the first ones traded is of no concern to the next, after a restart neither."""
+    monkeypatch.setattr(register, "TOGETHER_NS", 0)
 
     async def place(router: Router, link: Mute, turn: int) -> list[Order]:
         oids = [f"{name}{turn}" for name in "xy"]
