@@ -80,6 +80,7 @@ class Session:
         self.bid = Decimal(0)
         self.balances: list[dict[str, Decimal]] = []  # after each of the restarts at the end
         self.watching = trio.CancelScope()
+        self.is_live = not account.endswith(".paper")
 
     # -- clients -------------------------------------------------------------------------------
     async def client(self, number: int, over: trio.Event) -> None:
@@ -104,7 +105,8 @@ class Session:
         what = rng.random()
         self.asked += 1
         side = rng.choice(("buy", "sell"))
-        size = Decimal(rng.randrange(1, 30)) / 1000
+        small = Decimal(rng.randrange(1, 30)) / 10_000
+        size = 10 * small if self.is_live else small  # on paper no more trades than is shown
         off = Decimal(rng.randrange(-40, 40))
         bid = self.bid
         if len(mine) > 60 or (mine and what < 0.25):
@@ -115,7 +117,7 @@ class Session:
                 more = {} if one.req.parent else {"size": one.filled + size}
                 await ems.update(one.oid, price=bid + off, **more)
         elif what > 0.9:
-            await self.bracket(ems, size / 10)
+            await self.bracket(ems, small)
         else:
             order = ems.order(FQME, side, size, price=bid + off)
             if what < 0.5:
@@ -208,7 +210,7 @@ class Session:
     @property
     def broker(self) -> str:
         """Return the process behind the account."""
-        return "paperboi.binance" if self.account.endswith(".paper") else "brokerd.binance"
+        return "brokerd.binance" if self.is_live else "paperboi.binance"
 
     def tear(self, folder: Path) -> None:
         """Leave half of a commit behind what was acknowledged, as a power cut may."""
@@ -339,7 +341,7 @@ async def judge(session: Session, counts: dict[str, Any]) -> None:
             (s.order.side * s.filled for s in folded.values() if s.order.symbol == FQME), Decimal(0)
         )
         counts["net_differs"] = net != journal.standing.nets.get((session.account, FQME), 0)
-        if session.account.endswith(".paper"):
+        if not session.is_live:
             standing = journal.standing
             counts["balances_differ"] = balances_of(session.account, standing, folded)
             told = session.balances[-1]
@@ -393,7 +395,7 @@ async def main(kills: int, seed: int, torn: float, folder: Path, *, live: bool) 
     os.environ["PIKER_API_KEY__BINANCE__MAIN"] = OWNER.key
     os.environ["PIKER_API_SECRET__BINANCE__MAIN"] = OWNER.secret.reveal()
     async with open_loopback(
-        "binance", symbols=1, rate=20, limits=False, accounts=[OWNER]
+        "binance", symbols=1, rate=20 if live else 100, limits=False, accounts=[OWNER]
     ) as (venue, port):  # fmt: skip
         (folder / "config" / "brokers.toml").write_text(BROKERS + brokers_toml("binance", port))
         pikerd = Pikerd(SOON_BACK)
