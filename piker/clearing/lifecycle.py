@@ -300,10 +300,11 @@ def _submit(state: OrderState, event: Event) -> Step:
 def _ack(state: OrderState, event: Event) -> Step:
     if state.reqid == event.reqid and state.phase is not _UNKNOWN:
         return _again(state, event)
-    phase = state.phase
+    phase, reason = state.phase, state.reason
     if phase is _UNKNOWN:
-        phase = _PARTIAL if state.filled else _PENDING
-    return Step(_replace(state, reqid=event.reqid or state.reqid, phase=phase), "acknowledged")
+        phase, reason = _PARTIAL if state.filled else _PENDING, ""
+    reqid = event.reqid or state.reqid
+    return Step(_replace(state, reqid=reqid, phase=phase, reason=reason), "acknowledged")
 
 
 def _late_ack(state: OrderState, event: Event) -> Step:
@@ -353,6 +354,7 @@ def _counted(state: OrderState, event: Event) -> OrderState:
         fees=fees,
         tids=state.tids | {event.tid},
         reqid=state.reqid or event.reqid,
+        reason="" if state.phase is _UNKNOWN else state.reason,
     )
 
 
@@ -454,7 +456,8 @@ def _reject(state: OrderState, event: Event) -> Step:
 def _close(state: OrderState, event: Event) -> Step:
     """The venue says that it is filled. Fills that we have not seen are to be asked for."""
     told = max(event.size, _most(state)) if event.size.is_finite() else _most(state)
-    closed = _replace(state, phase=_FILLED, editing=None, wanted=None)
+    reason = "" if state.phase is _UNKNOWN else state.reason
+    closed = _replace(state, phase=_FILLED, editing=None, wanted=None, reason=reason)
     return Step(closed, "closed", Problem.MISSING_FILLS if told > state.filled else None)
 
 

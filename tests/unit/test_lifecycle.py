@@ -131,9 +131,14 @@ def test_unknown_is_not_rejected_until_the_venue_has_proved_it() -> None:
     lost, _ = run(begin(order()), event(K.SUBMIT), event(K.LOSE, reason="timed out"))
     assert lost.phase is Phase.UNKNOWN
     assert lost.phase not in TERMINAL
-    assert run(lost, event(K.OPEN, reqid="7"))[0].phase is Phase.OPEN
-    assert run(lost, fill("a", 10))[0].phase is Phase.FILLED
-    assert run(lost, event(K.ACK, reqid="7"))[0].phase is Phase.PENDING
+    for found, phase in (
+        (event(K.OPEN, reqid="7"), Phase.OPEN),
+        (fill("a", 10), Phase.FILLED),
+        (event(K.CLOSE), Phase.FILLED),
+        (event(K.ACK, reqid="7"), Phase.PENDING),
+    ):
+        state, _ = run(lost, found)
+        assert (state.phase, state.reason) == (phase, "")  # it is known again
     assert run(lost, event(K.REJECT, reason="no such order"))[0].phase is Phase.REJECTED
 
 
