@@ -54,7 +54,12 @@ _log = get_logger("rpc")
 
 # -- 1. authentication -----------------------------------------------------------------------
 async def _connect(self: Any, destaddr: Any = None, **kwargs: Any) -> Any:
-    return self.set_msg_transport(await connect(destaddr or self._destaddr, CALLER))
+    stream = await connect(destaddr or self._destaddr, CALLER)
+    try:
+        return self.set_msg_transport(stream)
+    except OSError:  # a peer that is killed just then has no address any more
+        await trio.aclose_forcefully(stream)
+        raise
 
 
 _handle_stream = _actor.Actor._stream_handler

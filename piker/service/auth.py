@@ -43,6 +43,7 @@ MAGIC = b"PIKERRPC"
 VERSION = 2  # of everything said over the wire after the handshake
 _HELLO = len(MAGIC) + 1 + 32
 _PROOF = 32
+_CUT = "the connection was closed during the handshake."
 CALLER = bytes(16)  # the errand of a connection that tractor is to serve; others are a dialog's id
 _ACCEPTED = b"\x01"
 
@@ -113,7 +114,7 @@ async def prove_client(stream: trio.SocketStream, secret: bytes, errand: bytes =
     The caller sets the deadline. The stream is not closed here.
     """
     mine = secrets.token_bytes(32)
-    await stream.send_all(MAGIC + bytes([VERSION]) + mine)
+    await _tell(stream, MAGIC + bytes([VERSION]) + mine)
     hello = await _exactly(stream, _HELLO)
     theirs = _nonce(hello)
     proof = await _exactly(stream, _PROOF)
@@ -122,7 +123,7 @@ async def prove_client(stream: trio.SocketStream, secret: bytes, errand: bytes =
             "the process at that address does not know your secret.",
             remedy="Another user's pikerd may hold the port: set [network] registry in conf.toml.",
         )
-    await stream.send_all(errand + _hmac(secret, b"client", theirs, mine + errand))
+    await _tell(stream, errand + _hmac(secret, b"client", theirs, mine + errand))
     if await _exactly(stream, 1) != _ACCEPTED:
         raise ConnectionRefused("the daemon refused us.")
 
@@ -138,14 +139,14 @@ async def prove_server(stream: trio.SocketStream, secret: bytes) -> bytes:
     try:
         theirs = _nonce(hello)
     except ConnectionRefused:
-        await stream.send_all(ours + mine)  # an older or newer piker can then say what is wrong
+        await _tell(stream, ours + mine)  # an older or newer piker can then say what is wrong
         raise
-    await stream.send_all(ours + mine + _hmac(secret, b"server", theirs, mine))
+    await _tell(stream, ours + mine + _hmac(secret, b"server", theirs, mine))
     errand = await _exactly(stream, len(CALLER))
     proof = await _exactly(stream, _PROOF)
     if not hmac.compare_digest(proof, _hmac(secret, b"client", mine, theirs + errand)):
         raise ConnectionRefused("a peer without the secret was refused.")
-    await stream.send_all(_ACCEPTED)
+    await _tell(stream, _ACCEPTED)
     return errand
 
 
@@ -227,6 +228,14 @@ def _nonce(hello: bytes) -> bytes:
     return hello[len(MAGIC) + 1 :]
 
 
+async def _tell(stream: trio.SocketStream, data: bytes) -> None:
+    """Send; whoever is killed just now is as silent to a sender as to a reader."""
+    try:
+        await stream.send_all(data)
+    except (trio.BrokenResourceError, trio.ClosedResourceError) as err:
+        raise PeerSilent(_CUT) from err
+
+
 async def _exactly(stream: trio.SocketStream, count: int) -> bytes:
     """Read exactly ``count`` bytes, never more: what follows is tractor's."""
     parts = b""
@@ -236,6 +245,6 @@ async def _exactly(stream: trio.SocketStream, count: int) -> bytes:
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             part = b""
         if not part:
-            raise PeerSilent("the connection was closed during the handshake.")
+            raise PeerSilent(_CUT)
         parts += bytes(part)
     return parts

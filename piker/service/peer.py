@@ -243,7 +243,7 @@ async def open_peer(name: str, pid: int, address: Address) -> AsyncIterator[Peer
     try:
         async with trio.open_nursery() as nursery:
             with trio.move_on_after(GREET_S) as greeting:
-                await actor._do_handshake(channel)
+                await _greet(actor, channel, peer)
             if greeting.cancelled_caught:
                 raise peer._loss()
             nursery.start_soon(_pump, actor, channel, peer)
@@ -260,6 +260,14 @@ async def open_peer(name: str, pid: int, address: Address) -> AsyncIterator[Peer
         raise peer._loss() from err
     finally:
         await trio.aclose_forcefully(channel.msgstream.stream)
+
+
+async def _greet(actor: Any, channel: Any, peer: Peer) -> None:
+    """Tell each other our names; raise ``PeerLost`` when it is killed just then."""
+    try:
+        await actor._do_handshake(channel)
+    except _GONE as err:
+        raise peer._loss() from err
 
 
 async def _pump(actor: Any, channel: Any, peer: Peer) -> None:

@@ -16,6 +16,7 @@ import random
 import signal
 import subprocess
 import sys
+import traceback
 from typing import Literal
 
 import msgspec
@@ -177,7 +178,13 @@ class Supervisor:
         """Run the service until it is released or can not start by its own word."""
         wait_s = FLOOR_S
         while True:
-            lived_s = await self._live_once(service)
+            try:
+                lived_s = await self._live_once(service)
+            except Exception as err:  # a fault of ours costs this service a restart, never pikerd
+                lived_s = 0.0
+                frame = traceback.extract_tb(err.__traceback__)[-1]
+                where = f"{frame.filename}:{frame.lineno}"
+                _log.error("service.bug", service=service.name, error=repr(err), where=where)
             service.asked = trio.Event()
             if service.error is not None:
                 if not service.ran:

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
+import struct
 import subprocess
 import sys
+from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,8 +19,24 @@ from daemons import Pikerd
 
 from piker import service
 from piker.errors import Bug, ConfigError, DataUnavailable, PeerLost, ProviderError
+from piker.service.auth import PeerSilent, load_secret, prove_client, prove_server
+from piker.service.peer import open_peer
+from piker.service.runtime import open_client_runtime
 
 pytestmark = pytest.mark.slow
+#: The watch of sample.a fails once, where a file says so.
+FAULTY = """
+import os, pathlib
+from piker.service import supervise
+faulty = pathlib.Path(os.environ["PIKER_DATA_DIR"]).parent / "faulty"
+watch = supervise.Supervisor._watch
+async def watch_or_fail(self, service, process):
+    if service.name == "sample.a" and faulty.exists():
+        faulty.unlink()
+        raise RuntimeError("a fault of ours")
+    await watch(self, service, process)
+supervise.Supervisor._watch = watch_or_fail
+"""
 
 
 async def pid_of(name: str) -> int:
@@ -144,6 +164,84 @@ async def test_service_that_ran_is_tried_again_when_it_can_not_start(
                 await trio.sleep(0.02)
     finally:
         await trio.to_thread.run_sync(pikerd.end)
+
+
+async def _nothing(stream: trio.SocketStream, secret: bytes) -> None:
+    """Say nothing."""
+
+
+async def _half(stream: trio.SocketStream, secret: bytes) -> None:
+    """Say half of a greeting."""
+    await stream.receive_some(1)
+    await stream.send_all(b"PIKER")
+
+
+async def _proof(stream: trio.SocketStream, secret: bytes) -> None:
+    """Prove ourselves to a client."""
+    await prove_server(stream, secret)
+
+
+@pytest.mark.parametrize("says", [_nothing, _half, _proof])
+async def test_peer_is_lost_when_it_is_killed_while_it_is_greeted(
+    piker_dirs: Path, says: Callable[[trio.SocketStream, bytes], Awaitable[None]]
+) -> None:
+    """Whatever has been said, and whether our next word or its answer finds that out."""
+    secret = load_secret()
+
+    async def serve(stream: trio.SocketStream) -> None:
+        await says(stream, secret)
+        stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # reset it
+        await stream.aclose()
+
+    async with trio.open_nursery() as nursery:
+        (listener,) = await nursery.start(partial(trio.serve_tcp, serve, 0, host="127.0.0.1"))
+        port = listener.socket.getsockname()[1]
+        async with open_client_runtime():
+            for _ in range(50):
+                with pytest.raises(PeerLost, match="sample"):
+                    async with open_peer("sample", os.getpid(), ("127.0.0.1", port)):
+                        raise AssertionError("it is gone")
+        nursery.cancel_scope.cancel()
+
+
+async def test_reset_is_silence_when_it_came_before_our_first_word() -> None:
+    """The connection was accepted, and its owner killed."""
+    async with trio.open_nursery() as nursery:
+
+        async def serve(stream: trio.SocketStream) -> None:
+            stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            await stream.aclose()
+
+        (listener,) = await nursery.start(partial(trio.serve_tcp, serve, 0, host="127.0.0.1"))
+        async with await trio.open_tcp_stream(*listener.socket.getsockname()[:2]) as stream:
+            await trio.lowlevel.wait_readable(stream.socket)  # the reset is here
+            with pytest.raises(PeerSilent):
+                await prove_client(stream, bytes(32))
+        nursery.cancel_scope.cancel()
+
+
+async def test_fault_in_the_watch_of_a_service_costs_one_restart_and_not_pikerd(
+    piker_dirs: Path,
+) -> None:
+    """The others do not notice."""
+    pikerd = Pikerd(FAULTY)
+    try:
+        await pikerd.ready()
+        other, old = await pid_of("sample.b"), await pid_of("sample.a")
+        (piker_dirs / "faulty").touch()
+        os.kill(old, signal.SIGKILL)
+        with trio.fail_after(30):
+            while await pid_of_or_none("sample.a") in (old, None):
+                await trio.sleep(0.05)
+            while (piker_dirs / "faulty").exists():  # that is where it failed
+                await trio.sleep(0.05)
+            found = {one.name: one for one in await service.list_services()}
+            while found["sample.a"].restarts < 2 or found["sample.a"].state != "up":
+                await trio.sleep(0.05)
+                found = {one.name: one for one in await service.list_services()}
+        assert (found["sample.b"].pid, found["sample.b"].restarts) == (other, 0)
+    finally:
+        assert await trio.to_thread.run_sync(pikerd.end) == 0
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
