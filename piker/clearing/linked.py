@@ -115,7 +115,10 @@ def is_stale(state: OrderState, size: Decimal, now: Share) -> bool:
     whole = now.given if state.order.parent else state.asked
     if size == state.asked and (now.taken or whole < state.asked):
         return True
-    return size == state.order.size and state.newest[1] != state.share
+    newest, known = state.newest
+    if size == newest.size:
+        return known != now
+    return size == state.order.size and known != state.share
 
 
 def due(state: OrderState, tied: Tied) -> Due | None:

@@ -24,7 +24,7 @@ from piker.clearing.denials import Denial, DenialCode
 from piker.clearing.duties import Duties
 from piker.clearing.journal import Journal
 from piker.clearing.keeper import Keeper
-from piker.clearing.lifecycle import EventKind, OrderState, Phase
+from piker.clearing.lifecycle import EventKind, OrderState, Phase, Share
 from piker.clearing.linked import is_stale
 from piker.clearing.news import News
 from piker.clearing.register import OfOrder, Register
@@ -406,19 +406,30 @@ class Router:
         if order == (state.wanted or state.editing or state.order):  # it was cut off, asks again
             self.news.tell(self.register.status(state))
             return
+        for terms, share in self._sized(state, order):
+            judged = self.deeds.judge(terms)
+            if not isinstance(judged, Denial):
+                await self.deeds.change(state, terms, actor, share)
+                if terms.size != asked.size:
+                    self.deeds.tell_edit(asked)
+                return
+        assert isinstance(judged, Denial)
+        self.deeds.refuse(asked, judged)
+
+    def _sized(self, state: OrderState, edit: Order) -> list[tuple[Order, Share | None]]:
+        """Return the terms that an edit may come to, and their shares: the first that pass.
+
+        One that asks for no new size has the one that is due; else it has the newest terms' own,
+        and their share, so that what others have traded since still counts.
+        """
         share = self.register.share(state)
-        is_held = state.phase is Phase.HELD
-        if share is not None and not is_held and is_stale(state, order.size, share):
-            found = self.register.due(state)
-            newest = (found.order if found is not None else None) or state.newest[0]
-            order = msgspec.structs.replace(order, size=newest.size)
-        judged = self.deeds.judge(order)
-        if isinstance(judged, Denial):
-            self.deeds.refuse(order, judged)
-            return
-        await self.deeds.change(state, order, actor, share)
-        if order.size != asked.size:
-            self.deeds.tell_edit(asked)
+        if share is None or state.phase is Phase.HELD or not is_stale(state, edit.size, share):
+            return [(edit, share)]
+        found, (newest, known) = self.register.due(state), state.newest
+        sizes = [(newest.size, known)]
+        if found is not None and found.order is not None and found.share is not None:
+            sizes.insert(0, (found.order.size, found.share))
+        return [(msgspec.structs.replace(edit, size=size), of) for size, of in sizes]
 
     async def _absent(self, state: OrderState) -> None:
         """Act on the proof that the venue never had an order.

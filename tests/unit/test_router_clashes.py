@@ -1,0 +1,109 @@
+"""What clients ask, and what halts, starts and links do, while others of a group are under way."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import trio
+from mute_venue import GROUP, SELL, STOP, Mute, bracket, pair, rest
+from paper_routing import BTC, order, routing
+
+from piker.clearing.client import _answers
+from piker.clearing.router import Router
+from piker.orders import Action, Status
+from piker.ticks import TickType
+
+D = Decimal
+ALERT: dict[str, Any] = {"action": Action.ALERT, "size": D(0), "price": None, "trigger": D(90)}
+
+
+def sent(link: Mute, oid: str = "sl") -> list[Decimal]:
+    """Return the sizes that a venue was sent of an order."""
+    return [one.size for one in link.orders if one.oid == oid]
+
+
+def heard(news: trio.MemoryReceiveChannel[Any], oid: str) -> list[Status]:
+    """Return what clients were told of an order since they were asked last."""
+    found = []
+    while news.statistics().current_buffer_used:
+        found.append(news.receive_nowait())
+    return [one for one in found if isinstance(one, Status) and one.oid == oid]
+
+
+async def trade(router: Router, price: int = 94) -> None:
+    """Have the market trade at a price."""
+    router.see(BTC.fqme, TickType.TRADE, 0, D(price))
+    await rest()
+
+
+async def waiting(router: Router, link: Mute) -> None:
+    """Have ten bought, and a stop that was met and waits for its take-profit to make room."""
+    await bracket(router, link)
+    link.fills("in", (10,))
+    await rest()
+    link.opens("tp")
+    await rest()
+    await trade(router)
+    assert sent(link) == []
+    assert "sl" in router.register.unsent
+
+
+# -- edits -------------------------------------------------------------------------------------
+async def test_edit_that_is_denied_is_answered_though_its_size_was_of_before(
+    tmp_path: Path,
+) -> None:
+    """The denial was told of the size that emsd gave it: whoever had asked waited for ever."""
+    async with routing(tmp_path, Mute()) as (router, link), router.news.listen() as news:
+        await pair(router, link)
+        link.fills("x", (2,), Action.SELL)
+        await rest()
+        heard(news, "y")
+        asked = order("y", price=D("105.001"), oco="g", **SELL)  # no multiple of its tick
+        await router.order(asked)
+        await rest()
+        (told,) = heard(news, "y")
+        assert (told.resp, _answers(told, asked)) == ("error", True)
+
+
+async def test_line_that_is_dragged_leaves_what_others_sold_counted(tmp_path: Path) -> None:
+    """Four in, four out, and the stop waits at its size of four: two more come in, and two go."""
+    async with routing(tmp_path, Mute()) as (router, link):
+        await bracket(router, link)
+        link.fills("in", (4,))
+        await rest()
+        link.opens("tp")
+        link.fills("tp", (4,), Action.SELL)
+        await rest()
+        dragged = {**STOP, "size": router.orders["sl"].order.size, "trigger": D(96)}
+        await router.order(order("sl", **dragged, **GROUP))
+        await rest()
+        link.fills("in", (2,))
+        await rest()
+        now = router.orders["sl"].order
+        assert (now.size, now.trigger) == (2, 96)
+
+
+async def test_line_of_a_rest_that_is_too_small_can_be_dragged(tmp_path: Path) -> None:
+    """It has its old size until its parent trades on; what was sold counts all the same."""
+    async with routing(tmp_path, Mute()) as (router, link):
+        router.know(msgspec.structs.replace(BTC, min_size=D("0.5")))
+        await bracket(router, link)
+        link.fills("in", (4,))
+        await rest()
+        link.opens("tp")
+        link.fills("tp", ("3.8",), Action.SELL)
+        await rest()
+        dragged = {**STOP, "size": router.orders["sl"].order.size, "trigger": D(96)}
+        await router.order(order("sl", **dragged, **GROUP))
+        await rest()
+        assert router.orders["sl"].order.trigger == 96
+        await trade(router)
+        link.says("tp", "canceled")
+        await rest()
+        assert sent(link) == []
+        link.fills("in", (2,))
+        await rest()
+        assert sent(link) == [D("2.2")]
