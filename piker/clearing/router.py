@@ -30,6 +30,7 @@ from piker.clearing.news import News
 from piker.clearing.register import OfOrder, Register
 from piker.clearing.risk import RiskApproved, TradingState
 from piker.clearing.turns import Turns
+from piker.clearing.validate import TRIGGERED
 from piker.log import get_logger
 from piker.market import MktPair
 from piker.orders import (
@@ -401,6 +402,10 @@ class Router:
         order = msgspec.structs.replace(order, reduce_only=exits, parent=was.parent, oco=was.oco)
         if (order.account, order.symbol, order.side) != (was.account, was.symbol, was.side):
             what = "an edit changes no account, market or side."
+            self.deeds.refuse(order, Denial(DenialCode.SENSELESS, what))
+            return
+        if state.met and order.kind in TRIGGERED:
+            what = f"its trigger was met: {state.met}."
             self.deeds.refuse(order, Denial(DenialCode.SENSELESS, what))
             return
         if order == (state.wanted or state.editing or state.order):  # it was cut off, asks again

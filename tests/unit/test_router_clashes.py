@@ -13,7 +13,7 @@ from paper_routing import BTC, order, routing
 
 from piker.clearing.client import _answers
 from piker.clearing.router import Router
-from piker.orders import Action, Status
+from piker.orders import Action, OrderKind, Status
 from piker.ticks import TickType
 
 D = Decimal
@@ -107,3 +107,18 @@ async def test_line_of_a_rest_that_is_too_small_can_be_dragged(tmp_path: Path) -
         link.fills("in", (2,))
         await rest()
         assert sent(link) == [D("2.2")]
+
+
+async def test_stop_that_was_met_goes_though_its_trigger_is_dragged(tmp_path: Path) -> None:
+    """Merged into what was sent, it was a stop order that the venue does not do: rejected."""
+    async with routing(tmp_path, Mute()) as (router, link), router.news.listen() as news:
+        await waiting(router, link)
+        heard(news, "sl")
+        dragged = order("sl", **{**STOP, "trigger": D(90)}, **GROUP)
+        await router.order(dragged)
+        await rest()
+        (told,) = heard(news, "sl")
+        assert (told.resp, _answers(told, dragged)) == ("error", True)
+        link.says("tp", "canceled")
+        await rest()
+        assert [one.kind for one in link.orders if one.oid == "sl"] == [OrderKind.MARKET]
