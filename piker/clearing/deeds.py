@@ -66,7 +66,9 @@ class Deeds:
         self, state: OrderState, order: Order, actor: str, share: Share | None
     ) -> None:
         """Have the newest terms of an order, which were judged, take the place of all others."""
-        if state.wanted is not None:
+        if state.wanted is not None and actor == "emsd":  # all of it holds but for the size
+            self.tell_edit(state.wanted)
+        elif state.wanted is not None:
             self._supersede(state.wanted)
         at = (state.phase is Phase.DARK and self.dark.start_of(order)) or ZERO
         await self.register.happen(

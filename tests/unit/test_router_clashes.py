@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 import trio
-from mute_venue import GROUP, SELL, STOP, Mute, bracket, pair, rest
+from mute_venue import GROUP, SELL, STOP, Mute, bracket, newest, pair, rest
 from paper_routing import BTC, order, routing
 
 from piker.clearing.client import _answers
@@ -122,3 +122,22 @@ async def test_stop_that_was_met_goes_though_its_trigger_is_dragged(tmp_path: Pa
         link.says("tp", "canceled")
         await rest()
         assert [one.kind for one in link.orders if one.oid == "sl"] == [OrderKind.MARKET]
+
+
+async def test_edit_is_not_called_superseded_when_it_holds_but_for_its_size(
+    tmp_path: Path,
+) -> None:
+    """It waits for the answer of the one before, and emsd makes it smaller meanwhile."""
+    async with routing(tmp_path, Mute()) as (router, link), router.news.listen() as news:
+        await pair(router, link)
+        first, second = (order("y", price=D(price), oco="g", **SELL) for price in (105, 106))
+        await router.order(first)
+        await router.order(second)
+        await rest()
+        link.fills("x", (2,), Action.SELL)
+        await rest()
+        now = newest(router.orders["y"])
+        assert (now.price, now.size) == (106, 8)
+        told = heard(news, "y")
+        assert "error" not in [one.resp for one in told]
+        assert any(_answers(one, second) for one in told)
