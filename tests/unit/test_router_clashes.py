@@ -7,13 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import pytest
 import trio
 from mute_venue import GROUP, SELL, STOP, Mute, bracket, newest, pair, rest
-from paper_routing import BTC, order, routing
+from paper_routing import BTC, PAPER, order, routing
 
 from piker.clearing.client import _answers
+from piker.clearing.journal import open_journal
+from piker.clearing.lifecycle import Phase
+from piker.clearing.risk import TradingState
 from piker.clearing.router import Router
-from piker.orders import Action, OrderKind, Status
+from piker.orders import Action, Cancel, OrderKind, Status
 from piker.ticks import TickType
 
 D = Decimal
@@ -141,3 +145,53 @@ async def test_edit_is_not_called_superseded_when_it_holds_but_for_its_size(
         told = heard(news, "y")
         assert "error" not in [one.resp for one in told]
         assert any(_answers(one, second) for one in told)
+
+
+# -- starts and halts --------------------------------------------------------------------------
+async def test_stop_is_not_denied_when_its_account_is_not_open(tmp_path: Path) -> None:
+    """Its table makes no sense, or its backend is gone; its market is open for others."""
+    async with routing(tmp_path, Mute()) as (router, link):
+        await router.order(order("sl", **STOP))
+        trail = {**STOP, "size": D(3), "trigger": None, "trail": D(5)}
+        await router.order(order("tr", **{**trail, "kind": OrderKind.TRAILING_STOP}))
+        await trade(router, 110)
+        await router.follow()
+    async with open_journal(tmp_path / "journal") as journal, trio.open_nursery() as nursery:
+        router = Router(journal, nursery)
+        await router.recover()
+        router.know(BTC)
+        await trade(router, 112)
+        for _ in range(2):
+            await trade(router)
+        assert [router.orders[oid].phase for oid in ("sl", "tr")] == [Phase.DARK] * 2
+        assert router.dark._by_market[BTC.fqme]["tr"].level == 107
+        nursery.cancel_scope.cancel()
+    async with routing(tmp_path, Mute()) as (router, link):
+        await trade(router)
+        assert (sent(link), sent(link, "tr")) == ([10], [3])
+
+
+@pytest.mark.parametrize("how", ["halt", "cancel"])
+async def test_order_of_an_account_that_is_not_open_is_canceled_when_it_is(
+    tmp_path: Path, how: str
+) -> None:
+    """The halt of everything failed at it, and left orders of other accounts standing."""
+    async with routing(tmp_path, Mute()) as (router, link):
+        await router.order(order())
+        link.opens("a")
+        await rest()
+    async with open_journal(tmp_path / "journal") as journal, trio.open_nursery() as nursery:
+        router = Router(journal, nursery)
+        await router.recover()
+        if how == "halt":
+            await router.set_state("", TradingState.HALTED, "a test")
+        else:
+            await router.cancel(Cancel(oid="a", symbol=BTC.fqme))
+        assert router.orders["a"].cancel_called
+        nursery.cancel_scope.cancel()
+    async with routing(tmp_path, Mute()) as (router, link):
+        assert [one.order.oid for one in router.beliefs(PAPER)] == ["a"]
+        link.says("a", "open", reqid="ra")
+        link.syncs()
+        await rest()
+        assert link.cancels("a")
