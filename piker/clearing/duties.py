@@ -110,6 +110,9 @@ class Duties:
         state = self._register.orders.get(oid)
         if state is None or oid not in self._register.unsent or not self._is_open(state.order):
             return
+        if self._deeds.is_halted(state.order.account):
+            await self._deeds.cancel(state, "emsd", "all was to end")
+            return
         (order, share), found = state.newest, self._register.due(state)
         if found is not None and found.what is What.CANCEL:
             await self._deeds.cancel(state, "emsd", found.reason)

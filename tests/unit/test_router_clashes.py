@@ -15,6 +15,7 @@ from paper_routing import BTC, PAPER, order, routing
 from piker.clearing.client import _answers
 from piker.clearing.journal import open_journal
 from piker.clearing.lifecycle import Phase
+from piker.clearing.records import RiskChange
 from piker.clearing.risk import TradingState
 from piker.clearing.router import Router
 from piker.orders import Action, Cancel, OrderKind, Status
@@ -195,3 +196,13 @@ async def test_order_of_an_account_that_is_not_open_is_canceled_when_it_is(
         link.syncs()
         await rest()
         assert link.cancels("a")
+
+
+async def test_halt_that_is_being_journaled_lets_nothing_go_that_waits(tmp_path: Path) -> None:
+    """It holds at once; everything is canceled once it is on the disk."""
+    async with routing(tmp_path, Mute()) as (router, link):
+        await waiting(router, link)
+        router.accounts.apply(PAPER, RiskChange(TradingState.HALTED, "a test"))
+        link.says("tp", "canceled")
+        await rest()
+        assert (sent(link), router.orders["sl"].phase) == ([], Phase.CANCELED)
