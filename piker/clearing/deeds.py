@@ -114,7 +114,6 @@ class Deeds:
     async def send(self, state: OrderState, order: Order, share: Share) -> None:
         """Send an order that was set free, with these terms: its venue does not have it."""
         oid, asked = order.oid, state.newest[0]
-        del self.register.unsent[oid]
         self.outbox.forget(oid)
         if state.wanted is not None and state.editing is not None:
             self._supersede(state.editing)
@@ -124,6 +123,7 @@ class Deeds:
             await self.register.happen(oid, EventKind.SUBMIT, order=order, share=share)
         if asked not in (order, state.order):
             self.tell_edit(asked)
+        del self.register.unsent[oid]  # not before it is journaled: no venue is asked for it
         await self.outbox.order(self.orders[oid])
 
     def may_grow(self, child: OrderState) -> bool:

@@ -14,8 +14,8 @@ from paper_routing import BTC, PAPER, order, routing
 
 from piker.clearing.client import _answers
 from piker.clearing.journal import open_journal
-from piker.clearing.lifecycle import Phase
-from piker.clearing.records import RiskChange
+from piker.clearing.lifecycle import EventKind, Phase
+from piker.clearing.records import Happened, Record, RiskChange
 from piker.clearing.risk import TradingState
 from piker.clearing.router import Router
 from piker.orders import Action, Cancel, OrderKind, Status
@@ -206,3 +206,23 @@ async def test_halt_that_is_being_journaled_lets_nothing_go_that_waits(tmp_path:
         link.says("tp", "canceled")
         await rest()
         assert (sent(link), router.orders["sl"].phase) == ([], Phase.CANCELED)
+
+
+# -- the venue's words -------------------------------------------------------------------------
+async def test_venue_is_not_asked_for_an_order_before_it_is_sent(tmp_path: Path) -> None:
+    """It would prove it absent just as it comes, and the order would be sent once more."""
+    async with routing(tmp_path, Mute()) as (router, link):
+        await waiting(router, link)
+        append, asked = router.register.journal.append, []
+
+        async def looked_at(records: list[Record]) -> list[Any]:
+            for one in records:
+                if isinstance(one.entry, Happened) and one.entry.event.kind is EventKind.SUBMIT:
+                    asked.append([belief.order.oid for belief in router.beliefs(PAPER)])
+            return await append(records)
+
+        router.register.journal.append = looked_at  # type: ignore[assignment,method-assign]
+        link.says("tp", "canceled")
+        await rest()
+        assert sent(link) == [10]
+        assert asked == [[]]
