@@ -108,6 +108,13 @@ def event_of(told: OfOrder, now: int) -> Event | None:
             return Event(kind=refusal, time_ns=now, reason=told.reason)
 
 
+def _stands(told: OfOrder) -> bool:
+    """Tell whether a word of an order's proves that its venue has it."""
+    if isinstance(told, BrokerdStatus):
+        return told.status == "open"
+    return isinstance(told, BrokerdOrderAck | BrokerdFill)
+
+
 def _with_terms(event: Event, told: OfOrder, state: OrderState) -> Event:
     """Return the event of an edit with the terms that the venue has confirmed by it."""
     if not isinstance(told, BrokerdOrderAck) or told.terms is None:
@@ -331,6 +338,8 @@ class Register:
     async def hear(self, oid: str, told: Sequence[OfOrder]) -> None:
         """Let what a backend tells of an order happen to it: all of it in one commit."""
         now, state = clock.wall_ns(), self.orders[oid]
+        if oid in self.unsent and any(map(_stands, told)):
+            del self.unsent[oid]  # its venue has it after all
         events: list[tuple[Event, OfOrder | None]] = []
         for one in told:
             event = event_of(one, now)

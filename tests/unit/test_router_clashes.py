@@ -18,6 +18,7 @@ from piker.clearing.lifecycle import EventKind, Phase
 from piker.clearing.records import Happened, Record, RiskChange
 from piker.clearing.risk import TradingState
 from piker.clearing.router import Router
+from piker.clock import NS, wall_ns
 from piker.orders import Action, Cancel, OrderKind, Status
 from piker.ticks import TickType
 
@@ -226,3 +227,26 @@ async def test_venue_is_not_asked_for_an_order_before_it_is_sent(tmp_path: Path)
         await rest()
         assert sent(link) == [10]
         assert asked == [[]]
+
+
+@pytest.mark.parametrize("word", ["fill", "open"])
+async def test_order_that_its_venue_has_after_all_is_not_sent_again(
+    tmp_path: Path, word: str
+) -> None:
+    """It was proved absent, waits for its group, and then something is heard of it."""
+    async with routing(tmp_path, Mute()) as (router, link):
+        await waiting(router, link)
+        await router.expire(wall_ns() + 10 * NS)
+        assert sent(link) == [10]
+        link.says("sl", "unknown")
+        link.says("sl", "absent")
+        await rest()
+        assert "sl" in router.register.unsent
+        if word == "fill":
+            link.fills("sl", (3,), Action.SELL)
+        else:
+            link.opens("sl")
+        link.says("tp", "canceled")
+        await rest()
+        await router.expire(wall_ns() + 60 * NS)
+        assert (sent(link), router.register.unsent) == ([10], {})
