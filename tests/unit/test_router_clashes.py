@@ -250,3 +250,15 @@ async def test_order_that_its_venue_has_after_all_is_not_sent_again(
         await rest()
         await router.expire(wall_ns() + 60 * NS)
         assert (sent(link), router.register.unsent) == ([10], {})
+
+
+# -- what is set free --------------------------------------------------------------------------
+async def test_stop_is_not_denied_when_its_limit_is_far_from_the_middle_of_the_book(
+    tmp_path: Path,
+) -> None:
+    """It was judged by its trigger when it came; a sweep trades there before the book follows."""
+    async with routing(tmp_path, Mute()) as (router, link):
+        far = {**STOP, "kind": OrderKind.STOP_LIMIT, "price": D(94)}
+        await router.order(order("sl", **far))
+        await trade(router)
+        assert (router.orders["sl"].code, sent(link)) == ("", [10])
