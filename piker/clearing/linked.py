@@ -22,7 +22,7 @@ import msgspec
 
 from piker.clearing.lifecycle import OrderState, Phase, Share
 from piker.money import EXACT, ZERO
-from piker.orders import Order
+from piker.orders import Action, Order
 
 __all__ = ["Due", "Tied", "Ties", "What", "due", "is_stale", "share_of"]
 
@@ -138,8 +138,9 @@ def due(state: OrderState, tied: Tied) -> Due | None:
     is_child = bool(newest.parent)
     left = EXACT.subtract(now.given, now.taken)
     if is_held:
-        if left > 0:
-            terms = msgspec.structs.replace(newest, size=left)
+        is_alert = state.order.action is Action.ALERT  # it has no size of its own
+        if left > 0 or (is_alert and parent is not None and parent.filled):
+            terms = newest if is_alert else msgspec.structs.replace(newest, size=left)
             return Due(What.RELEASE, _because(parent), terms, now)
         return Due(What.CANCEL, _taken(tied)) if now.given and has_ended else None
     grown, lost = EXACT.subtract(now.given, known.given), EXACT.subtract(now.taken, known.taken)

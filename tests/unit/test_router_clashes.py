@@ -262,3 +262,19 @@ async def test_stop_is_not_denied_when_its_limit_is_far_from_the_middle_of_the_b
         await router.order(order("sl", **far))
         await trade(router)
         assert (router.orders["sl"].code, sent(link)) == ("", [10])
+
+
+async def test_alert_that_hangs_on_an_order_is_armed_by_its_first_fill(tmp_path: Path) -> None:
+    """It trades nothing and has no size, and was held for ever."""
+    async with routing(tmp_path, Mute()) as (router, link):
+        await router.order(order("in", size=D(10)))
+        await router.order(order("al", parent="in", **ALERT))
+        assert router.orders["al"].phase is Phase.HELD
+        link.opens("in")
+        for size in (4, 6):
+            link.fills("in", (size,))
+            await rest()
+            assert router.orders["al"].phase is Phase.DARK
+        await trade(router, 91)
+        await trade(router, 89)
+        assert router.orders["al"].phase is Phase.TRIGGERED
