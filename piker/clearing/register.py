@@ -240,7 +240,8 @@ class Register:
         if order.oco and not order.parent:
             name, _, number = order.oco.rpartition("#")
             if name and number.isdecimal():
-                self._groups[order.account, name] = int(number)
+                key = (order.account, name)
+                self._groups[key] = max(int(number), self._groups.get(key, 1))
 
     def due(self, state: OrderState) -> Due | None:
         """Return what is to be done to an order as those that it hangs on stand."""

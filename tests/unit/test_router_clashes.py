@@ -278,3 +278,11 @@ async def test_alert_that_hangs_on_an_order_is_armed_by_its_first_fill(tmp_path:
         await trade(router, 91)
         await trade(router, 89)
         assert router.orders["al"].phase is Phase.TRIGGERED
+
+
+async def test_name_of_a_group_counts_on_whichever_of_them_ended_last(tmp_path: Path) -> None:
+    """A late fill had one of the first ones end after those of the second."""
+    async with routing(tmp_path, Mute()) as (router, _):
+        for name in ("g#3", "g#2"):
+            router.register._count_group(order(oco=name))
+        assert router.register._groups == {(PAPER, "g"): 3}
