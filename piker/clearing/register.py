@@ -261,7 +261,7 @@ class Register:
         tied = self._tied(order)
         return [
             other.order.oid for other in (tied.group if tied is not None else ())
-            if self.is_at_venue(other)
+            if other.phase in AT_VENUE
             and (other.order.symbol, other.order.side) == (order.symbol, order.side)
         ]  # fmt: skip
 

@@ -286,3 +286,35 @@ async def test_name_of_a_group_counts_on_whichever_of_them_ended_last(tmp_path: 
         for name in ("g#3", "g#2"):
             router.register._count_group(order(oco=name))
         assert router.register._groups == {(PAPER, "g"): 3}
+
+
+async def test_one_of_two_goes_on_when_one_is_met_while_the_other_is_being_sent(
+    tmp_path: Path,
+) -> None:
+    """That is journaled already, and no venue has it yet."""
+    async with routing(tmp_path, Mute()) as (router, link):
+        for oid, size in (("b", 10), ("a", 9)):
+            await router.order(order(oid, oco="g", **{**STOP, "size": D(size)}))
+        append, submits = router.register.journal.append, trio.Event()
+
+        async def slowly(records: list[Record]) -> list[Any]:
+            kinds = {
+                (one.oid, one.entry.event.kind)
+                for one in records
+                if isinstance(one.entry, Happened)
+            }
+            if ("a", EventKind.TRIGGER) in kinds:
+                await submits.wait()
+            if ("b", EventKind.SUBMIT) in kinds:
+                submits.set()
+                await rest()
+            return await append(records)
+
+        router.register.journal.append = slowly  # type: ignore[assignment,method-assign]
+        for _ in range(4):
+            await trade(router)
+        assert [one.oid for one in link.orders] == ["b"]
+        link.says("b", "canceled")
+        for _ in range(2):
+            await rest()
+        assert [one.oid for one in link.orders] == ["b", "a"]
