@@ -322,12 +322,7 @@ class Router:
 
     async def _synced(self, name: str) -> None:
         """Do again what a venue that was away has not heard, and compare positions with it."""
-        marks = []
-        for heard in self._heard.values():  # all at once: a lane that is done is there no more
-            marks.append(trio.Event())
-            heard.append(marks[-1])
-        for done in marks:
-            await done.wait()
+        await self._worked_off()
         account = self.accounts[name]
         halted = self.deeds.is_halted(name)  # then what waits is to go, too
         for state in self.register.live(name) if halted else self.register.at_venue(name):
@@ -348,6 +343,15 @@ class Router:
                 await self.duties.follow(state.order.oid)
         await self.keeper.compare(name)
 
+    async def _worked_off(self) -> None:
+        """Wait until all that was heard by now has been handled."""
+        marks = []
+        for heard in self._heard.values():  # all at once: a lane that is done is there no more
+            marks.append(trio.Event())
+            heard.append(marks[-1])
+        for done in marks:
+            await done.wait()
+
     def _is_found(self, state: OrderState) -> bool:
         """Tell whether an order stands whose account was synced without it."""
         account, found = self.accounts.get(state.order.account), (Phase.OPEN, Phase.PARTIAL)
@@ -366,9 +370,14 @@ class Router:
             await self.deeds.outbox.edit(state.order.oid)
 
     async def lost(self, account: str, why: str) -> None:
-        """Say that an account's link is gone: what was on its way is UNKNOWN."""
+        """Say that an account's link is gone: what was on its way is UNKNOWN.
+
+        Returns when what it told is handled, so that the next dialog is asked nothing that this one
+        has proved: an order that is absent would be sent again by the proof of each.
+        """
         self.keeper.lost(account, why)
         self.deeds.outbox.doubt(account)
+        await self._worked_off()
         for state in self.register.at_venue(account):
             oid = state.order.oid
             if state.phase is Phase.PENDING:

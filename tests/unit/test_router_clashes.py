@@ -19,7 +19,8 @@ from piker.clearing.records import Happened, Record, RiskChange
 from piker.clearing.risk import TradingState
 from piker.clearing.router import Router
 from piker.clock import NS, wall_ns
-from piker.orders import Action, Cancel, OrderKind, Status
+from piker.errors import Transient
+from piker.orders import Action, BrokerdRequest, Cancel, OrderKind, Status
 from piker.ticks import TickType
 
 D = Decimal
@@ -318,3 +319,42 @@ async def test_one_of_two_goes_on_when_one_is_met_while_the_other_is_being_sent(
         for _ in range(2):
             await rest()
         assert [one.oid for one in link.orders] == ["b", "a"]
+
+
+class Cut(Mute):
+    """A line that can be cut."""
+
+    async def send(self, request: BrokerdRequest) -> None:
+        """Take it, if there is a line."""
+        if self.cut:
+            raise Transient("the line is cut.")
+        await super().send(request)
+
+
+async def test_next_dialog_is_not_asked_what_the_last_one_has_proved(tmp_path: Path) -> None:
+    """The proof was heard, and not handled yet: with the next one the stop was sent twice."""
+    link, believed = Cut(), []
+    async with routing(tmp_path, link) as (router, _), trio.open_nursery() as nursery:
+
+        async def begin_anew() -> None:
+            await router.lost(PAPER, "a test")
+            believed.extend(belief.order.oid for belief in router.beliefs(PAPER))
+            link.cut = False
+
+        await router.order(order("sl", **STOP))
+        await trade(router)
+        link.says("sl", "unknown")
+        await rest()
+        with await router._turns.of("sl"):
+            link.says("sl", "absent")
+            await rest()
+            link.cut = True
+            nursery.start_soon(begin_anew)
+            await rest()
+            assert believed == []
+        await rest()
+        for oid in believed:
+            link.says(oid, "absent")
+        link.syncs()
+        await rest()
+        assert sent(link) == [10, 10]
