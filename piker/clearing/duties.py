@@ -113,6 +113,9 @@ class Duties:
         if self._deeds.is_halted(state.order.account):
             await self._deeds.cancel(state, "emsd", "all was to end")
             return
+        if state.order.expire_ns is not None and state.order.expire_ns <= clock.wall_ns():
+            await self._register.happen(oid, EventKind.EXPIRE, reason="its time is over")
+            return
         (order, share), found = state.newest, self._register.due(state)
         if found is not None and found.what is What.CANCEL:
             await self._deeds.cancel(state, "emsd", found.reason)

@@ -12,6 +12,7 @@ import trio
 from mute_venue import GROUP, SELL, STOP, Mute, bracket, newest, pair, rest
 from paper_routing import BTC, PAPER, order, routing
 
+from piker import clock
 from piker.clearing.client import _answers
 from piker.clearing.journal import open_journal
 from piker.clearing.lifecycle import EventKind, Phase
@@ -20,7 +21,7 @@ from piker.clearing.risk import TradingState
 from piker.clearing.router import Router
 from piker.clock import NS, wall_ns
 from piker.errors import Transient
-from piker.orders import Action, BrokerdRequest, Cancel, OrderKind, Status
+from piker.orders import Action, BrokerdRequest, Cancel, OrderKind, Status, TimeInForce
 from piker.ticks import TickType
 
 D = Decimal
@@ -358,3 +359,21 @@ async def test_next_dialog_is_not_asked_what_the_last_one_has_proved(tmp_path: P
         link.syncs()
         await rest()
         assert sent(link) == [10, 10]
+
+
+async def test_order_whose_time_is_over_is_not_sent_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its venue would have ended it, and never had it."""
+    async with routing(tmp_path, Mute()) as (router, link):
+        router.accounts[PAPER].offers = lambda _, what: what in {"market", "limit", "gtd"}
+        end = wall_ns() + 3600 * NS
+        await router.order(order("sl", tif=TimeInForce.GTD, expire_ns=end, **STOP))
+        await trade(router)
+        link.says("sl", "unknown")
+        await rest()
+        monkeypatch.setattr(clock, "wall_ns", lambda: end + NS)
+        await router.expire(end + NS)
+        link.says("sl", "absent")
+        await rest()
+        assert (sent(link), router.orders["sl"].phase) == ([10], Phase.EXPIRED)
