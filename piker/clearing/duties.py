@@ -89,8 +89,8 @@ class Duties:
         if state is None or state.phase is not Phase.DARK:
             return None
         order, found = state.order, self._register.due(state)
-        is_open = order.action is Action.ALERT or self._is_open(order)
-        if not is_open or (found is not None and found.what is What.WAIT):
+        is_judged = order.action is Action.ALERT or self._is_priced(order)
+        if not is_judged or (found is not None and found.what is What.WAIT):
             seen, trail = state.seen, order.trail
             if trail is not None:  # it goes on from the best price, journaled yet or not
                 seen = EXACT.subtract(met.trigger, EXACT.multiply(Decimal(order.side), trail))
@@ -166,12 +166,20 @@ class Duties:
         register = self._register
         return order.account in register.accounts and order.symbol in register.markets
 
+    def _is_priced(self, order: Order) -> bool:
+        """Tell whether an order can be judged: its market is open, and has a price."""
+        if not self._is_open(order):
+            return False
+        return self._register.accounts[order.account].desk.last(order.symbol) is not None
+
     async def _do(self, state: OrderState, found: Due) -> None:
         order = found.order
         if found.what is What.CANCEL:
             await self._deeds.cancel(state, "emsd", found.reason)
         elif order is None or found.what is What.WAIT:
             return
+        elif found.what is What.RELEASE and order.side and not self._is_priced(order):
+            return  # it is looked at again when that has one
         elif found.what is What.RELEASE:
             freed = self._register.as_exit(order)
             await self._deeds.free(state, EventKind.RELEASE, freed, found.reason, share=found.share)

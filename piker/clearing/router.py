@@ -100,7 +100,11 @@ class Router:
         self.register.markets[mkt.fqme] = mkt
         for account in self.accounts.values():
             account.desk.know(mkt)
-        for state in self.register.live(symbol=mkt.fqme):
+        self._look_at_market(mkt.fqme)
+
+    def _look_at_market(self, fqme: str) -> None:
+        """Look at what hangs on others in a market that can be judged now."""
+        for state in self.register.live(symbol=fqme):
             if state.order.parent or state.order.oco:
                 self._look_at(state.order.oid)
 
@@ -162,7 +166,10 @@ class Router:
     def price(self, fqme: str, price: Decimal, time_ns: int) -> None:
         """Take a market's price, for the limits."""
         for account in self.accounts.values():
+            is_first = account.desk.last(fqme) is None
             account.desk.price(fqme, price, time_ns)
+            if is_first:
+                self._look_at_market(fqme)
 
     def see(self, fqme: str, kind: TickType, side: int, price: Decimal) -> None:
         """Take a price that may meet what waits in the dark, as :meth:`DarkBook.see` does."""

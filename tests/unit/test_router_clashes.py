@@ -13,11 +13,12 @@ from mute_venue import GROUP, SELL, STOP, Mute, bracket, newest, pair, rest
 from paper_routing import BTC, PAPER, order, routing
 
 from piker import clock
+from piker.clearing.accounts import Account
 from piker.clearing.client import _answers
 from piker.clearing.journal import open_journal
 from piker.clearing.lifecycle import EventKind, Phase
 from piker.clearing.records import Happened, Record, RiskChange
-from piker.clearing.risk import TradingState
+from piker.clearing.risk import Limits, RiskDesk, TradingState
 from piker.clearing.router import Router
 from piker.clock import NS, wall_ns
 from piker.errors import Transient
@@ -377,3 +378,34 @@ async def test_order_whose_time_is_over_is_not_sent_again(
         link.says("sl", "absent")
         await rest()
         assert (sent(link), router.orders["sl"].phase) == ([10], Phase.EXPIRED)
+
+
+@pytest.mark.parametrize("what", ["exit", "stop"])
+async def test_exits_are_not_denied_when_their_market_has_no_price_yet(
+    tmp_path: Path, what: str
+) -> None:
+    """It was opened with one side of its book, and no trade."""
+    async with routing(tmp_path, Mute()) as (router, link):
+        if what == "exit":
+            await bracket(router, link)
+            router.register._follow = lambda oid: None
+            link.fills("in", (10,))
+            await rest()
+        else:
+            await router.order(order("sl", **STOP))
+    link = Mute()
+    async with open_journal(tmp_path / "journal") as journal, trio.open_nursery() as nursery:
+        router = link.router = Router(journal, nursery)
+        await router.recover()
+        offers = {"market", "limit"}
+        desk = RiskDesk(PAPER, Limits())
+        router.add(Account(PAPER, desk, link, lambda _, what: what in offers))
+        router.know(BTC)
+        await trade(router)
+        assert router.orders["sl"].phase is (Phase.HELD if what == "exit" else Phase.DARK)
+        router.price(BTC.fqme, D(100), wall_ns())
+        await rest()
+        assert router.orders["sl"].phase is Phase.DARK
+        await trade(router)
+        assert router.orders["sl"].met
+        nursery.cancel_scope.cancel()
