@@ -42,6 +42,7 @@ class Deeds:
         """Return what limits and sense say; None for an alert, which trades nothing.
 
         What emsd sets free is sent even while the venue is not heard: it goes when it is back.
+        Nor is its market closed, whatever that was when it was opened: it has just traded there.
         """
         account = self.accounts.get(order.account)
         if account is None:
@@ -55,7 +56,7 @@ class Deeds:
             return Denial(DenialCode.WRONG_SYMBOL, what)
         now = clock.wall_ns()
         denial = senseless(order, mkt, now)
-        if denial is not None:
+        if denial is not None and (by_client or denial.code is not DenialCode.MARKET_CLOSED):
             return denial
         if order.action is Action.ALERT:
             return None

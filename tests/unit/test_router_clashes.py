@@ -409,3 +409,14 @@ async def test_exits_are_not_denied_when_their_market_has_no_price_yet(
         await trade(router)
         assert router.orders["sl"].met
         nursery.cancel_scope.cancel()
+
+
+async def test_stop_goes_though_its_market_was_closed_when_it_was_opened(tmp_path: Path) -> None:
+    """Emsd was started in a maintenance of the venue; a price that meets it was traded."""
+    async with routing(tmp_path, Mute()) as (router, link):
+        await router.order(order("sl", **STOP))
+        router.know(msgspec.structs.replace(BTC, status="maintenance"))
+        await router.order(order("a"))
+        assert router.orders["a"].code == "market-closed"
+        await trade(router)
+        assert sent(link) == [10]
