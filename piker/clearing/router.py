@@ -25,7 +25,7 @@ from piker.clearing.duties import Duties
 from piker.clearing.journal import Journal
 from piker.clearing.keeper import Keeper
 from piker.clearing.lifecycle import EventKind, OrderState, Phase, Share
-from piker.clearing.linked import is_stale
+from piker.clearing.linked import What, is_stale
 from piker.clearing.news import News
 from piker.clearing.register import OfOrder, Register
 from piker.clearing.risk import RiskApproved, TradingState
@@ -444,9 +444,12 @@ class Router:
         and their share, so that what others have traded since still counts.
         """
         share = self.register.share(state)
-        if share is None or state.phase is Phase.HELD or not is_stale(state, edit.size, share):
+        if share is None or state.phase is Phase.HELD:
             return [(edit, share)]
         found, (newest, known) = self.register.due(state), state.newest
+        if not is_stale(state, edit.size, share):  # nor has one that waits any of what came in
+            waits = found is not None and found.what is What.WAIT
+            return [(edit, known if waits else share)]
         sizes = [(newest.size, known)]
         if found is not None and found.order is not None and found.share is not None:
             sizes.insert(0, (found.order.size, found.share))

@@ -420,3 +420,21 @@ async def test_stop_goes_though_its_market_was_closed_when_it_was_opened(tmp_pat
         assert router.orders["a"].code == "market-closed"
         await trade(router)
         assert sent(link) == [10]
+
+
+async def test_size_given_to_a_stop_that_has_nothing_to_sell_is_of_what_came_in(
+    tmp_path: Path,
+) -> None:
+    """Four in, four out, and three instead of four wanted: of two more that come in one is left."""
+    async with routing(tmp_path, Mute()) as (router, link):
+        await bracket(router, link)
+        link.fills("in", (4,))
+        await rest()
+        link.opens("tp")
+        link.fills("tp", (4,), Action.SELL)
+        await rest()
+        await router.order(order("sl", **{**STOP, "size": D(3)}, **GROUP))
+        await rest()
+        link.fills("in", (2,))
+        await rest()
+        assert newest(router.orders["sl"]).size == 1
