@@ -116,8 +116,13 @@ class Deeds:
         """Send an order that was set free, with these terms: its venue does not have it."""
         oid, asked = order.oid, state.newest[0]
         self.outbox.forget(oid)
-        if state.wanted is not None and state.editing is not None:
-            self._supersede(state.editing)
+        edit, later = state.editing, state.wanted
+        if edit is not None and later is not None:
+            resized = msgspec.structs.replace(edit, size=later.size) == later
+            if resized and state.wanted_share != state.editing_share:  # as in :meth:`change`
+                self.tell_edit(edit)
+            else:
+                self._supersede(edit)
         if order == state.order == asked:
             await self.register.happen(oid, EventKind.SUBMIT)
         else:

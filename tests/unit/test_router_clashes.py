@@ -438,3 +438,28 @@ async def test_size_given_to_a_stop_that_has_nothing_to_sell_is_of_what_came_in(
         link.fills("in", (2,))
         await rest()
         assert newest(router.orders["sl"]).size == 1
+
+
+async def test_edit_holds_but_for_its_size_when_its_order_had_to_be_sent_again(
+    tmp_path: Path,
+) -> None:
+    """It and the new size of emsd's were asked for while nobody knew what the venue had."""
+    async with routing(tmp_path, Mute()) as (router, link), router.news.listen() as news:
+        await bracket(router, link)
+        link.fills("in", (10,))
+        await rest()
+        link.says("tp", "unknown")
+        await rest()
+        asked = msgspec.structs.replace(router.orders["tp"].order, price=D(104))
+        await router.order(asked)
+        await router.order(order("other", price=D(100), **SELL, **GROUP))
+        await rest()
+        link.opens("other")
+        link.fills("other", (3,), Action.SELL)
+        await rest()
+        link.says("tp", "absent")
+        await rest()
+        told = heard(news, "tp")
+        assert "error" not in [one.resp for one in told]
+        assert any(_answers(one, asked) for one in told)
+        assert [(one.size, one.price) for one in link.orders if one.oid == "tp"][-1] == (7, 104)
