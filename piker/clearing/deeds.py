@@ -42,6 +42,7 @@ class Deeds:
         """Return what limits and sense say; None for an alert, which trades nothing.
 
         What emsd sets free is sent even while the venue is not heard: it goes when it is back.
+        Nor is its market closed, whatever that was when it was opened: it has just traded there.
         """
         account = self.accounts.get(order.account)
         if account is None:
@@ -55,7 +56,7 @@ class Deeds:
             return Denial(DenialCode.WRONG_SYMBOL, what)
         now = clock.wall_ns()
         denial = senseless(order, mkt, now)
-        if denial is not None:
+        if denial is not None and (by_client or denial.code is not DenialCode.MARKET_CLOSED):
             return denial
         if order.action is Action.ALERT:
             return None
@@ -66,7 +67,9 @@ class Deeds:
         self, state: OrderState, order: Order, actor: str, share: Share | None
     ) -> None:
         """Have the newest terms of an order, which were judged, take the place of all others."""
-        if state.wanted is not None:
+        if state.wanted is not None and actor == "emsd":  # all of it holds but for the size
+            self.tell_edit(state.wanted)
+        elif state.wanted is not None:
             self._supersede(state.wanted)
         at = (state.phase is Phase.DARK and self.dark.start_of(order)) or ZERO
         await self.register.happen(
@@ -112,16 +115,21 @@ class Deeds:
     async def send(self, state: OrderState, order: Order, share: Share) -> None:
         """Send an order that was set free, with these terms: its venue does not have it."""
         oid, asked = order.oid, state.newest[0]
-        del self.register.unsent[oid]
         self.outbox.forget(oid)
-        if state.wanted is not None and state.editing is not None:
-            self._supersede(state.editing)
+        edit, later = state.editing, state.wanted
+        if edit is not None and later is not None:
+            resized = msgspec.structs.replace(edit, size=later.size) == later
+            if resized and state.wanted_share != state.editing_share:  # as in :meth:`change`
+                self.tell_edit(edit)
+            else:
+                self._supersede(edit)
         if order == state.order == asked:
             await self.register.happen(oid, EventKind.SUBMIT)
         else:
             await self.register.happen(oid, EventKind.SUBMIT, order=order, share=share)
         if asked not in (order, state.order):
             self.tell_edit(asked)
+        del self.register.unsent[oid]  # not before it is journaled: no venue is asked for it
         await self.outbox.order(self.orders[oid])
 
     def may_grow(self, child: OrderState) -> bool:

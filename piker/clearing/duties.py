@@ -5,6 +5,8 @@ What is due is looked for anew each time (:meth:`Register.due`), under the order
 
 from __future__ import annotations
 
+from decimal import Decimal
+
 from piker import clock
 from piker.clearing.dark import Met, released
 from piker.clearing.deeds import Deeds
@@ -12,7 +14,7 @@ from piker.clearing.denials import Denial, DenialCode
 from piker.clearing.lifecycle import EventKind, OrderState, Phase
 from piker.clearing.linked import Due, What
 from piker.clearing.turns import Turns
-from piker.money import plain
+from piker.money import EXACT, plain
 from piker.orders import Action, Order, SyncState, TimeInForce
 
 __all__ = ["Duties"]
@@ -66,7 +68,7 @@ class Duties:
     async def met(self, oid: str, met: Met) -> None:
         """Set an order free whose trigger was met, if it still waits and limits let it through."""
         with await self._turns.of(oid):
-            state = await self._as_due(oid)
+            state = await self._as_due(oid, met)
             if state is None:
                 return
             how = f"{plain(met.price)} met {plain(met.trigger)} at {clock.utc(clock.wall_ns())}"
@@ -81,15 +83,20 @@ class Duties:
             await self._deeds.free(state, EventKind.TRIGGER, freed, how, met.price)
             await self.send(oid)
 
-    async def _as_due(self, oid: str) -> OrderState | None:
+    async def _as_due(self, oid: str, met: Met) -> OrderState | None:
         """Return an order whose trigger was met as it is to trade now; None if it is not."""
         state = self._register.orders.get(oid)
-        found = self._register.due(state) if state is not None else None
-        if state is not None and found is not None and found.what is What.WAIT:
-            if state.phase is Phase.DARK:
-                self._register.dark.arm(state.order, seen=state.seen)
+        if state is None or state.phase is not Phase.DARK:
             return None
-        if state is not None and found is not None:
+        order, found = state.order, self._register.due(state)
+        is_judged = order.action is Action.ALERT or self._is_priced(order)
+        if not is_judged or (found is not None and found.what is What.WAIT):
+            seen, trail = state.seen, order.trail
+            if trail is not None:  # it goes on from the best price, journaled yet or not
+                seen = EXACT.subtract(met.trigger, EXACT.multiply(Decimal(order.side), trail))
+            self._register.dark.arm(order, seen=seen)
+            return None
+        if found is not None:
             await self._do(state, found)
             state = self._register.orders.get(oid)
         return state if state is not None and state.phase is Phase.DARK else None
@@ -102,6 +109,12 @@ class Duties:
         """
         state = self._register.orders.get(oid)
         if state is None or oid not in self._register.unsent or not self._is_open(state.order):
+            return
+        if self._deeds.is_halted(state.order.account):
+            await self._deeds.cancel(state, "emsd", "all was to end")
+            return
+        if state.order.expire_ns is not None and state.order.expire_ns <= clock.wall_ns():
+            await self._register.happen(oid, EventKind.EXPIRE, reason="its time is over")
             return
         (order, share), found = state.newest, self._register.due(state)
         if found is not None and found.what is What.CANCEL:
@@ -153,12 +166,20 @@ class Duties:
         register = self._register
         return order.account in register.accounts and order.symbol in register.markets
 
+    def _is_priced(self, order: Order) -> bool:
+        """Tell whether an order can be judged: its market is open, and has a price."""
+        if not self._is_open(order):
+            return False
+        return self._register.accounts[order.account].desk.last(order.symbol) is not None
+
     async def _do(self, state: OrderState, found: Due) -> None:
         order = found.order
         if found.what is What.CANCEL:
             await self._deeds.cancel(state, "emsd", found.reason)
         elif order is None or found.what is What.WAIT:
             return
+        elif found.what is What.RELEASE and order.side and not self._is_priced(order):
+            return  # it is looked at again when that has one
         elif found.what is What.RELEASE:
             freed = self._register.as_exit(order)
             await self._deeds.free(state, EventKind.RELEASE, freed, found.reason, share=found.share)

@@ -22,7 +22,7 @@ import msgspec
 
 from piker.clearing.lifecycle import OrderState, Phase, Share
 from piker.money import EXACT, ZERO
-from piker.orders import Order
+from piker.orders import Action, Order
 
 __all__ = ["Due", "Tied", "Ties", "What", "due", "is_stale", "share_of"]
 
@@ -115,7 +115,10 @@ def is_stale(state: OrderState, size: Decimal, now: Share) -> bool:
     whole = now.given if state.order.parent else state.asked
     if size == state.asked and (now.taken or whole < state.asked):
         return True
-    return size == state.order.size and state.newest[1] != state.share
+    newest, known = state.newest
+    if size == newest.size:
+        return known != now
+    return size == state.order.size and known != state.share
 
 
 def due(state: OrderState, tied: Tied) -> Due | None:
@@ -135,8 +138,9 @@ def due(state: OrderState, tied: Tied) -> Due | None:
     is_child = bool(newest.parent)
     left = EXACT.subtract(now.given, now.taken)
     if is_held:
-        if left > 0:
-            terms = msgspec.structs.replace(newest, size=left)
+        is_alert = state.order.action is Action.ALERT  # it has no size of its own
+        if left > 0 or (is_alert and parent is not None and parent.filled):
+            terms = newest if is_alert else msgspec.structs.replace(newest, size=left)
             return Due(What.RELEASE, _because(parent), terms, now)
         return Due(What.CANCEL, _taken(tied)) if now.given and has_ended else None
     grown, lost = EXACT.subtract(now.given, known.given), EXACT.subtract(now.taken, known.taken)

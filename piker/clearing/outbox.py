@@ -5,7 +5,7 @@ from __future__ import annotations
 from piker.clearing.lifecycle import EventKind, OrderState
 from piker.clearing.register import Register
 from piker.clearing.requests import cancel_of, request_of
-from piker.errors import PikerError
+from piker.errors import PikerError, Transient
 from piker.orders import BrokerdOrder, BrokerdRequest, Order, TimeInForce
 
 __all__ = ["Outbox"]
@@ -69,8 +69,11 @@ class Outbox:
         return request_of(order, self._register.mktid(order.symbol), self.tif(order), reqid)
 
     async def _send(self, state: OrderState, request: BrokerdRequest) -> None:
+        account = self._register.accounts.get(state.order.account)
         try:
-            await self._register.accounts[state.order.account].link.send(request)
+            if account is None:
+                raise Transient(f"{state.order.account} is not open.")
+            await account.link.send(request)
         except PikerError as err:  # it may have left, or not: only the venue knows
             self._edits.pop(state.order.oid, None)
             await self._register.happen(state.order.oid, EventKind.LOSE, reason=err.message)

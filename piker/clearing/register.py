@@ -108,6 +108,13 @@ def event_of(told: OfOrder, now: int) -> Event | None:
             return Event(kind=refusal, time_ns=now, reason=told.reason)
 
 
+def _stands(told: OfOrder) -> bool:
+    """Tell whether a word of an order's proves that its venue has it."""
+    if isinstance(told, BrokerdStatus):
+        return told.status == "open"
+    return isinstance(told, BrokerdOrderAck | BrokerdFill)
+
+
 def _with_terms(event: Event, told: OfOrder, state: OrderState) -> Event:
     """Return the event of an edit with the terms that the venue has confirmed by it."""
     if not isinstance(told, BrokerdOrderAck) or told.terms is None:
@@ -233,7 +240,8 @@ class Register:
         if order.oco and not order.parent:
             name, _, number = order.oco.rpartition("#")
             if name and number.isdecimal():
-                self._groups[order.account, name] = int(number)
+                key = (order.account, name)
+                self._groups[key] = max(int(number), self._groups.get(key, 1))
 
     def due(self, state: OrderState) -> Due | None:
         """Return what is to be done to an order as those that it hangs on stand."""
@@ -253,7 +261,7 @@ class Register:
         tied = self._tied(order)
         return [
             other.order.oid for other in (tied.group if tied is not None else ())
-            if self.is_at_venue(other)
+            if other.phase in AT_VENUE
             and (other.order.symbol, other.order.side) == (order.symbol, order.side)
         ]  # fmt: skip
 
@@ -331,6 +339,8 @@ class Register:
     async def hear(self, oid: str, told: Sequence[OfOrder]) -> None:
         """Let what a backend tells of an order happen to it: all of it in one commit."""
         now, state = clock.wall_ns(), self.orders[oid]
+        if oid in self.unsent and any(map(_stands, told)):
+            del self.unsent[oid]  # its venue has it after all
         events: list[tuple[Event, OfOrder | None]] = []
         for one in told:
             event = event_of(one, now)

@@ -325,7 +325,7 @@ class RiskDesk:
     def _judge_price(self, order: Order, mkt: MktPair, now_ns: int) -> Decimal | Denial:
         """Return the price to value the order at, once it is known to be near the market's.
 
-        With a ``now_ns`` of 0 the market's price is of any age.
+        With a ``now_ns`` of 0 the market's price is of any age, and the limit may be far from it.
         """
         known = self._prices.get(order.symbol)
         if known is None or now_ns - known.time_ns > self.limits.max_price_age_s * NS:
@@ -339,7 +339,7 @@ class RiskDesk:
             return max(market, order.trigger) if order.trigger is not None else market
         # A stop-limit's price is judged from its trigger: there it will be sent.
         near = order.trigger if order.trigger and order.kind is OrderKind.STOP_LIMIT else market
-        if order.side * (limit - near) > near * collar:
+        if now_ns and order.side * (limit - near) > near * collar:
             side, bound = ("above", 1 + collar) if order.side > 0 else ("below", 1 - collar)
             far = f"{abs(limit / near - 1):.1%} {side} {plain(near)}"
             what = f"{plain(limit)} is {far}; the collar ends at {plain(near * bound)}."

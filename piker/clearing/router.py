@@ -24,12 +24,13 @@ from piker.clearing.denials import Denial, DenialCode
 from piker.clearing.duties import Duties
 from piker.clearing.journal import Journal
 from piker.clearing.keeper import Keeper
-from piker.clearing.lifecycle import EventKind, OrderState, Phase
-from piker.clearing.linked import is_stale
+from piker.clearing.lifecycle import EventKind, OrderState, Phase, Share
+from piker.clearing.linked import What, is_stale
 from piker.clearing.news import News
 from piker.clearing.register import OfOrder, Register
 from piker.clearing.risk import RiskApproved, TradingState
 from piker.clearing.turns import Turns
+from piker.clearing.validate import TRIGGERED
 from piker.log import get_logger
 from piker.market import MktPair
 from piker.orders import (
@@ -99,7 +100,11 @@ class Router:
         self.register.markets[mkt.fqme] = mkt
         for account in self.accounts.values():
             account.desk.know(mkt)
-        for state in self.register.live(symbol=mkt.fqme):
+        self._look_at_market(mkt.fqme)
+
+    def _look_at_market(self, fqme: str) -> None:
+        """Look at what hangs on others in a market that can be judged now."""
+        for state in self.register.live(symbol=fqme):
             if state.order.parent or state.order.oco:
                 self._look_at(state.order.oid)
 
@@ -161,7 +166,10 @@ class Router:
     def price(self, fqme: str, price: Decimal, time_ns: int) -> None:
         """Take a market's price, for the limits."""
         for account in self.accounts.values():
+            is_first = account.desk.last(fqme) is None
             account.desk.price(fqme, price, time_ns)
+            if is_first:
+                self._look_at_market(fqme)
 
     def see(self, fqme: str, kind: TickType, side: int, price: Decimal) -> None:
         """Take a price that may meet what waits in the dark, as :meth:`DarkBook.see` does."""
@@ -321,12 +329,7 @@ class Router:
 
     async def _synced(self, name: str) -> None:
         """Do again what a venue that was away has not heard, and compare positions with it."""
-        marks = []
-        for heard in self._heard.values():  # all at once: a lane that is done is there no more
-            marks.append(trio.Event())
-            heard.append(marks[-1])
-        for done in marks:
-            await done.wait()
+        await self._worked_off()
         account = self.accounts[name]
         halted = self.deeds.is_halted(name)  # then what waits is to go, too
         for state in self.register.live(name) if halted else self.register.at_venue(name):
@@ -347,6 +350,15 @@ class Router:
                 await self.duties.follow(state.order.oid)
         await self.keeper.compare(name)
 
+    async def _worked_off(self) -> None:
+        """Wait until all that was heard by now has been handled."""
+        marks = []
+        for heard in self._heard.values():  # all at once: a lane that is done is there no more
+            marks.append(trio.Event())
+            heard.append(marks[-1])
+        for done in marks:
+            await done.wait()
+
     def _is_found(self, state: OrderState) -> bool:
         """Tell whether an order stands whose account was synced without it."""
         account, found = self.accounts.get(state.order.account), (Phase.OPEN, Phase.PARTIAL)
@@ -365,9 +377,14 @@ class Router:
             await self.deeds.outbox.edit(state.order.oid)
 
     async def lost(self, account: str, why: str) -> None:
-        """Say that an account's link is gone: what was on its way is UNKNOWN."""
+        """Say that an account's link is gone: what was on its way is UNKNOWN.
+
+        Returns when what it told is handled, so that the next dialog is asked nothing that this one
+        has proved: an order that is absent would be sent again by the proof of each.
+        """
         self.keeper.lost(account, why)
         self.deeds.outbox.doubt(account)
+        await self._worked_off()
         for state in self.register.at_venue(account):
             oid = state.order.oid
             if state.phase is Phase.PENDING:
@@ -403,22 +420,40 @@ class Router:
             what = "an edit changes no account, market or side."
             self.deeds.refuse(order, Denial(DenialCode.SENSELESS, what))
             return
+        if state.met and order.kind in TRIGGERED:
+            what = f"its trigger was met: {state.met}."
+            self.deeds.refuse(order, Denial(DenialCode.SENSELESS, what))
+            return
         if order == (state.wanted or state.editing or state.order):  # it was cut off, asks again
             self.news.tell(self.register.status(state))
             return
+        for terms, share in self._sized(state, order):
+            judged = self.deeds.judge(terms)
+            if not isinstance(judged, Denial):
+                await self.deeds.change(state, terms, actor, share)
+                if terms.size != asked.size:
+                    self.deeds.tell_edit(asked)
+                return
+        assert isinstance(judged, Denial)
+        self.deeds.refuse(asked, judged)
+
+    def _sized(self, state: OrderState, edit: Order) -> list[tuple[Order, Share | None]]:
+        """Return the terms that an edit may come to, and their shares: the first that pass.
+
+        One that asks for no new size has the one that is due; else it has the newest terms' own,
+        and their share, so that what others have traded since still counts.
+        """
         share = self.register.share(state)
-        is_held = state.phase is Phase.HELD
-        if share is not None and not is_held and is_stale(state, order.size, share):
-            found = self.register.due(state)
-            newest = (found.order if found is not None else None) or state.newest[0]
-            order = msgspec.structs.replace(order, size=newest.size)
-        judged = self.deeds.judge(order)
-        if isinstance(judged, Denial):
-            self.deeds.refuse(order, judged)
-            return
-        await self.deeds.change(state, order, actor, share)
-        if order.size != asked.size:
-            self.deeds.tell_edit(asked)
+        if share is None or state.phase is Phase.HELD:
+            return [(edit, share)]
+        found, (newest, known) = self.register.due(state), state.newest
+        if not is_stale(state, edit.size, share):  # nor has one that waits any of what came in
+            waits = found is not None and found.what is What.WAIT
+            return [(edit, known if waits else share)]
+        sizes = [(newest.size, known)]
+        if found is not None and found.order is not None and found.share is not None:
+            sizes.insert(0, (found.order.size, found.share))
+        return [(msgspec.structs.replace(edit, size=size), of) for size, of in sizes]
 
     async def _absent(self, state: OrderState) -> None:
         """Act on the proof that the venue never had an order.

@@ -193,14 +193,16 @@ async def test_stop_that_was_met_waits_for_what_its_entry_may_still_buy(tmp_path
 async def test_one_of_two_goes_on_when_both_are_met_at_once(tmp_path: Path) -> None:
     """Neither knew of the other; they do not end each other."""
     async with routing(tmp_path, Mute()) as (router, link):
-        for oid in ("a", "b"):
-            await router.order(order(oid, oco="g", **STOP))
+        sizes = {"a": 10, "b": 9}  # alike, the second would be taken for a stuck key
+        for oid, size in sizes.items():
+            await router.order(order(oid, oco="g", **{**STOP, "size": D(size)}))
+        assert [router.orders[oid].phase for oid in sizes] == [Phase.DARK] * 2
         router.see(BTC.fqme, TickType.TRADE, 0, D(94))
         await rest()
         gone = [oid for oid in ("a", "b") if router.orders[oid].is_over]
         assert len(gone) == 1
         (goes,) = {"a", "b"}.difference(gone)
-        assert sent(link, goes) == [10]
+        assert sent(link, goes) == [sizes[goes]]
 
 
 def test_of_two_that_were_met_one_ends_the_other() -> None:
