@@ -89,6 +89,8 @@ class Duties:
         if state is None or state.phase is not Phase.DARK:
             return None
         order, found = state.order, self._register.due(state)
+        if order.trail is None and order.trigger != met.trigger:
+            return None  # an edit was taken meanwhile, and it was armed anew
         is_judged = order.action is Action.ALERT or self._is_priced(order)
         if not is_judged or (found is not None and found.what is What.WAIT):
             seen, trail = state.seen, order.trail

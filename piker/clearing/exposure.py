@@ -26,7 +26,7 @@ class Stand(msgspec.Struct, frozen=True, gc=False):
     remaining: Decimal
     price: Decimal
     reduce_only: bool
-    oco: str = ""
+    group: str = ""  # of which one at most trades
 
     def worse(self, remaining: Decimal, price: Decimal) -> Stand:
         """Return it with whichever terms are worse, while the venue may have either."""
@@ -73,8 +73,8 @@ class Exposure:
                 return
             self.drop(oid)
         self._orders[oid] = stand
-        if stand.oco:
-            self._groups.setdefault(stand.oco, set()).add(oid)
+        if stand.group:
+            self._groups.setdefault(stand.group, set()).add(oid)
         market = self._markets.get(stand.fqme)
         if market is None:
             market = self._markets[stand.fqme] = _Market()
@@ -93,10 +93,10 @@ class Exposure:
         stand = self._orders.pop(oid, None)
         if stand is None:
             return None
-        group = self._groups.get(stand.oco, set())
+        group = self._groups.get(stand.group, set())
         group.discard(oid)
-        if stand.oco and not group:
-            del self._groups[stand.oco]
+        if stand.group and not group:
+            del self._groups[stand.group]
         market = self._markets[stand.fqme]
         market.count -= 1
         market.sides[stand.side] = EXACT.subtract(market.sides[stand.side], stand.remaining)

@@ -144,7 +144,8 @@ class OrderState(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     price that its trigger goes by: of a trailing stop the best one since it was armed, of an alert
     the one from which it was armed. ``taken_ns`` is when emsd took the order. Of its edits one is
     at the venue at a time (``editing``); ``wanted`` is the newest that was asked for meanwhile.
-    Each of the three terms has its ``share``.
+    Each of the three terms has its ``share``. ``told`` is what its venue said was filled in all
+    when it ended: a fill may be late, or lost, and has traded all the same.
     """
 
     order: Order
@@ -153,6 +154,7 @@ class OrderState(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     freed: bool = False
     reqid: str = ""
     filled: Decimal = ZERO
+    told: Decimal = ZERO
     value: Decimal = ZERO
     fees: dict[str, Decimal] = {}
     tids: frozenset[str] = frozenset()
@@ -192,6 +194,11 @@ class OrderState(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     def remaining(self) -> Decimal:
         """Return what is still to trade; never negative."""
         return max(ZERO, EXACT.subtract(self.order.size, self.filled))
+
+    @property
+    def traded(self) -> Decimal:
+        """Return what has traded, told fill by fill or not."""
+        return max(self.filled, self.told)
 
     @property
     def avg_price(self) -> Decimal | None:
@@ -290,11 +297,16 @@ def _trigger(state: OrderState, event: Event) -> Step:
 
 
 def _submit(state: OrderState, event: Event) -> Step:
-    order = event.order
+    order, phase, reason = event.order, state.phase, state.reason
+    if phase is _UNKNOWN:
+        phase, reason = _PENDING, ""
     if order is None:
-        return Step(state, "submitted")
+        return Step(_replace(state, phase=phase, reason=reason), "submitted")
     share = _share_of(state, event, order)  # no venue has it: these are its terms, and no edit
-    return _to(state, "submitted", order=order, share=share, editing=None, wanted=None)
+    return _to(
+        state, "submitted", order=order, share=share, editing=None, wanted=None, phase=phase,
+        reason=reason,
+    )  # fmt: skip
 
 
 def _ack(state: OrderState, event: Event) -> Step:
@@ -430,9 +442,9 @@ def _end(phase: Phase, name: str) -> Handler:
     def end(state: OrderState, event: Event) -> Step:
         ended = _replace(
             state, phase=phase, reason=event.reason, editing=None, wanted=None,
-            reqid=state.reqid or event.reqid,
+            reqid=state.reqid or event.reqid, told=_told(event),
         )  # fmt: skip
-        missing = bool(event.size) and event.size.is_finite() and event.size > state.filled
+        missing = ended.told > state.filled
         return Step(ended, name, Problem.MISSING_FILLS if missing else None)
 
     return end
@@ -455,10 +467,18 @@ def _reject(state: OrderState, event: Event) -> Step:
 
 def _close(state: OrderState, event: Event) -> Step:
     """The venue says that it is filled. Fills that we have not seen are to be asked for."""
-    told = max(event.size, _most(state)) if event.size.is_finite() else _most(state)
-    reason = "" if state.phase is _UNKNOWN else state.reason
-    closed = _replace(state, phase=_FILLED, editing=None, wanted=None, reason=reason)
-    return Step(closed, "closed", Problem.MISSING_FILLS if told > state.filled else None)
+    said = _told(event)
+    most = max(said, _most(state))  # its own word, else what was ordered
+    closed = _replace(
+        state, phase=_FILLED, editing=None, wanted=None, told=said or state.order.size,
+        reason="" if state.phase is _UNKNOWN else state.reason,
+    )  # fmt: skip
+    return Step(closed, "closed", Problem.MISSING_FILLS if most > state.filled else None)
+
+
+def _told(event: Event) -> Decimal:
+    """Return what the venue says was filled in all; zero where it does not."""
+    return event.size if is_sane(event.size) and event.size > 0 else ZERO
 
 
 def _lose(state: OrderState, event: Event) -> Step:

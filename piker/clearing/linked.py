@@ -101,9 +101,9 @@ def share_of(state: OrderState, tied: Tied) -> Share:
     _, known = state.newest
     given, taken = known.given, ZERO
     if tied.parent is not None:
-        given = min(state.asked, tied.parent.filled)
+        given = min(state.asked, tied.parent.traded)
     for other in tied.group:
-        taken = EXACT.add(taken, other.filled)
+        taken = EXACT.add(taken, other.traded)
     return Share(given, max(taken, known.taken))
 
 
@@ -129,7 +129,7 @@ def due(state: OrderState, tied: Tied) -> Due | None:
     if _is_without_exits(state, tied.children):
         return Due(What.CANCEL, "all of its exits have ended")
     is_held, has_ended = state.phase is Phase.HELD, parent is None or parent.is_over
-    if is_held and parent is not None and has_ended and not parent.filled:
+    if is_held and parent is not None and has_ended and not parent.traded:
         return Due(What.CANCEL, f"its parent is {parent.phase}")
     for other in tied.group:
         if _ends(other, state):
@@ -139,7 +139,7 @@ def due(state: OrderState, tied: Tied) -> Due | None:
     left = EXACT.subtract(now.given, now.taken)
     if is_held:
         is_alert = state.order.action is Action.ALERT  # it has no size of its own
-        if left > 0 or (is_alert and parent is not None and parent.filled):
+        if left > 0 or (is_alert and parent is not None and parent.traded):
             terms = newest if is_alert else msgspec.structs.replace(newest, size=left)
             return Due(What.RELEASE, _because(parent), terms, now)
         return Due(What.CANCEL, _taken(tied)) if now.given and has_ended else None
@@ -166,7 +166,7 @@ def _ends(other: OrderState, state: OrderState) -> bool:
     if other.met and state.met:
         if not other.is_over:
             return other.order.oid < state.order.oid
-    elif other.met and (other.filled or not other.is_over):
+    elif other.met and (other.traded or not other.is_over):
         return True
     return other.phase is Phase.FILLED and not other.order.parent
 
@@ -174,7 +174,7 @@ def _ends(other: OrderState, state: OrderState) -> bool:
 def _is_without_exits(state: OrderState, children: Sequence[OrderState]) -> bool:
     """Tell whether an entry that still stands has traded, and so have exits, and none is left."""
     over = all(child.is_over for child in children)
-    return bool(state.filled and over and any(child.filled for child in children))
+    return bool(state.traded and over and any(child.traded for child in children))
 
 
 def _because(parent: OrderState | None) -> str:
@@ -184,5 +184,5 @@ def _because(parent: OrderState | None) -> str:
 
 
 def _taken(tied: Tied) -> str:
-    most = max(tied.group, key=lambda other: other.filled, default=None)
+    most = max(tied.group, key=lambda other: other.traded, default=None)
     return f"{most.order.oid if most is not None else 'another'} of its group was filled"

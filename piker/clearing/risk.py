@@ -152,7 +152,7 @@ class RiskDesk:
             self._positions[order.symbol] = ZERO
         self._standing.put(
             order.oid,
-            Stand(order.symbol, order.side, remaining, price, order.reduce_only, order.oco),
+            Stand(order.symbol, order.side, remaining, price, order.reduce_only, _group(order)),
         )
 
     def _worth_at(self, order: Order) -> Decimal:
@@ -228,7 +228,7 @@ class RiskDesk:
         mkt = self._markets.get(order.symbol)
         if mkt is None:
             return Denial(DenialCode.WRONG_SYMBOL, f"{order.symbol} is not known here.")
-        group = "" if by_client else order.oco  # of which one at most trades
+        group = "" if by_client else _group(order)  # of which one at most trades
         denial = self._by_state(order, group)
         if denial is not None:
             return denial
@@ -481,6 +481,11 @@ def _result(mkt: MktPair, day: MarketDay, price: Decimal) -> Decimal:
 def _cents(value: Decimal) -> str:
     """Return an amount for people: two decimals at most."""
     return plain(round(value, 2))
+
+
+def _group(order: Order) -> str:
+    """Return the group of an order, "" of none; a bracket's exits are one by their parent."""
+    return f"{order.parent} {order.oco}" if order.oco else ""
 
 
 def _likeness(order: Order) -> tuple[object, ...]:

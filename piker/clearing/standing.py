@@ -21,7 +21,7 @@ from piker.money import EXACT, ZERO, is_bounded
 
 __all__ = ["ENDED_KEPT", "FOLD", "Snapshot", "Standing", "fold_orders"]
 
-FOLD = 10  # raised when the same rows come to something else: older snapshots are not used then
+FOLD = 11  # raised when the same rows come to something else: older snapshots are not used then
 ENDED_KEPT = 10_000  # ended orders: 10 MB; a busy day's, for clients that ask what became of them
 
 

@@ -47,9 +47,13 @@ class Mute(PaperLink):
             self.tell([BrokerdOrderAck(oid=oid, reqid="r" + oid, account=PAPER)])
             self.says(oid, "open", reqid="r" + oid)
 
-    def says(self, oid: str, status: str, reqid: str = "") -> None:
-        """Say how an order stands."""
-        self.tell([BrokerdStatus(oid=oid, reqid=reqid, time_ns=1, status=status, account=PAPER)])
+    def says(self, oid: str, status: str, reqid: str = "", filled: int = 0) -> None:
+        """Say how an order stands, and how much of it has traded in all."""
+        self.tell([
+            BrokerdStatus(
+                oid=oid, reqid=reqid, time_ns=1, status=status, account=PAPER, filled=D(filled)
+            )
+        ])  # fmt: skip
 
     def fills(self, oid: str, sizes: Sequence[int | str], action: Action = Action.BUY) -> None:
         """Say that an order has traded, all of it at once."""

@@ -201,6 +201,21 @@ def test_state_lets_through_what_it_says_when_changed() -> None:
     assert code(one.check(more, 1)) is None
 
 
+def test_exit_takes_the_place_of_its_own_bracket_s_alone_when_groups_share_a_name() -> None:
+    """Two brackets whose exits are called the same: the other's take-profit sells, too."""
+    one = desk()
+    one.position(BTC.fqme, D("0.02"))
+    one.state = TradingState.REDUCING
+    out = {"action": Action.SELL, "oco": "exits"}
+    for parent in ("p", "q"):
+        profit = order(f"{parent}-tp", parent=parent, **out)
+        one.standing(profit, profit.size)
+    stop = order("p-sl", parent="p", **out)
+    assert code(one.check(stop, 1, by_client=False)) is None
+    more = order("p-sl", parent="p", size=D("0.015"), **out)
+    assert code(one.check(more, 1, by_client=False)) is DenialCode.REDUCING
+
+
 def test_day_s_loss_stops_new_risk_and_lets_a_position_be_closed() -> None:
     """Realised and unrealised, fees counted; a new day begins at its own prices."""
     one = desk(daily_loss=D(100), order_notional=D(10**6), gross_exposure=D(10**6))

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import msgspec
 import pytest
+import trio
+import trio.lowlevel
 from mute_venue import GROUP, SELL, STOP, Mute, bracket, rest
 from paper_routing import BTC, PAPER, order, routing
 
@@ -122,6 +124,68 @@ async def test_stop_that_is_absent_waits_for_room_like_any_other(tmp_path: Path)
         link.says("tp", "canceled")
         await rest()
         assert sent(link) == [10, 7]
+
+
+@pytest.mark.parametrize(("status", "filled"), [("closed", 10), ("closed", 0), ("canceled", 4)])
+async def test_stop_does_not_sell_what_its_venue_says_was_sold(
+    tmp_path: Path, status: str, filled: int
+) -> None:
+    """The fills of its take-profit come later than its end, or never; then they count once."""
+    async with met(tmp_path) as (router, link):
+        link.says("tp", status, filled=filled)
+        await rest()
+        assert sent(link) == ([6] if status == "canceled" else [])
+        link.fills("tp", (filled or 10,), Action.SELL)
+        await rest()
+        assert sent(link) == ([6] if status == "canceled" else [])
+        assert router.orders["tp"].traded == (filled or 10)
+
+
+async def test_exits_have_what_the_venue_says_their_entry_has_traded(tmp_path: Path) -> None:
+    """It was filled, and its fills are not told yet: what was bought is to be protected."""
+    async with routing(tmp_path, Mute()) as (router, link):
+        await bracket(router, link)
+        link.says("in", "closed", filled=10)
+        await rest()
+        assert (router.orders["sl"].phase, router.orders["sl"].order.size) == (Phase.DARK, 10)
+        link.fills("in", (10,))
+        await rest()
+        assert router.orders["sl"].order.size == 10
+
+
+async def test_order_that_is_sent_again_is_pending_and_asked_for_no_more(tmp_path: Path) -> None:
+    """It was UNKNOWN until its venue had proved that it has it not."""
+    async with routing(tmp_path, Mute()) as (router, link):
+        asked = []
+        link.ask_again = lambda: asked.append(1)
+        await router.order(order("sl", **STOP))
+        router.see(BTC.fqme, TickType.TRADE, 0, D(94))
+        await rest()
+        await router.lost(PAPER, "a test")
+        router.beliefs(PAPER)
+        link.says("sl", "absent")
+        await rest()
+        assert router.orders["sl"].phase is Phase.PENDING
+        link.syncs()
+        await rest()
+        assert (asked, sent(link)) == ([], [10, 10])
+
+
+async def test_stop_goes_by_the_trigger_that_an_edit_gave_it_in_the_same_moment(
+    tmp_path: Path,
+) -> None:
+    """The edit was being journaled when the market met the old one, and is acknowledged."""
+    async with routing(tmp_path, Mute()) as (router, link), trio.open_nursery() as nursery:
+        await router.order(order("sl", **STOP))
+        nursery.start_soon(router.order, order("sl", **{**STOP, "trigger": D(90)}))
+        await trio.lowlevel.checkpoint()
+        await trio.lowlevel.checkpoint()
+        router.see(BTC.fqme, TickType.TRADE, 0, D(94))
+        await rest()
+        assert (router.orders["sl"].phase, sent(link)) == (Phase.DARK, [])
+        router.see(BTC.fqme, TickType.TRADE, 0, D(90))
+        await rest()
+        assert sent(link) == [10]
 
 
 async def test_rest_that_is_too_small_is_not_sent(tmp_path: Path) -> None:
