@@ -379,8 +379,10 @@ def _answers(status: Status, message: Order | Cancel) -> bool:
     )
 
 
-def _terms(order: Order) -> tuple[Decimal | None, ...]:
-    return order.size, order.price, order.trigger, order.trail
+def _terms(order: Order) -> tuple[Decimal | str | None, ...]:
+    """Return what an edit changes; what is no number as text: it equals nothing, itself included."""
+    terms = order.size, order.price, order.trigger, order.trail
+    return tuple(str(one) if one is not None and one.is_nan() else one for one in terms)
 
 
 def _kind(price: Amount | None, trigger: Amount | None, trail: Amount | None) -> OrderKind:
