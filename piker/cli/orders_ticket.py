@@ -23,7 +23,7 @@ from piker.errors import ConfigError, RangeError
 from piker.market import parse_fqme
 from piker.orders import Action, Order, OrderKind, TimeInForce, TriggerBy
 
-__all__ = ["Ticket", "build", "checked"]
+__all__ = ["Ticket", "build", "check_trigger", "checked"]
 
 _SPAN = re.compile(r"(\d{1,6})(s|m|min|h|d|w)")
 _SECONDS = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86_400, "w": 604_800}
@@ -152,7 +152,7 @@ def build(ems: OrderClient, typed: Ticket, market: Decimal | None) -> list[Order
         trail=typed.trail, trigger_by=typed.by.lower(), kind=kind, post_only=typed.post_only,
         reduce_only=typed.reduce_only, **more,
     )  # fmt: skip
-    _check_trigger(parent, market)
+    check_trigger(parent, market)
     if not typed.is_bracket:
         return [parent]
     children = _children(ems, typed, parent)
@@ -181,8 +181,11 @@ def _finite(value: Decimal | None) -> Decimal | None:
     return value if value is not None and value.is_finite() else None
 
 
-def _check_trigger(order: Order, market: Decimal | None) -> None:
-    """Refuse what would be met at once: whoever types it means something else."""
+def check_trigger(order: Order, market: Decimal | None, *, edited: bool = False) -> None:
+    """Refuse what would be met at once: whoever types it means something else.
+
+    An order that is ``edited`` stays of its kind, and does not trade at once by having none.
+    """
     trigger = _finite(order.trigger)
     if order.action is Action.ALERT or trigger is None or market is None:
         return
@@ -193,10 +196,13 @@ def _check_trigger(order: Order, market: Decimal | None) -> None:
     if order.price is not None and order.kind in _TRIGGERED:
         other += "_limit"
     wanted = "when the price " + ("falls" if rises else "rises") + f" to {trigger:f}"
+    remedy = f"To {order.action} {wanted}: {other}. To trade now: leave --trigger out."
+    if edited:
+        remedy = f"It stands as it was. To trade now: cancel it, and {order.action} at the market."
     raise RangeError(
         f"a {order.action} {order.kind} with its trigger at {trigger:f} would be met at once: the "
         f"market is at {market:f}.",
-        remedy=f"To {order.action} {wanted}: {other}. To trade now: leave --trigger out.",
+        remedy=remedy,
     )
 
 

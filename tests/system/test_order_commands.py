@@ -207,6 +207,12 @@ async def test_open_order_has_other_terms_when_edited_by_its_end(
         denied = await piker("edit", limit, "--price", "58000.001")
         assert denied.returncode == 1
         assert denied.stderr.startswith("refused (off-tick): ")
+        met = await piker("edit", stop, "--trigger", "90000")
+        assert (met.returncode, met.stdout) == (2, "")
+        assert "a sell stop with its trigger at 90000 would be met at once: the" in met.stderr
+        assert "It stands as it was." in met.stderr
+        no_number = await piker("edit", limit, "--price", "nan")
+        assert no_number.stderr.startswith("refused (bad-price): ")
         by_id = {row["oid"]: row for row in await rows("orders")}
         assert (by_id[limit]["price"], by_id[limit]["size"]) == ("58001", "0.02")
         assert by_id[stop]["trigger"] == "57001.5"

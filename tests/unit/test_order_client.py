@@ -10,6 +10,7 @@ import trio
 import trio.testing
 
 from piker.clearing.client import OrderClient
+from piker.errors import RangeError
 from piker.orders import (
     Action,
     BrokerdError,
@@ -101,7 +102,7 @@ async def test_new_order_is_not_sent_again_when_the_picture_has_it_with_other_te
     assert answers[0].req.size == 4
 
 
-@pytest.mark.parametrize("number", ["nan", "snan", "-nan"])
+@pytest.mark.parametrize("number", ["nan", "-nan"])
 async def test_edit_is_answered_when_its_terms_are_no_number(number: str) -> None:
     """What equals nothing, not even itself, is known again by its terms all the same."""
 
@@ -120,3 +121,15 @@ async def test_edit_is_answered_when_its_terms_are_no_number(number: str) -> Non
         answer = await ems.update("a", price=number)
     assert (answer.resp, answer.code) == ("error", "bad-price")
     assert ems.dialogs["a"].req == order
+
+
+async def test_number_that_can_not_be_compared_is_refused_before_it_is_sent() -> None:
+    """A signaling one raises wherever it is compared, at emsd, too."""
+
+    async def send(_: Order | Cancel) -> None:
+        raise AssertionError
+
+    ems = OrderClient("binance.paper", send, "session")
+    for number in ("snan", D("snan")):
+        with pytest.raises(RangeError, match="the size .* is no number"):
+            ems.order("btcusdt.spot.binance", "buy", number)
