@@ -190,7 +190,16 @@ def test_state_lets_through_what_it_says_when_changed() -> None:
     one = desk()
     one.position(BTC.fqme, D("0.03"))
     one.state = TradingState.HALTED
-    assert code(one.check(order("a", action=Action.SELL), 1)) is DenialCode.HALTED
+    halted = one.check(order("a", action=Action.SELL), 1)
+    assert code(halted) is DenialCode.HALTED
+    assert isinstance(halted, Denial)
+    assert halted.reason.endswith(
+        f"{one.account} is halted. To let it trade: piker arm {one.account}"
+    )
+    one.all_halted = True
+    halted = one.check(order("a", action=Action.SELL), 1)
+    assert isinstance(halted, Denial)
+    assert halted.reason == "all accounts are halted. To lift that: piker arm"
     one.state = TradingState.REDUCING
     assert code(one.check(order("b"), 1)) is DenialCode.REDUCING
     sell = order("c", action=Action.SELL, size=D("0.02"))
