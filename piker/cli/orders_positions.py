@@ -21,6 +21,7 @@ from piker.clearing.matching import MODEL
 from piker.clearing.prices import reference
 from piker.cli import orders_journal as kept
 from piker.cli.orders import check_account, console, is_live, opening, rounded, start
+from piker.cli.orders_accounts import check_known
 from piker.data.feed import open_feed
 from piker.data.symbols import SymbolDb
 from piker.errors import PikerError
@@ -103,6 +104,10 @@ async def _look(account: str) -> list[PositionRow]:
     if running:
         with opening("Asking emsd ..."):
             told = await _told(account)
+    elif ours:
+        print(kept.NOT_RUNNING, file=sys.stderr)
+    if account and not ours and not told:
+        await check_known(account, ())
     fqmes = sorted({fqme for _, fqme in {*ours, *told}})
     if running:
         with opening("Asking for prices ..."):

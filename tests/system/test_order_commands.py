@@ -144,6 +144,9 @@ async def test_market_order_is_filled_by_the_named_model_and_is_a_position(
         )
         assert sold["where"] == "paper.queue"
         assert isinstance(sold["avg_price"], str)
+        for words in ("positions", "accounts"):
+            noted = await piker(words)
+            assert noted.stderr.startswith("note: pikerd does not run: this is what the journal")
         (held,) = await rows("positions")
         assert (held["account"], held["where"]) == ("binance.paper", "paper.queue")
         assert Decimal(str(held["size"])) == Decimal("0.006")
