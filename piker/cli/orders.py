@@ -68,7 +68,7 @@ WORDS = {
 }  # fmt: skip
 #: What a person does about each denial.
 REMEDIES = {
-    DenialCode.BAD_SIZE: "Give a size above zero; the command says which way.",
+    DenialCode.BAD_SIZE: "Give a size above zero, as in 0.01; the command says which way.",
     DenialCode.BAD_PRICE: "Give a price above zero.",
     DenialCode.OFF_TICK: "Take a multiple of the tick.",
     DenialCode.OFF_LOT: "Take a multiple of the lot.",
@@ -223,14 +223,17 @@ def rounded(value: Decimal, digits: int = 10) -> str:
 
 def _traded(row: OrderRow) -> str:
     """Return what was traded, as what follows the order's own words."""
-    if row.state == Phase.FILLED and row.filled < row.size:
+    cut = row.reduce_only and row.filled  # a venue cuts it to what there is to be closed
+    if row.state == Phase.FILLED and row.filled < row.size and not cut:
         return f"; of its fills only {plain(row.filled)} were heard of: piker ledger verify"
     if not row.filled:
         return ""
     at = f" at {rounded(row.avg_price)}" if row.avg_price is not None else ""
     fees = ", ".join(f"{plain(amount)} {asset}" for asset, amount in row.fees.items())
     part = "," if row.filled == row.size else f"; {plain(row.filled)} of it filled"
-    return f"{part}{at}{f', fee {fees}' if fees else ''}"
+    left = "; its venue cut it to what there was to close: piker positions"
+    ended = left if row.state == Phase.FILLED and row.filled < row.size else ""
+    return f"{part}{at}{f', fee {fees}' if fees else ''}{ended}"
 
 
 def _place(row: OrderRow) -> str:

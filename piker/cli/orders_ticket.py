@@ -19,7 +19,7 @@ from piker.clearing.client import OrderClient
 from piker.cli.markets import check_markets
 from piker.cli.orders import check_account
 from piker.config import nearest
-from piker.errors import ConfigError, RangeError
+from piker.errors import ConfigError, PikerError, RangeError
 from piker.market import parse_fqme
 from piker.orders import Action, Order, OrderKind, TimeInForce, TriggerBy
 
@@ -59,6 +59,7 @@ class Ticket(msgspec.Struct, frozen=True, kw_only=True):
 # -- what is wrong with it before anything is started ------------------------------------------
 def checked(typed: Ticket) -> Ticket:
     """Return the ticket with its names whole; raise for what can be seen without anybody."""
+    _check_places(typed)
     check_markets([typed.fqme])
     address = parse_fqme(typed.fqme)
     if not address.venue:
@@ -79,6 +80,20 @@ def checked(typed: Ticket) -> Ticket:
         _moment_ns(typed.until)
     changed = {"fqme": str(address), "account": account, "tif": _tif(typed)}
     return msgspec.structs.replace(typed, **changed)
+
+
+def _check_places(typed: Ticket) -> None:
+    """Refuse a number where the market is to be, and a market in the number's place."""
+    second = typed.trigger if typed.action == Action.ALERT else typed.size
+    try:
+        Decimal(typed.fqme)
+        parse_fqme((second or "").lower())
+    except (InvalidOperation, PikerError):
+        return
+    raise ConfigError(
+        f"{typed.fqme!r} is no market, and {second!r} no number: each is in the other's place.",
+        remedy=f"The market comes first: piker {typed.action} {second} {typed.fqme}",
+    )
 
 
 def _check_number(name: str, text: str | None) -> None:

@@ -60,6 +60,9 @@ def test_age_has_one_unit_when_shown(seconds: int, words: str) -> None:
         ("buy btcusdt 1", 2, r"'btcusdt' is not a market address"),
         ("buy btcusdt.binance 1", 2, r"names no venue. As in btcusdt.spot.binance"),
         ("buy btcusdt.spot.binanse 1", 4, r"no provider 'binanse'. Did you mean 'binance'"),
+        (f"buy 0.01 {BTC}", 2, rf"The market comes first: piker buy {BTC} 0.01"),
+        (f"sell 0.01 {BTC} --price 5", 2, rf"The market comes first: piker sell {BTC} 0.01"),
+        (f"alert 58000 {BTC}", 2, rf"The market comes first: piker alert {BTC} 58000"),
         (f"buy {BTC}", 2, r"Missing argument 'SIZE'"),
         (f"buy {BTC} much", 2, r"the size 'much' is no number. As in 0.01"),
         (f"buy {BTC} 1 --price 1,5", 2, r"the price '1,5' is no number"),
@@ -253,6 +256,8 @@ async def test_what_can_not_be_is_denied_with_its_code_and_remedy(
         told = await piker("buy", BTC, "0", "--json")
         assert told.returncode == 1
         assert json.loads(told.stdout)["code"] == "bad-size"
+        venue = await piker("buy", "btcusdt.spt.binance", "1")
+        assert "no venue 'spt'. Did you mean 'spot' or" in venue.stderr
         unknown = await piker("buy", "btcusdd.spot.binance", "1")
         assert unknown.returncode == 3
         assert f"no market 'btcusdd.spot.binance'. Did you mean '{BTC}'" in unknown.stderr

@@ -131,5 +131,5 @@ async def test_number_that_can_not_be_compared_is_refused_before_it_is_sent() ->
 
     ems = OrderClient("binance.paper", send, "session")
     for number in ("snan", D("snan")):
-        with pytest.raises(RangeError, match="the size .* is no number"):
+        with pytest.raises(RangeError, match="is no number"):
             ems.order("btcusdt.spot.binance", "buy", number)

@@ -119,6 +119,14 @@ def test_denial_says_its_numbers_in_full_and_without_zeros_behind_them() -> None
     refused = desk(order_notional=D("1E+2")).check(order(size=D("0.0100"), price=D("6E4")), 1)
     assert isinstance(refused, Denial)
     assert refused.reason == "600 usd is more than 100 an order."
+    tiny = senseless(order(size=D("1E-6")), BTC, now_ns=10)
+    assert tiny is not None
+    assert tiny.reason == (
+        "0.000001 is no multiple of 0.00001, the lot of btcusdt.spot.binance; 0.00001 is."
+    )
+    huge = senseless(order(size=D("1E+30")), BTC, now_ns=10)
+    assert huge is not None
+    assert huge.reason == f"a size of 1{'0' * 30} is more than there is of anything."
     far = desk().check(order(price=D("66000.00")), 1)
     assert isinstance(far, Denial)
     assert far.reason == "66000 is 10.0% above 60000; the collar ends at 63000."

@@ -1,0 +1,56 @@
+"""What the commands say of an order and of a run: sentences that are true to the last number."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+
+import msgspec
+import pytest
+
+from piker.cli.orders import OrderRow, outcome
+from piker.cli.run_report import Tally, holdings_of
+from piker.market import Asset, MktPair
+from piker.orders import Action, BrokerdFill, Order, OrderKind, Status
+from piker.ticks import Quote
+
+D = Decimal
+BTC = "btcusdt.spot.binance"
+FILLED = OrderRow(
+    oid="1a2b3c-1", account="binance.main", live=True, market=BTC, side="buy", kind="market",
+    size=D("0.02"), filled=D("0.01"), state="closed", where="binance", avg_price=D(57000),
+    fees={"usdt": D("0.285")},
+)  # fmt: skip
+
+
+def test_order_that_was_cut_to_what_there_was_says_so() -> None:
+    """It lacks no fills, and what it traded is told as of any other."""
+    said = outcome(msgspec.structs.replace(FILLED, reduce_only=True))
+    assert "; 0.01 of it filled at 57000, fee 0.285 usdt; its venue cut it to what there" in said
+    assert "ledger verify" not in said
+    assert "only 0.01 were heard of: piker ledger verify" in outcome(FILLED)
+
+
+@pytest.mark.parametrize(
+    ("asset", "net", "uncounted"), [("usdt", "8", ()), ("btc", "-110", ()), ("bnb", "10", ("bnb",))]
+)
+def test_result_of_a_run_is_less_its_fees_in_the_markets_own_coin(
+    asset: str, net: str, uncounted: tuple[str, ...]
+) -> None:
+    """At a spot venue a buy pays in what it buys; what can not be valued is named."""
+    mkt = MktPair(
+        fqme=BTC, bs_mktid="BTCUSDT", dst=Asset("btc"), src=Asset("usdt"), price_tick=D(1),
+        size_tick=D("0.01"),
+    )  # fmt: skip
+    order = Order(
+        oid="a-1", symbol=BTC, account="binance.paper", action=Action.BUY, size=D(1),
+        kind=OrderKind.MARKET,
+    )  # fmt: skip
+    fill = BrokerdFill(
+        oid="a-1", account="binance.paper", symbol="btcusdt.spot", tid="1", size=D(1),
+        price=D(50), fee=D(2), fee_asset=asset, time_ns=1, reqid="r", action=Action.BUY,
+    )  # fmt: skip
+    quote = Quote(symbol=BTC, time_ns=1, bid=60.0, ask=60.0)
+    tally = Tally("a")
+    tally.take(Status(oid="a-1", resp="fill", time_ns=1, req=order, brokerd_msg=fill))
+    (held,) = holdings_of(tally, {BTC: mkt}, "binance.paper", {BTC: quote})
+    assert (held.net, held.uncounted) == (D(net), uncounted)
