@@ -22,6 +22,7 @@ from piker.clearing.lifecycle import OrderState, Phase
 from piker.cli.ledger_books import Books, open_books
 from piker.config import nearest
 from piker.errors import ConfigError
+from piker.market import parse_fqme
 from piker.money import plain
 
 __all__ = ["known_account", "show", "wait_for"]
@@ -97,7 +98,10 @@ def show(account: str | None, *, market: str | None, last: int, as_json: bool) -
         _show_accounts(books, as_json=as_json)
         return 0
     name = known_account(books, account)
+    market = market.lower() if market else None
     orders, fills = _orders_of(books, name, market), _fills_of(books, name, market)
+    if market and not orders and not fills:
+        parse_fqme(market)
     hidden = (len(orders) - last, len(fills) - last) if last else (0, 0)
     ends = _ends([row.oid for row in orders])
     orders, fills = orders[-last:], fills[-last:]
@@ -106,7 +110,7 @@ def show(account: str | None, *, market: str | None, last: int, as_json: bool) -
     elif orders or fills:
         _show_account(name, orders, fills, ends, hidden)
     else:
-        print(f"{name}: no orders and no fills there.")
+        print(f"{name}: no orders and no fills{f' in {market}' if market else ''}.")
     return 0
 
 
