@@ -21,8 +21,8 @@ from piker.cli.orders import (
     opening,
     row_of,
     show,
+    show_refused,
     start,
-    told_refusal,
 )
 from piker.cli.orders_accounts import check_known
 from piker.errors import ConfigError, Unknown
@@ -68,7 +68,8 @@ class _Work:
         """Ask, and wait until they are gone; return the exit code."""
         if service.read_pikerd() is None and not kept.has_journal():
             if self._oids:
-                self._refuse(DenialCode.UNKNOWN_ORDER, f"{self._oids[0]!r}: nothing was ordered.")
+                for oid in self._oids:
+                    self._refuse(oid, DenialCode.UNKNOWN_ORDER, f"{oid!r}: nothing was ordered.")
                 return 1
             if self._account:
                 await check_known(self._account, ())
@@ -112,7 +113,7 @@ class _Work:
         if status.resp == "error" and oid not in self._open(ems):
             code, said = await kept.why_not_open(oid)
             known = code is DenialCode.ORDER_OVER or not status.code
-            self._refuse(code if known else DenialCode(status.code), said)
+            self._refuse(oid, code if known else DenialCode(status.code), said)
         else:
             self._asked.append(oid)
 
@@ -120,9 +121,9 @@ class _Work:
     def _open(ems: OrderClient) -> set[str]:
         return {status.oid for status in ems.open_orders()}
 
-    def _refuse(self, code: DenialCode, said: str) -> None:
+    def _refuse(self, oid: str, code: DenialCode, said: str) -> None:
         self._failed = True
-        print(told_refusal(code, said), file=sys.stderr)
+        show_refused(oid, code, said, as_json=self._as_json)
 
     async def _tell(self, ems: OrderClient) -> int:
         with trio.move_on_after(GONE_S):

@@ -21,8 +21,8 @@ from piker.cli.orders import (
     outcome,
     row_of,
     show,
+    show_refused,
     start,
-    told_refusal,
 )
 from piker.cli.orders_price import price_of
 from piker.cli.orders_ticket import check_trigger
@@ -95,7 +95,7 @@ class _Work:
                 remedy="Look which: piker orders",
             )
         if status.resp == "error":
-            return self._refuse(DenialCode(status.code), status.reason)
+            return self._refuse(DenialCode(status.code), status.reason, oid)
         row = row_of(status)
         if all(getattr(row, name) == value for name, value in self._changes.items()):
             show(row, as_json=self._as_json)
@@ -107,9 +107,8 @@ class _Work:
             print(f"not edited{why}. It stands as it was: {describe(row)}.", file=sys.stderr)
         return 1
 
-    @staticmethod
-    def _refuse(code: DenialCode, said: str) -> int:
-        print(told_refusal(code, said), file=sys.stderr)
+    def _refuse(self, code: DenialCode, said: str, oid: str = "") -> int:
+        show_refused(oid or self._text, code, said, as_json=self._as_json)
         return 1
 
     def left(self) -> str:

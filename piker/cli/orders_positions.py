@@ -205,11 +205,16 @@ def _row(
         return row
     even = break_even(position, lambda asset: price if asset == contract.base else None)
     return msgspec.structs.replace(
-        row, avg_price=position.avg_price, price=price,
-        break_even=None if even.missing else even.price,
-        unrealised=position.unrealised(price) if price is not None else None,
-        realised=position.realised, currency=contract.settle,
+        row, avg_price=_short(position.avg_price), price=price,
+        break_even=None if even.missing else _short(even.price),
+        unrealised=_short(position.unrealised(price)) if price is not None else None,
+        realised=_short(position.realised), currency=contract.settle,
     )  # fmt: skip
+
+
+def _short(value: Decimal | None) -> Decimal | None:
+    """Return a number without the zeros, or the exponent, that exact arithmetic leaves behind."""
+    return None if value is None else Decimal(plain(value))
 
 
 # -- the table ---------------------------------------------------------------------------------

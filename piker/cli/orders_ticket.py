@@ -27,6 +27,7 @@ __all__ = ["Ticket", "build", "check_trigger", "checked"]
 
 _SPAN = re.compile(r"(\d{1,6})(s|m|min|h|d|w)")
 _SECONDS = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86_400, "w": 604_800}
+_LAST_NS = 2**63 - 1  # in April 2262: nanoseconds in 64 bits end there
 _TRIGGERED = {OrderKind.STOP, OrderKind.STOP_LIMIT}
 _PROFIT = {OrderKind.TAKE_PROFIT, OrderKind.TAKE_PROFIT_LIMIT}
 
@@ -141,7 +142,7 @@ def _moment_ns(text: str) -> int:
     now_ns = clock.wall_ns()
     span = _SPAN.fullmatch(text.strip().lower())
     if span is not None:
-        return now_ns + int(span[1]) * _SECONDS[span[2]] * clock.NS
+        return _near_ns(text, now_ns + int(span[1]) * _SECONDS[span[2]] * clock.NS)
     try:
         found = datetime.fromisoformat(text.strip())
     except ValueError:
@@ -152,6 +153,13 @@ def _moment_ns(text: str) -> int:
     time_ns = int(found.timestamp()) * clock.NS
     if time_ns <= now_ns:
         raise RangeError(f"{text!r} is over: it is UTC.", remedy="Give a time to come.")
+    return _near_ns(text, time_ns)
+
+
+def _near_ns(text: str, time_ns: int) -> int:
+    """Return a time that messages can carry; raise for one that is further off."""
+    if time_ns > _LAST_NS:
+        raise RangeError(f"{text!r} is after the year 2261.", remedy="Give an earlier time.")
     return time_ns
 
 

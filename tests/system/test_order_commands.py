@@ -147,9 +147,6 @@ async def test_market_order_is_filled_by_the_named_model_and_is_a_position(
         )
         assert sold["where"] == "paper.queue"
         assert isinstance(sold["avg_price"], str)
-        for words in ("positions", "accounts"):
-            noted = await piker(words)
-            assert noted.stderr.startswith("note: pikerd does not run: this is what the journal")
         (held,) = await rows("positions")
         assert (held["account"], held["where"]) == ("binance.paper", "paper.queue")
         assert Decimal(str(held["size"])) == Decimal("0.006")
@@ -226,6 +223,13 @@ async def test_open_order_has_other_terms_when_edited_by_its_end(
         late = await piker("edit", limit, "--price", "58000")
         assert late.returncode == 1
         assert re.match(r"refused \(order-over\): .*has ended: canceled", late.stderr)
+        for words in (("edit", limit, "--price", "58000"), ("cancel", limit), ("cancel", "zzz")):
+            refused = await piker(*words, "--json")
+            assert refused.returncode == 1
+            told = json.loads(refused.stdout)
+            assert (told["oid"], told["state"]) == (words[1], "refused")
+            assert f"refused ({told['code']}): {told['reason']}" in refused.stderr
+            assert told["remedy"] in refused.stderr
         never = await piker("edit", "zzz", "--price", "58000")
         assert re.match(r"refused \(unknown-order\): .*'zzz'", never.stderr)
 
@@ -425,6 +429,9 @@ async def test_orders_and_positions_are_the_journals_when_nothing_runs(
         assert done.returncode == 0
         assert "58000" in done.stdout
         assert done.stderr.startswith("note: pikerd does not run: this is what the journal has.")
+        for words in ("positions", "accounts"):
+            noted = await piker(words)
+            assert noted.stderr.startswith("note: pikerd does not run: this is what the journal")
         (held,) = await rows("positions")
         assert (Decimal(str(held["size"])), held["price"]) == (Decimal("0.01"), None)
         (row,) = await rows("accounts")

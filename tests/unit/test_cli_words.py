@@ -7,10 +7,10 @@ from decimal import Decimal
 import msgspec
 import pytest
 
-from piker.cli.orders import OrderRow, outcome
+from piker.cli.orders import OrderRow, outcome, price_words, row_of
 from piker.cli.run_report import Tally, holdings_of
 from piker.market import Asset, MktPair
-from piker.orders import Action, BrokerdFill, Order, OrderKind, Status
+from piker.orders import Action, BrokerdFill, Order, OrderKind, Status, TriggerBy
 from piker.ticks import Quote
 
 D = Decimal
@@ -28,6 +28,18 @@ def test_order_that_was_cut_to_what_there_was_says_so() -> None:
     assert "; 0.01 of it filled at 57000, fee 0.285 usdt; its venue cut it to what there" in said
     assert "ledger verify" not in said
     assert "only 0.01 were heard of: piker ledger verify" in outcome(FILLED)
+
+
+def test_what_wakes_an_order_is_said_where_it_is_not_trades() -> None:
+    """In a sentence, in the table, and in --json."""
+    order = Order(
+        oid="a-1", symbol=BTC, account="binance.paper", action=Action.SELL, size=D(1),
+        kind=OrderKind.STOP, trigger=D(55000), trigger_by=TriggerBy.SIDE,
+    )  # fmt: skip
+    row = row_of(Status(oid="a-1", resp="dark_open", time_ns=1, req=order))
+    assert (row.by, price_words(row)) == ("side", "trigger 55000, by side")
+    assert "stop trigger 55000, by side;" in outcome(row)
+    assert "by" not in price_words(msgspec.structs.replace(row, by="last"))
 
 
 @pytest.mark.parametrize(
