@@ -7,6 +7,8 @@ from decimal import Decimal
 import msgspec
 import pytest
 
+from piker.cli.__main__ import main
+from piker.cli.ledger import FillLine, _fill_table, console
 from piker.cli.orders import OrderRow, outcome, price_words, row_of
 from piker.cli.run_report import Tally, holdings_of
 from piker.market import Asset, MktPair
@@ -66,3 +68,35 @@ def test_result_of_a_run_is_less_its_fees_in_the_markets_own_coin(
     tally.take(Status(oid="a-1", resp="fill", time_ns=1, req=order, brokerd_msg=fill))
     (held,) = holdings_of(tally, {BTC: mkt}, "binance.paper", {BTC: quote})
     assert (held.net, held.uncounted) == (D(net), uncounted)
+
+
+@pytest.mark.parametrize("width", ["80", "120"])
+def test_books_are_read_in_whole_words_when_the_terminal_is_narrow(
+    width: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No number and no address is broken in two: rows take two lines where one has no room."""
+    monkeypatch.setenv("COLUMNS", width)
+    fill = FillLine(
+        tid="t31730", account="binance.main", market="btcusdt.usdtm.perp.binance", kind="fill",
+        size=D("0.00055"), price=D("57054.11"), cost=D("0.00000055"), cost_asset="btc",
+        oid="1a2b3c-1", leg="", source="journal", time_ns=1,
+    )  # fmt: skip
+    console().print(_fill_table("binance.main", [fill], {}))
+    said = capsys.readouterr().out
+    for word in ("t31730", "btcusdt.usdtm.perp", "0.00055", "57054.11", "0.00000055 btc"):
+        assert word in said
+    assert max(len(line) for line in said.splitlines()) <= int(width)
+
+
+def test_ctrl_c_is_no_traceback_while_the_command_is_loaded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A quarter of a second of every command is that."""
+
+    def interrupted(*_: object) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("piker.cli.app.run_app", interrupted)
+    with pytest.raises(SystemExit) as left:
+        main(["orders"])
+    assert left.value.code == 130
