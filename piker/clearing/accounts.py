@@ -343,4 +343,5 @@ class Accounts(Mapping[str, Account]):
         if self.halted is not None:
             own = RiskChange(TradingState.HALTED, f"all accounts: {self.halted}")
         account.desk.state = TradingState(own.state)
+        account.desk.all_halted = self.halted is not None
         account.why = own.reason if account.desk.state is not TradingState.ACTIVE else ""

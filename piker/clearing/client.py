@@ -81,14 +81,17 @@ def new_session() -> str:
 
 
 def _exact(value: Amount | None, what: str) -> Decimal | None:
-    if value is None or isinstance(value, Decimal):
+    if value is None or (isinstance(value, Decimal) and not value.is_snan()):
         return value
     if isinstance(value, float):
         raise RangeError(f"the {what} {value!r} is a float.", remedy="Give it as text: '0.01'.")
     try:
-        return Decimal(value)
+        found = Decimal(value)
+        if found.is_snan():  # it can not even be compared
+            raise ValueError(value)
     except (InvalidOperation, TypeError, ValueError):
         raise RangeError(f"the {what} {value!r} is no number.", remedy="As in '0.01'.") from None
+    return found
 
 
 class OrderClient:
@@ -379,8 +382,10 @@ def _answers(status: Status, message: Order | Cancel) -> bool:
     )
 
 
-def _terms(order: Order) -> tuple[Decimal | None, ...]:
-    return order.size, order.price, order.trigger, order.trail
+def _terms(order: Order) -> tuple[Decimal | str | None, ...]:
+    """Return what an edit changes; what is no number as text, for it does not equal itself."""
+    terms = order.size, order.price, order.trigger, order.trail
+    return tuple(str(one) if one is not None and one.is_nan() else one for one in terms)
 
 
 def _kind(price: Amount | None, trigger: Amount | None, trail: Amount | None) -> OrderKind:

@@ -76,6 +76,7 @@ class RiskDesk:
         self.account = account
         self.limits = limits
         self.state = TradingState.ACTIVE
+        self.all_halted = False  # it is by a halt of all accounts that this one is
         self._markets: dict[str, MktPair] = {}
         self._prices: dict[str, _Price] = {}
         self._positions: dict[str, Decimal] = {}
@@ -295,7 +296,7 @@ class RiskDesk:
         if self.state is TradingState.ACTIVE:
             return None
         if self.state is TradingState.HALTED:
-            return Denial(DenialCode.HALTED, "trading is halted. Arm it again with: piker arm.")
+            return Denial(DenialCode.HALTED, self._halted())
         if self.state is TradingState.REDUCING and not self._reduces(order, group):
             what = f"{plain(self.held(order.symbol))} {order.symbol} smaller may be sent."
             if self.is_hedged(order.symbol):
@@ -304,6 +305,12 @@ class RiskDesk:
             what = f"only what makes {what}"
             return Denial(DenialCode.REDUCING, what)
         return None
+
+    def _halted(self) -> str:
+        """Return who is halted, and what lifts it: a halt of all stands above that of one."""
+        if self.all_halted:
+            return "all accounts are halted. To lift that: piker arm"
+        return f"{self.account} is halted. To let it trade: piker arm {self.account}"
 
     def _reduces(self, order: Order, group: str) -> bool:
         """Tell whether the order, with all that stands on its side, at most closes the position.

@@ -64,7 +64,9 @@ def _near(value: Decimal, tick: Decimal, rounded: Callable[[Decimal], Decimal]) 
 def _size(order: Order, mkt: MktPair) -> Iterator[Denial]:
     size = order.size
     if not size.is_finite() or not 0 < size < MAX_VALUE:
-        yield Denial(DenialCode.BAD_SIZE, f"a size of {plain(size)} can not be traded.")
+        is_huge = size.is_finite() and size > 0
+        what = "is more than there is of anything" if is_huge else "can not be traded"
+        yield Denial(DenialCode.BAD_SIZE, f"a size of {plain(size)} {what}.")
         return
     near = _near(size, mkt.size_tick, mkt.round_size)
     if near is None:
@@ -72,7 +74,7 @@ def _size(order: Order, mkt: MktPair) -> Iterator[Denial]:
         yield Denial(DenialCode.BAD_SIZE, what)
     elif size != near:
         what = f"{plain(size)} is no multiple of {plain(mkt.size_tick)}, the lot of {mkt.fqme}"
-        yield Denial(DenialCode.OFF_LOT, f"{what}; {plain(near)} is.")
+        yield Denial(DenialCode.OFF_LOT, f"{what}; {plain(near or mkt.size_tick)} is.")
     if size < mkt.min_size:
         what = f"{plain(size)} is less than {plain(mkt.min_size)}, the least of {mkt.fqme}."
         yield Denial(DenialCode.TOO_SMALL, what)
@@ -93,7 +95,7 @@ def _prices(order: Order, mkt: MktPair) -> Iterator[Denial]:
         elif value != near:
             tick = plain(mkt.price_tick)
             what = f"{name} {plain(value)} is no multiple of {tick}, the tick of {mkt.fqme}"
-            yield Denial(DenialCode.OFF_TICK, f"{what}; {plain(near)} is.")
+            yield Denial(DenialCode.OFF_TICK, f"{what}; {plain(near or mkt.price_tick)} is.")
 
 
 def _fields(order: Order, now_ns: int) -> Iterator[Denial]:

@@ -6,12 +6,18 @@ import sys
 
 __all__ = ["main", "pikerd_main"]
 
+INTERRUPTED = 130  # as a shell has it; said again here, because nothing is loaded yet
+
 
 def main(argv: list[str] | None = None) -> None:
     """Run ``piker``; exit with the command's code (docs/reference/cli.md lists them)."""
-    from piker.cli.app import app, run_app
+    try:
+        from piker.cli.app import app, run_app
 
-    sys.exit(run_app(app, argv))
+        code = run_app(app, argv)
+    except KeyboardInterrupt:  # while it was being loaded: nothing was begun
+        code = INTERRUPTED
+    sys.exit(code)
 
 
 def pikerd_main(argv: list[str] | None = None) -> None:

@@ -21,7 +21,9 @@ from rich.table import Table
 from piker import config, service
 from piker.brokers.keystores import open_stores
 from piker.brokers.spec import BUILTIN, load_backend
+from piker.clearing._ems import journal_path
 from piker.clearing.brokerd import get_key_rights
+from piker.cli import orders_journal as kept
 from piker.cli.services import duration
 from piker.clock import NS, monotonic_ns, wall_ns
 from piker.data.shm import leftovers
@@ -71,6 +73,7 @@ def examine(*, offline: bool) -> list[Finding]:
         "disk": _fsync,
         "shared memory": _memory,
         "/dev/shm": _dev_shm,
+        "journal": _journal,
         "leftovers": _leftovers,
         "pikerd": _daemon,
     }
@@ -171,6 +174,19 @@ def fsync_ms(folder: Path) -> float:
             os.fsync(file.fileno())
             took.append((monotonic_ns() - began) / 1e6)
     return statistics.median(took)
+
+
+def _journal() -> list[Finding]:
+    """Look whether orders can be taken: with a damaged journal trading does not start."""
+    if not kept.has_journal():
+        return [Finding("journal", "ok", "none yet: nothing was ordered here")]
+    rows = trio.run(_journal_rows)
+    return [Finding("journal", "ok", f"sound, {rows:,} rows in {journal_path()}")]
+
+
+async def _journal_rows() -> int:
+    async with kept.opened() as journal:
+        return journal.seq
 
 
 # -- shared memory -----------------------------------------------------------------------------

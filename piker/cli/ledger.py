@@ -22,11 +22,13 @@ from piker.clearing.lifecycle import OrderState, Phase
 from piker.cli.ledger_books import Books, open_books
 from piker.config import nearest
 from piker.errors import ConfigError
+from piker.market import parse_fqme
 from piker.money import plain
 
 __all__ = ["known_account", "show", "wait_for"]
 
 PIPED_WIDTH = 200  # characters of a table that nobody sees on a terminal
+FULL = 1000  # characters of a table that is not folded, to see how wide it would be
 SHORTEST = 6  # characters of an id's end, at least
 LONGEST_ID = 24  # characters of a trade's id in a table: Kraken's have 19, IB's 20
 SHOWN_OF_ID = 12  # of one that is longer, as those of paper are
@@ -97,7 +99,10 @@ def show(account: str | None, *, market: str | None, last: int, as_json: bool) -
         _show_accounts(books, as_json=as_json)
         return 0
     name = known_account(books, account)
+    market = market.lower() if market else None
     orders, fills = _orders_of(books, name, market), _fills_of(books, name, market)
+    if market and not orders and not fills:
+        parse_fqme(market)
     hidden = (len(orders) - last, len(fills) - last) if last else (0, 0)
     ends = _ends([row.oid for row in orders])
     orders, fills = orders[-last:], fills[-last:]
@@ -106,7 +111,7 @@ def show(account: str | None, *, market: str | None, last: int, as_json: bool) -
     elif orders or fills:
         _show_account(name, orders, fills, ends, hidden)
     else:
-        print(f"{name}: no orders and no fills there.")
+        print(f"{name}: no orders and no fills{f' in {market}' if market else ''}.")
     return 0
 
 
@@ -213,28 +218,49 @@ def _title(text: str, hidden: int) -> str:
 
 
 def _order_table(name: str, orders: Sequence[OrderLine], ends: dict[str, str]) -> Table:
-    table = _table("given (UTC)", "order", "market", "what", "size", "filled", "fees", "state")
+    names = ("given (UTC)", "order", "market", "what", "size", "filled", "fees", "state")
+    rows = []
     for row in orders:
         is_alert = row.side == "alert"
-        table.add_row(
+        rows.append((
             _utc(row.since_ns), ends[row.oid], _market(name, row.market), _what(row),
             "" if is_alert else plain(row.size), "" if is_alert else _filled(row),
             _amounts(row.fees), WORDS.get(Phase(row.state), row.state),
-        )  # fmt: skip
-    return table
+        ))  # fmt: skip
+    return _fitting(names, rows)
 
 
 def _fill_table(name: str, fills: Sequence[FillLine], ends: dict[str, str]) -> Table:
-    table = _table("time (UTC)", "trade", "market", "what", "size", "price", "fee", "order",
-                   "from")  # fmt: skip
+    names = ("time (UTC)", "trade", "market", "what", "size", "price", "fee", "order", "from")
+    rows = []
     for one in fills:
         market = _market(name, one.market)
-        table.add_row(
+        rows.append((
             _utc(one.time_ns), _short(one.tid), f"{market} {one.leg}".strip(), _did(one),
             plain(one.size.copy_abs()), "" if one.price is None else plain(one.price),
             _amounts({one.cost_asset: one.cost}), ends.get(one.oid, one.oid), one.source,
-        )  # fmt: skip
+        ))  # fmt: skip
+    return _fitting(names, rows)
+
+
+def _fitting(names: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    """Return a table of one line for each row where there is room, else of two."""
+    table, out = _filled_table(names, rows), console()
+    if out.measure(table, options=out.options.update(max_width=FULL)).maximum <= out.width:
+        return table
+    return _filled_table(_paired(names), [_paired(row) for row in rows])
+
+
+def _filled_table(names: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    table = _table(*names)
+    for row in rows:
+        table.add_row(*row)
     return table
+
+
+def _paired(cells: Sequence[str]) -> list[str]:
+    """Return each two cells that stand beside each other as one of two lines."""
+    return ["\n".join(cells[place : place + 2]) for place in range(0, len(cells), 2)]
 
 
 def _short(tid: str) -> str:
@@ -267,7 +293,8 @@ def _did(one: FillLine) -> str:
 def _filled(row: OrderLine) -> str:
     if not row.filled or row.avg_price is None:
         return plain(row.filled)
-    return f"{plain(row.filled)} at {row.avg_price:.{LONGEST_PRICE}g}"
+    mean = plain(Decimal(f"{row.avg_price:.{LONGEST_PRICE}g}"))
+    return f"{plain(row.filled)} at {mean}"
 
 
 def _amounts(amounts: dict[str, Decimal]) -> str:

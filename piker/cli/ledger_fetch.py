@@ -18,6 +18,7 @@ from piker.brokers.spec import Backend, load_backend
 from piker.clearing.accounts import PAPER, split_account
 from piker.clearing.brokerd import open_trade_history
 from piker.clearing.journal_verify import Progress
+from piker.clearing.lifecycle import Phase
 from piker.cli.ledger import wait_for
 from piker.cli.ledger_books import Books, Markets, is_same, open_books, write_import
 from piker.cli.ledger_files import Taken, sentence
@@ -114,7 +115,10 @@ def _asked_for(books: Books, name: str, backend: Backend, fqmes: Sequence[str]) 
     if fqmes or not backend.capabilities.trades_by_market:
         return list(dict.fromkeys(str(parse_fqme(fqme)) for fqme in fqmes))
     known = {tx.symbol for tx in books.ledger.transactions(name)}
-    known |= {one.order.symbol for one in books.orders.values() if one.order.account == name}
+    known |= {
+        one.order.symbol for one in books.orders.values()
+        if one.order.account == name and one.phase is not Phase.DENIED  # that never left piker
+    }  # fmt: skip
     known = {symbol for symbol in known if symbol.endswith(f".{backend.name}")}
     if not known:
         raise ConfigError(

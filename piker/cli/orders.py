@@ -27,7 +27,7 @@ from piker.cli.app import EXIT_INTERRUPTED
 from piker.config import load_conf, nearest
 from piker.errors import ConfigError, PeerLost, PikerError, ProviderError, Transient, Unknown
 from piker.money import plain
-from piker.orders import Action, Order, Status, TimeInForce
+from piker.orders import Action, Order, Status, TimeInForce, TriggerBy
 
 __all__ = [
     "ENDED",
@@ -49,6 +49,7 @@ __all__ = [
     "rounded",
     "row_of",
     "show",
+    "show_refused",
     "start",
     "told_refusal",
     "utc",
@@ -68,7 +69,7 @@ WORDS = {
 }  # fmt: skip
 #: What a person does about each denial.
 REMEDIES = {
-    DenialCode.BAD_SIZE: "Give a size above zero; the command says which way.",
+    DenialCode.BAD_SIZE: "Give a size above zero, as in 0.01; the command says which way.",
     DenialCode.BAD_PRICE: "Give a price above zero.",
     DenialCode.OFF_TICK: "Take a multiple of the tick.",
     DenialCode.OFF_LOT: "Take a multiple of the lot.",
@@ -105,7 +106,7 @@ class OrderRow(msgspec.Struct, frozen=True, kw_only=True):
     """An order as it stands. ``state`` is its phase, ``where`` it is: dark, provider, or model.
 
     ``since_ns`` is when it was ordered, None where nobody knows any more; ``level`` where a
-    trailing stop would be met now.
+    trailing stop would be met now; ``by`` is what wakes it: trades, the side, or the mark.
     """
 
     oid: str
@@ -122,6 +123,7 @@ class OrderRow(msgspec.Struct, frozen=True, kw_only=True):
     trigger: Decimal | None = None
     trail: Decimal | None = None
     level: Decimal | None = None
+    by: str = "last"
     tif: str = "gtc"
     expire_ns: int | None = None
     post_only: bool = False
@@ -143,6 +145,16 @@ class OrderRow(msgspec.Struct, frozen=True, kw_only=True):
         return self.state in ENDED
 
 
+class RefusedRow(msgspec.Struct, frozen=True, kw_only=True):
+    """A cancel or an edit that was refused; ``oid`` is what was typed where it names no order."""
+
+    oid: str
+    state: str = "refused"  # of the request: no order ever is
+    code: str
+    reason: str
+    remedy: str
+
+
 def is_live(account: str) -> bool:
     """Tell whether an account trades real money."""
     return split_account(account)[1] != PAPER
@@ -158,8 +170,8 @@ def row_of(status: Status) -> OrderRow:
         oid=status.oid, account=req.account, live=is_live(req.account), market=req.symbol,
         side=req.action, kind=_kind(req), size=req.size, filled=status.filled, state=state,
         where=_where(status), price=req.price, trigger=req.trigger,
-        trail=req.trail, level=status.level, tif=req.tif, expire_ns=req.expire_ns,
-        post_only=req.post_only, reduce_only=req.reduce_only,
+        trail=req.trail, level=status.level, by=req.trigger_by, tif=req.tif,
+        expire_ns=req.expire_ns, post_only=req.post_only, reduce_only=req.reduce_only,
         avg_price=status.avg_price, fees=status.fees, cancel_called=status.cancel_called,
         code=status.code, reason=status.reason, remedy=_remedy(status.code), oco=req.oco,
         parent=req.parent, tag=req.tag, since_ns=status.taken_ns or None,
@@ -188,6 +200,7 @@ def price_words(row: OrderRow) -> str:
     words = [plain(row.price)] if row.price is not None else []
     words += [f"trigger {plain(row.trigger)}"] if row.trigger is not None else []
     words += [f"trail {plain(row.trail)}"] if row.trail is not None else []
+    words += [f"by {row.by}"] if row.by != TriggerBy.LAST else []
     words += [f"now {plain(row.level)}"] if row.level is not None else []
     return ", ".join(words) or "market"
 
@@ -223,14 +236,17 @@ def rounded(value: Decimal, digits: int = 10) -> str:
 
 def _traded(row: OrderRow) -> str:
     """Return what was traded, as what follows the order's own words."""
-    if row.state == Phase.FILLED and row.filled < row.size:
+    cut = row.reduce_only and row.filled  # a venue cuts it to what there is to be closed
+    if row.state == Phase.FILLED and row.filled < row.size and not cut:
         return f"; of its fills only {plain(row.filled)} were heard of: piker ledger verify"
     if not row.filled:
         return ""
     at = f" at {rounded(row.avg_price)}" if row.avg_price is not None else ""
     fees = ", ".join(f"{plain(amount)} {asset}" for asset, amount in row.fees.items())
     part = "," if row.filled == row.size else f"; {plain(row.filled)} of it filled"
-    return f"{part}{at}{f', fee {fees}' if fees else ''}"
+    left = "; its venue cut it to what there was to close: piker positions"
+    ended = left if row.state == Phase.FILLED and row.filled < row.size else ""
+    return f"{part}{at}{f', fee {fees}' if fees else ''}{ended}"
 
 
 def _place(row: OrderRow) -> str:
@@ -266,6 +282,14 @@ def told_refusal(code: str, reason: str) -> str:
     """Return the sentence of a request that emsd refused, with what to do about it."""
     end = "" if reason.endswith((".", "!", "?")) else "."
     return f"refused ({code}): {reason}{end} {_remedy(code)}".strip()
+
+
+def show_refused(oid: str, code: str, reason: str, *, as_json: bool) -> None:
+    """Say that a cancel or an edit was refused: nothing of the order is other than it was."""
+    if as_json:
+        row = RefusedRow(oid=oid, code=code, reason=reason, remedy=_remedy(code))
+        print(msgspec.json.encode(row).decode(), flush=True)
+    print(told_refusal(code, reason), file=sys.stderr, flush=True)
 
 
 def exit_code_of(rows: Iterable[OrderRow]) -> int:

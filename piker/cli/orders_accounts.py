@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from decimal import Decimal
 
 import msgspec
@@ -20,12 +20,12 @@ from piker.clearing.paper_money import PaperMoney
 from piker.clearing.risk import TradingState
 from piker.cli import orders_journal as kept
 from piker.cli.orders import check_account, console, is_live, opening, opening_account, start
-from piker.config import load_conf
-from piker.errors import PikerError
+from piker.config import load_conf, nearest
+from piker.errors import ConfigError, PikerError
 from piker.money import plain
 from piker.orders import AccountStatus, BrokerdBalance, BrokerdMemory, SyncState
 
-__all__ = ["AccountRow", "row_of_account", "show"]
+__all__ = ["AccountRow", "check_known", "row_of_account", "show"]
 
 SYNC_S = 10.0  # an account that was just opened is compared with its venue: a second, or some
 NOT_OPEN = "not open"
@@ -97,6 +97,8 @@ async def _look(name: str) -> tuple[list[AccountRow], str]:
         top = top or next((one.reason for one in told if not one.account), "")
     if name:
         return [rows[name]], top
+    if service.read_pikerd() is None and kept.has_journal():
+        print(kept.NOT_RUNNING, file=sys.stderr)
     for row in await _closed(set(rows), halted=bool(top)):
         rows[row.account] = row
     return [rows[one] for one in sorted(rows, key=lambda one: (not rows[one].live, one))], top
@@ -159,6 +161,25 @@ def _closed_row(name: str, state: str, held: dict[str, Decimal]) -> AccountRow:
     return AccountRow(
         account=name, live=is_live(name), state=state, armed=armed, sync=NOT_OPEN, balances=held
     )
+
+
+async def check_known(name: str, opened: Collection[str]) -> None:
+    """Raise ``ConfigError`` for a live account that nobody knows: it is one that was misspelt.
+
+    ``opened`` are those that emsd has. What can not be looked up may well be there.
+    """
+    if not is_live(name) or name in opened:
+        return
+    try:
+        known = {row.account for row in await _closed(set(opened), halted=False)} | set(opened)
+    except PikerError:
+        return
+    if name not in known:
+        near = nearest(name, known)
+        raise ConfigError(
+            f"there is no account {name!r}: it is not open, has no key, and never traded.",
+            remedy=f"{near} See: piker accounts".strip(),
+        )
 
 
 def _with_keys() -> set[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 
 import trio
 
@@ -20,9 +21,10 @@ from piker.cli.orders import (
     opening,
     row_of,
     show,
+    show_refused,
     start,
-    told_refusal,
 )
+from piker.cli.orders_accounts import check_known
 from piker.errors import ConfigError, Unknown
 from piker.market import parse_fqme
 from piker.orders import Status
@@ -42,12 +44,13 @@ def run(
         )
     if not every and (account or market):
         raise ConfigError("--account and --market go with --all.", remedy="Leave them out.")
-    name = check_account(account) if account else ""
+    name = check_account(account, whatever=True) if account else ""
     if market:
-        check_markets([market])
-        market = str(parse_fqme(market))
+        market = str(parse_fqme(market.lower()))
+        with suppress(ConfigError):  # of a conf.toml that can not be read: see :func:`start`
+            check_markets([market])
     work = _Work(oids, account=name, market=market or "", as_json=as_json)
-    return start(work.do, work.left)
+    return start(work.do, work.left, whatever=True)
 
 
 class _Work:
@@ -65,9 +68,13 @@ class _Work:
         """Ask, and wait until they are gone; return the exit code."""
         if service.read_pikerd() is None and not kept.has_journal():
             if self._oids:
-                self._refuse(DenialCode.UNKNOWN_ORDER, f"{self._oids[0]!r}: nothing was ordered.")
+                for oid in self._oids:
+                    self._refuse(oid, DenialCode.UNKNOWN_ORDER, f"{oid!r}: nothing was ordered.")
                 return 1
-            print("no open orders.")
+            if self._account:
+                await check_known(self._account, ())
+            if not self._as_json:
+                print(self._nothing())
             return 0
         with opening("Asking emsd ...") as opened:
             async with open_ems(account="", name="cli") as ems:
@@ -75,11 +82,19 @@ class _Work:
                 await self._ask(ems)
                 return await self._tell(ems)
 
+    def _nothing(self) -> str:
+        """Return whose orders there are none of: of a name that was misspelt there never are."""
+        whose = f" of {self._account}" if self._account else ""
+        return f"no open orders{whose}{f' in {self._market}' if self._market else ''}."
+
     async def _ask(self, ems: OrderClient) -> None:
         if not self._oids:
             self._asked = await cancel_all(self._account, self._market, name="cli")
-            if not self._asked and not self._as_json:
-                print("no open orders.")
+            if not self._asked:
+                if self._account:
+                    await check_known(self._account, ems.accounts)
+                if not self._as_json:
+                    print(self._nothing())
             return
         found = [oid for oid in (named(ems, one) for one in self._oids) if oid]
         async with trio.open_nursery() as nursery:
@@ -98,7 +113,7 @@ class _Work:
         if status.resp == "error" and oid not in self._open(ems):
             code, said = await kept.why_not_open(oid)
             known = code is DenialCode.ORDER_OVER or not status.code
-            self._refuse(code if known else DenialCode(status.code), said)
+            self._refuse(oid, code if known else DenialCode(status.code), said)
         else:
             self._asked.append(oid)
 
@@ -106,9 +121,9 @@ class _Work:
     def _open(ems: OrderClient) -> set[str]:
         return {status.oid for status in ems.open_orders()}
 
-    def _refuse(self, code: DenialCode, said: str) -> None:
+    def _refuse(self, oid: str, code: DenialCode, said: str) -> None:
         self._failed = True
-        print(told_refusal(code, said), file=sys.stderr)
+        show_refused(oid, code, said, as_json=self._as_json)
 
     async def _tell(self, ems: OrderClient) -> int:
         with trio.move_on_after(GONE_S):

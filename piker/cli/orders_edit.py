@@ -6,11 +6,13 @@ import sys
 from collections.abc import Mapping
 from decimal import Decimal, InvalidOperation
 
+import msgspec
 import trio
 
 from piker import service
 from piker.clearing.client import OrderClient, open_ems
 from piker.clearing.denials import DenialCode
+from piker.clearing.lifecycle import Phase
 from piker.cli import orders_journal as kept
 from piker.cli.orders import (
     describe,
@@ -19,9 +21,11 @@ from piker.cli.orders import (
     outcome,
     row_of,
     show,
+    show_refused,
     start,
-    told_refusal,
 )
+from piker.cli.orders_price import price_of
+from piker.cli.orders_ticket import check_trigger
 from piker.errors import ConfigError, RangeError, Unknown
 from piker.orders import Status
 
@@ -64,10 +68,20 @@ class _Work:
         with opening("Asking emsd ...") as opened:
             async with open_ems(account="", name="cli") as ems:
                 oid = named(ems, self._text)
-                opened()
                 if oid not in {status.oid for status in ems.open_orders()}:
+                    opened()
                     return self._refuse(*await kept.why_not_open(oid))
+                await self._check_trigger(ems.dialogs[oid])
+                opened()
                 return await self._edit(ems, oid)
+
+    async def _check_trigger(self, status: Status) -> None:
+        """Raise for a trigger that is met already: it would trade at once, as a new one would."""
+        order = status.req
+        if order is None or "trigger" not in self._changes or status.resp == Phase.HELD:
+            return
+        order = msgspec.structs.replace(order, trigger=self._changes["trigger"])
+        check_trigger(order, await price_of(order.symbol, last=True), edited=True)
 
     async def _edit(self, ems: OrderClient, oid: str) -> int:
         status: Status | None = None
@@ -81,7 +95,7 @@ class _Work:
                 remedy="Look which: piker orders",
             )
         if status.resp == "error":
-            return self._refuse(DenialCode(status.code), status.reason)
+            return self._refuse(DenialCode(status.code), status.reason, oid)
         row = row_of(status)
         if all(getattr(row, name) == value for name, value in self._changes.items()):
             show(row, as_json=self._as_json)
@@ -93,9 +107,8 @@ class _Work:
             print(f"not edited{why}. It stands as it was: {describe(row)}.", file=sys.stderr)
         return 1
 
-    @staticmethod
-    def _refuse(code: DenialCode, said: str) -> int:
-        print(told_refusal(code, said), file=sys.stderr)
+    def _refuse(self, code: DenialCode, said: str, oid: str = "") -> int:
+        show_refused(oid or self._text, code, said, as_json=self._as_json)
         return 1
 
     def left(self) -> str:

@@ -14,9 +14,9 @@ from piker.clearing import client
 from piker.clearing.client import list_accounts, open_ems
 from piker.cli import orders_journal as kept
 from piker.cli.orders import check_account, console, is_live, opening, start
-from piker.cli.orders_accounts import row_of_account
+from piker.cli.orders_accounts import check_known, row_of_account
 from piker.errors import ConfigError, PeerLost, PikerError, StoreError, Transient
-from piker.orders import AccountStatus
+from piker.orders import AccountStatus, BrokerdBalance
 
 __all__ = ["Halted", "arm", "halt"]
 
@@ -62,6 +62,7 @@ async def _halt(account: str, reason: str) -> Halted:
     """Halt what is asked for; where that can not be, everything, by whatever means there is."""
     why = await _unreachable()
     if not why:
+        await _check_known(account)
         why = await _by_emsd(account, reason)
         done = account
         if why and account:  # its venue is away: it can not be opened, so not be told either
@@ -73,6 +74,17 @@ async def _halt(account: str, reason: str) -> Halted:
             still = await _still(done)
             return Halted(halted=done, by="emsd", reason=reason, why=instead, standing=still)
     return Halted(halted="", by=str(_write_file(reason)), reason=reason, why=why)
+
+
+async def _check_known(account: str) -> None:
+    """Raise for an account that nobody knows: the one that was meant would trade on."""
+    if not account:
+        return
+    try:
+        await check_known(account, [one.account for one in await list_accounts()])
+    except ConfigError as err:
+        err.remedy = f"NOTHING WAS HALTED. {err.remedy}. To stop everything: piker halt"
+        raise
 
 
 async def _by_emsd(account: str, reason: str) -> str:
@@ -150,16 +162,19 @@ def arm(account: str, *, reason: str, yes: bool, as_json: bool) -> int:
     if not yes:
         _make_sure(account)
     states: list[AccountStatus] = []
+    balances: list[BrokerdBalance] = []
 
     async def work() -> int:
         with opening("Reaching emsd ..."):
             await client.arm(account, reason, name="cli")
-            states.extend(await list_accounts())
+            async with open_ems(account="", name="cli", start_pikerd=False) as ems:
+                states.extend(await list_accounts())
+                balances.extend(ems.balances.values())
         return 0
 
     code = start(work, lambda: "interrupted: whether it is armed is not known: piker accounts")
     if not code:
-        _say_armed(account, states, as_json=as_json)
+        _say_armed(account, states, balances, as_json=as_json)
     return code
 
 
@@ -196,12 +211,14 @@ def _ask(word: str, about: str) -> None:
         raise ConfigError(f"{typed!r} is not {word!r}; nothing was changed.")
 
 
-def _say_armed(account: str, states: list[AccountStatus], *, as_json: bool) -> None:
+def _say_armed(
+    account: str, states: list[AccountStatus], balances: list[BrokerdBalance], *, as_json: bool
+) -> None:
     shown = [one for one in states if account in ("", one.account)]
     if as_json:
         for one in shown:
             if one.account:
-                print(msgspec.json.encode(row_of_account(one)).decode())
+                print(msgspec.json.encode(row_of_account(one, balances)).decode())
         return
     if not account:
         print("the halt of all accounts is lifted.")

@@ -19,7 +19,18 @@ from piker.clearing.requests import status_of
 from piker.clearing.standing import ENDED_KEPT
 from piker.cli.orders import OrderRow, describe, row_of
 
-__all__ = ["ended", "halt_file", "has_journal", "opened", "row_of_state", "why_not_open"]
+__all__ = [
+    "NOT_RUNNING",
+    "ended",
+    "halt_file",
+    "has_journal",
+    "opened",
+    "row_of_state",
+    "why_not_open",
+]
+
+
+NOT_RUNNING = "note: pikerd does not run: this is what the journal has. To start it: pikerd"
 
 
 def has_journal() -> bool:

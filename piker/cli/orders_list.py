@@ -31,6 +31,7 @@ from piker.cli.orders import (
     show,
     start,
 )
+from piker.cli.orders_accounts import check_known
 from piker.errors import PeerLost
 from piker.money import plain
 from piker.orders import Status
@@ -108,6 +109,8 @@ async def _look(account: str, last: int | None) -> tuple[list[OrderRow], str]:
     rows = [row_of(status) for status in statuses]
     if (note or last is not None) and kept.has_journal():
         rows += await _of_journal({row.oid for row in rows}, account, running=not note, last=last)
+    if account and not rows:
+        await check_known(account, ())
     return in_order(rows), note
 
 

@@ -10,7 +10,6 @@ import trio
 from piker.clearing.client import OrderClient
 from piker.clearing.denials import DenialCode
 from piker.clearing.lifecycle import Phase
-from piker.clearing.prices import reference
 from piker.cli.orders import (
     OrderRow,
     console,
@@ -24,8 +23,8 @@ from piker.cli.orders import (
     start,
     told_refusal,
 )
+from piker.cli.orders_price import price_of
 from piker.cli.orders_ticket import Ticket, build, checked
-from piker.data.feed import open_feed
 from piker.errors import Unknown
 from piker.orders import Action, Order, OrderKind, Status, SyncState, TimeInForce
 
@@ -82,12 +81,7 @@ class Desk:
         typed = self._typed
         if typed.action == Action.ALERT or not (typed.trigger or typed.is_bracket):
             return None
-        async with open_feed([typed.fqme], start_pikerd=False) as feed:
-            flume = feed.flumes[typed.fqme]
-            quote = flume.first_quote
-            if typed.trigger and quote.last:
-                return flume.mkt.round_price(repr(quote.last))
-            return reference(quote, flume.mkt)
+        return await price_of(typed.fqme, last=bool(typed.trigger))
 
     def _announce(self) -> None:
         if is_live(self._account):

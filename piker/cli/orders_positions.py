@@ -21,6 +21,7 @@ from piker.clearing.matching import MODEL
 from piker.clearing.prices import reference
 from piker.cli import orders_journal as kept
 from piker.cli.orders import check_account, console, is_live, opening, rounded, start
+from piker.cli.orders_accounts import check_known
 from piker.data.feed import open_feed
 from piker.data.symbols import SymbolDb
 from piker.errors import PikerError
@@ -103,6 +104,10 @@ async def _look(account: str) -> list[PositionRow]:
     if running:
         with opening("Asking emsd ..."):
             told = await _told(account)
+    elif ours:
+        print(kept.NOT_RUNNING, file=sys.stderr)
+    if account and not ours and not told:
+        await check_known(account, ())
     fqmes = sorted({fqme for _, fqme in {*ours, *told}})
     if running:
         with opening("Asking for prices ..."):
@@ -200,11 +205,16 @@ def _row(
         return row
     even = break_even(position, lambda asset: price if asset == contract.base else None)
     return msgspec.structs.replace(
-        row, avg_price=position.avg_price, price=price,
-        break_even=None if even.missing else even.price,
-        unrealised=position.unrealised(price) if price is not None else None,
-        realised=position.realised, currency=contract.settle,
+        row, avg_price=_short(position.avg_price), price=price,
+        break_even=None if even.missing else _short(even.price),
+        unrealised=_short(position.unrealised(price)) if price is not None else None,
+        realised=_short(position.realised), currency=contract.settle,
     )  # fmt: skip
+
+
+def _short(value: Decimal | None) -> Decimal | None:
+    """Return a number without the zeros, or the exponent, that exact arithmetic leaves behind."""
+    return None if value is None else Decimal(plain(value))
 
 
 # -- the table ---------------------------------------------------------------------------------

@@ -19,14 +19,15 @@ from piker.clearing.client import OrderClient
 from piker.cli.markets import check_markets
 from piker.cli.orders import check_account
 from piker.config import nearest
-from piker.errors import ConfigError, RangeError
+from piker.errors import ConfigError, PikerError, RangeError
 from piker.market import parse_fqme
 from piker.orders import Action, Order, OrderKind, TimeInForce, TriggerBy
 
-__all__ = ["Ticket", "build", "checked"]
+__all__ = ["Ticket", "build", "check_trigger", "checked"]
 
 _SPAN = re.compile(r"(\d{1,6})(s|m|min|h|d|w)")
 _SECONDS = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86_400, "w": 604_800}
+_LAST_NS = 2**63 - 1  # in April 2262: nanoseconds in 64 bits end there
 _TRIGGERED = {OrderKind.STOP, OrderKind.STOP_LIMIT}
 _PROFIT = {OrderKind.TAKE_PROFIT, OrderKind.TAKE_PROFIT_LIMIT}
 
@@ -59,6 +60,7 @@ class Ticket(msgspec.Struct, frozen=True, kw_only=True):
 # -- what is wrong with it before anything is started ------------------------------------------
 def checked(typed: Ticket) -> Ticket:
     """Return the ticket with its names whole; raise for what can be seen without anybody."""
+    _check_places(typed)
     check_markets([typed.fqme])
     address = parse_fqme(typed.fqme)
     if not address.venue:
@@ -79,6 +81,20 @@ def checked(typed: Ticket) -> Ticket:
         _moment_ns(typed.until)
     changed = {"fqme": str(address), "account": account, "tif": _tif(typed)}
     return msgspec.structs.replace(typed, **changed)
+
+
+def _check_places(typed: Ticket) -> None:
+    """Refuse a number where the market is to be, and a market in the number's place."""
+    second = typed.trigger if typed.action == Action.ALERT else typed.size
+    try:
+        Decimal(typed.fqme)
+        parse_fqme((second or "").lower())
+    except (InvalidOperation, PikerError):
+        return
+    raise ConfigError(
+        f"{typed.fqme!r} is no market, and {second!r} no number: each is in the other's place.",
+        remedy=f"The market comes first: piker {typed.action} {second} {typed.fqme}",
+    )
 
 
 def _check_number(name: str, text: str | None) -> None:
@@ -126,7 +142,7 @@ def _moment_ns(text: str) -> int:
     now_ns = clock.wall_ns()
     span = _SPAN.fullmatch(text.strip().lower())
     if span is not None:
-        return now_ns + int(span[1]) * _SECONDS[span[2]] * clock.NS
+        return _near_ns(text, now_ns + int(span[1]) * _SECONDS[span[2]] * clock.NS)
     try:
         found = datetime.fromisoformat(text.strip())
     except ValueError:
@@ -137,6 +153,13 @@ def _moment_ns(text: str) -> int:
     time_ns = int(found.timestamp()) * clock.NS
     if time_ns <= now_ns:
         raise RangeError(f"{text!r} is over: it is UTC.", remedy="Give a time to come.")
+    return _near_ns(text, time_ns)
+
+
+def _near_ns(text: str, time_ns: int) -> int:
+    """Return a time that messages can carry; raise for one that is further off."""
+    if time_ns > _LAST_NS:
+        raise RangeError(f"{text!r} is after the year 2261.", remedy="Give an earlier time.")
     return time_ns
 
 
@@ -152,7 +175,7 @@ def build(ems: OrderClient, typed: Ticket, market: Decimal | None) -> list[Order
         trail=typed.trail, trigger_by=typed.by.lower(), kind=kind, post_only=typed.post_only,
         reduce_only=typed.reduce_only, **more,
     )  # fmt: skip
-    _check_trigger(parent, market)
+    check_trigger(parent, market)
     if not typed.is_bracket:
         return [parent]
     children = _children(ems, typed, parent)
@@ -181,8 +204,11 @@ def _finite(value: Decimal | None) -> Decimal | None:
     return value if value is not None and value.is_finite() else None
 
 
-def _check_trigger(order: Order, market: Decimal | None) -> None:
-    """Refuse what would be met at once: whoever types it means something else."""
+def check_trigger(order: Order, market: Decimal | None, *, edited: bool = False) -> None:
+    """Refuse what would be met at once: whoever types it means something else.
+
+    An order that is ``edited`` stays of its kind, and does not trade at once by having none.
+    """
     trigger = _finite(order.trigger)
     if order.action is Action.ALERT or trigger is None or market is None:
         return
@@ -193,10 +219,13 @@ def _check_trigger(order: Order, market: Decimal | None) -> None:
     if order.price is not None and order.kind in _TRIGGERED:
         other += "_limit"
     wanted = "when the price " + ("falls" if rises else "rises") + f" to {trigger:f}"
+    remedy = f"To {order.action} {wanted}: {other}. To trade now: leave --trigger out."
+    if edited:
+        remedy = f"It stands as it was. To trade now: cancel it, and {order.action} at the market."
     raise RangeError(
         f"a {order.action} {order.kind} with its trigger at {trigger:f} would be met at once: the "
         f"market is at {market:f}.",
-        remedy=f"To {order.action} {wanted}: {other}. To trade now: leave --trigger out.",
+        remedy=remedy,
     )
 
 

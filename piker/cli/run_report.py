@@ -36,7 +36,8 @@ ZERO = Decimal(0)
 class Holding(msgspec.Struct, frozen=True):
     """What a run holds of a market, and made of it, in ``currency``; fees by asset.
 
-    ``net`` is realised and unrealised result less the fees that are in the currency.
+    ``net`` is realised and unrealised result less the fees: those in the market's own coin at its
+    price, those in any other asset, which ``uncounted`` names, not at all.
     """
 
     market: str
@@ -48,6 +49,7 @@ class Holding(msgspec.Struct, frozen=True):
     fees: dict[str, Decimal]
     net: Decimal | None
     currency: str
+    uncounted: tuple[str, ...] = ()
 
 
 class Standing(msgspec.Struct, frozen=True):
@@ -154,9 +156,9 @@ def holdings_of(
     for position in ledger.positions(account):
         mkt, quote = mkts.get(position.symbol), last.get(position.symbol)
         mark = reference(quote, mkt) if mkt is not None and quote is not None else None
-        settle = position.contract.settle
+        settle, base = position.contract.settle, position.contract.base
         unrealised = position.unrealised(mark) if mark is not None else None
-        fees = worth(position.fees, settle)
+        fees = worth(position.fees, settle, {base: mark}.get)
         net = None
         if unrealised is not None:
             made = EXACT.add(position.realised, unrealised)
@@ -166,6 +168,7 @@ def holdings_of(
                 position.symbol, _short(position.size), position.avg_price, mark,
                 _short(position.realised), unrealised if unrealised is None else _short(unrealised),
                 position.fees, net if net is None else _short(net), settle,
+                fees.missing,
             )
         )  # fmt: skip
     return found
@@ -244,7 +247,8 @@ def _holding(one: Holding, mkts: Mapping[str, MktPair]) -> str:
     if one.unrealised is not None and one.size:
         words.append(f"unrealised {_money(one.unrealised)}")
     if one.net is not None:
-        words.append(f"{_money(one.net)} {one.currency} after fees")
+        but = f" but those in {', '.join(one.uncounted)}" if one.uncounted else ""
+        words.append(f"{_money(one.net)} {one.currency} after fees{but}")
     held = f"{one.size:f}{at}" if one.size else "flat"
     return f"  {one.market}  {held}: {', '.join(words)}"
 

@@ -16,6 +16,8 @@ import trio
 from daemons import Pikerd
 
 from piker import config, service
+from piker.clearing._ems import journal_path
+from piker.clearing.journal import open_journal
 from piker.cli import doctor
 from piker.cli.services import duration
 from piker.data.shm import ShmArray, TickRing
@@ -186,10 +188,20 @@ def test_doctor_looks_at_everything_when_all_is_well(piker_dirs: Path) -> None:
     """Every line is there, none fails, and each that wants a look has its remedy."""
     found = doctor.examine(offline=True)
     names = ["python", "machine", "config", "data directory", "disk", "shared memory", "/dev/shm",
-             "leftovers", "pikerd"]  # fmt: skip
+             "journal", "leftovers", "pikerd"]  # fmt: skip
     assert [one.what for one in found] == names
     assert all(one.level != "fail" for one in found)
     assert all(one.remedy for one in found if one.level != "ok")
+
+
+async def test_doctor_fails_when_the_journal_is_damaged(piker_dirs: Path) -> None:
+    """Trading does not start then: nobody is to be told that nothing has failed."""
+    async with open_journal(journal_path()):
+        pass
+    rows = journal_path() / "rows.db"
+    rows.write_bytes(b"x" * 100 + rows.read_bytes()[100:])
+    code, found = await trio.to_thread.run_sync(levels)
+    assert (code, found["journal"]) == (1, "fail")
 
 
 @pytest.mark.parametrize(

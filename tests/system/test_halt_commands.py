@@ -41,9 +41,38 @@ async def test_halt_cancels_and_denies_until_armed(pikerd: Pikerd, piker_dirs: P
         await good("halt", "binance.paper")
         (row,) = await rows("accounts")
         assert (row["state"], row["armed"], row["reason"]) == ("halted", False, "by hand")
+        denied = await piker("buy", BTC, "0.01")
+        assert "To let it trade: piker arm binance.paper" in denied.stderr
         assert "binance.paper is active" in await good("arm", "binance.paper")
         (row,) = await rows("accounts", "binance.paper")
         assert (row["state"], row["armed"], row["sync"]) == ("active", True, "synced")
+        assert await rows("arm", "binance.paper") == [row]
+
+
+async def test_account_that_nobody_knows_is_a_mistake_wherever_it_is_named(
+    pikerd: Pikerd, piker_dirs: Path
+) -> None:
+    """Called halted, or empty, it would hide that the one that was meant trades on."""
+    async with trading(pikerd):
+        keys = await piker("keys", "add", "binance", "main", "--store", "plain",
+                           stdin=f'key = "{KEY}"\nsecret = "{SECRET}"\n')  # fmt: skip
+        assert keys.returncode == 0, keys.stderr
+        nope = ("--account", "binance.mian")
+        for words in (
+            ("halt", "binance.mian"), ("cancel", "--all", *nope), ("orders", *nope),
+            ("positions", *nope),
+        ):  # fmt: skip
+            done = await piker(*words)
+            assert (done.returncode, done.stdout) == (2, ""), words
+            assert "no account 'binance.mian'" in done.stderr
+            assert "Did you mean 'binance.main'" in done.stderr
+        assert "NOTHING WAS HALTED." in (await piker("halt", "binance.mian")).stderr
+        assert [row["account"] for row in await rows("accounts")] == ["binance.main"]
+        assert await good("orders", "--account", "binance.main") == (
+            "no open orders of binance.main.\n"
+        )
+        none = await good("cancel", "--all", "--market", BTC, "--account", "binance.paper")
+        assert none == f"no open orders of binance.paper in {BTC}.\n"
 
 
 def test_halt_is_a_file_when_emsd_can_not_be_started(piker_dirs: Path) -> None:
@@ -68,6 +97,9 @@ async def test_halt_works_when_the_configuration_is_broken(
     async with trading(pikerd):
         await good("buy", BTC, "0.01", "--price", "58000")
         (piker_dirs / "config" / "conf.toml").write_text("[risk\n")
+        gone = await piker("cancel", "--all", "--account", "binance.paper", "--market", BTC)
+        assert (gone.returncode, gone.stdout[:9]) == (0, "canceled:")
+        assert re.match(r"warning: .*conf.toml: not TOML", gone.stderr)
         done = await piker("halt")
         assert done.returncode == 0
         assert re.match(r"warning: .*conf.toml: not TOML", done.stderr)

@@ -146,6 +146,10 @@ async def test_books_are_shown_when_emsd_runs_and_when_not(piker_dirs: Path) -> 
     assert [(row["what"], row["oid"][-1]) for row in found] == [("order", "3"), ("fill", "2")]
     assert [row["size"] for row in found] == ["99", "-0.01"]
     assert await rows("show", "binance.paper", "--market", "ethusdt.spot.binance") == []
+    none = await said("show", "binance.paper", "--market", "ethusdt.spot.binance")
+    assert none == "binance.paper: no orders and no fills in ethusdt.spot.binance.\n"
+    code, sentence = await refused("show", "binance.paper", "--market", "ethusdt")
+    assert (code, "'ethusdt' is not a market address" in sentence) == (2, True)
     code, sentence = await refused("show", "binance.papr")
     assert code == 2
     assert "Did you mean 'binance.paper'?" in sentence

@@ -166,6 +166,8 @@ async def test_markets_are_those_of_the_books_when_a_venue_must_be_asked_for_eac
         async with trading("binance", spot, PERP) as ems:
             await trade(ems, spot, ("buy", "0.02"))
             await trade(ems, PERP, ("sell", "0.02"), ("buy", "0.01"))
+            never = await piker("buy", "btcusd.coinm.perp.binance", "1", "--account", account)
+            assert never.stderr.splitlines()[-1].startswith("denied (not-offered)")
             done = await piker("ledger", "fetch", account)
             assert done.returncode == 0, done.stderr
             assert f"note: asked for {spot}, {PERP}: the markets that the books have" in done.stderr

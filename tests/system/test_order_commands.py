@@ -60,6 +60,9 @@ def test_age_has_one_unit_when_shown(seconds: int, words: str) -> None:
         ("buy btcusdt 1", 2, r"'btcusdt' is not a market address"),
         ("buy btcusdt.binance 1", 2, r"names no venue. As in btcusdt.spot.binance"),
         ("buy btcusdt.spot.binanse 1", 4, r"no provider 'binanse'. Did you mean 'binance'"),
+        (f"buy 0.01 {BTC}", 2, rf"The market comes first: piker buy {BTC} 0.01"),
+        (f"sell 0.01 {BTC} --price 5", 2, rf"The market comes first: piker sell {BTC} 0.01"),
+        (f"alert 58000 {BTC}", 2, rf"The market comes first: piker alert {BTC} 58000"),
         (f"buy {BTC}", 2, r"Missing argument 'SIZE'"),
         (f"buy {BTC} much", 2, r"the size 'much' is no number. As in 0.01"),
         (f"buy {BTC} 1 --price 1,5", 2, r"the price '1,5' is no number"),
@@ -207,6 +210,12 @@ async def test_open_order_has_other_terms_when_edited_by_its_end(
         denied = await piker("edit", limit, "--price", "58000.001")
         assert denied.returncode == 1
         assert denied.stderr.startswith("refused (off-tick): ")
+        met = await piker("edit", stop, "--trigger", "90000")
+        assert (met.returncode, met.stdout) == (2, "")
+        assert "a sell stop with its trigger at 90000 would be met at once: the" in met.stderr
+        assert "It stands as it was." in met.stderr
+        no_number = await piker("edit", limit, "--price", "nan")
+        assert no_number.stderr.startswith("refused (bad-price): ")
         by_id = {row["oid"]: row for row in await rows("orders")}
         assert (by_id[limit]["price"], by_id[limit]["size"]) == ("58001", "0.02")
         assert by_id[stop]["trigger"] == "57001.5"
@@ -214,6 +223,13 @@ async def test_open_order_has_other_terms_when_edited_by_its_end(
         late = await piker("edit", limit, "--price", "58000")
         assert late.returncode == 1
         assert re.match(r"refused \(order-over\): .*has ended: canceled", late.stderr)
+        for words in (("edit", limit, "--price", "58000"), ("cancel", limit), ("cancel", "zzz")):
+            refused = await piker(*words, "--json")
+            assert refused.returncode == 1
+            told = json.loads(refused.stdout)
+            assert (told["oid"], told["state"]) == (words[1], "refused")
+            assert f"refused ({told['code']}): {told['reason']}" in refused.stderr
+            assert told["remedy"] in refused.stderr
         never = await piker("edit", "zzz", "--price", "58000")
         assert re.match(r"refused \(unknown-order\): .*'zzz'", never.stderr)
 
@@ -244,6 +260,8 @@ async def test_what_can_not_be_is_denied_with_its_code_and_remedy(
         told = await piker("buy", BTC, "0", "--json")
         assert told.returncode == 1
         assert json.loads(told.stdout)["code"] == "bad-size"
+        venue = await piker("buy", "btcusdt.spt.binance", "1")
+        assert "no venue 'spt'. Did you mean 'spot' or" in venue.stderr
         unknown = await piker("buy", "btcusdd.spot.binance", "1")
         assert unknown.returncode == 3
         assert f"no market 'btcusdd.spot.binance'. Did you mean '{BTC}'" in unknown.stderr
@@ -411,6 +429,9 @@ async def test_orders_and_positions_are_the_journals_when_nothing_runs(
         assert done.returncode == 0
         assert "58000" in done.stdout
         assert done.stderr.startswith("note: pikerd does not run: this is what the journal has.")
+        for words in ("positions", "accounts"):
+            noted = await piker(words)
+            assert noted.stderr.startswith("note: pikerd does not run: this is what the journal")
         (held,) = await rows("positions")
         assert (Decimal(str(held["size"])), held["price"]) == (Decimal("0.01"), None)
         (row,) = await rows("accounts")

@@ -5,11 +5,22 @@ from __future__ import annotations
 from decimal import Decimal
 
 import msgspec
+import pytest
 import trio
 import trio.testing
 
 from piker.clearing.client import OrderClient
-from piker.orders import Action, BrokerdError, Cancel, Order, Status
+from piker.errors import RangeError
+from piker.orders import (
+    Action,
+    BrokerdError,
+    Cancel,
+    ClientMessage,
+    Order,
+    Status,
+    decode,
+    encode,
+)
 
 D = Decimal
 
@@ -89,3 +100,36 @@ async def test_new_order_is_not_sent_again_when_the_picture_has_it_with_other_te
         assert ems.unanswered() == []
     assert answers[0].req is not None
     assert answers[0].req.size == 4
+
+
+@pytest.mark.parametrize("number", ["nan", "-nan"])
+async def test_edit_is_answered_when_its_terms_are_no_number(number: str) -> None:
+    """What equals nothing, not even itself, is known again by its terms all the same."""
+
+    async def send(message: Order | Cancel) -> None:
+        """Deny it, in the words in which it came."""
+        assert isinstance(message, Order)
+        ems.take(status(decode(encode(message), ClientMessage), "error", code="bad-price"))
+
+    ems = OrderClient("binance.paper", send, "session")
+    order = Order(
+        oid="a", symbol="btcusdt.spot.binance", account="binance.paper", action=Action.BUY,
+        size=D(1), price=D(100),
+    )  # fmt: skip
+    ems.take(status(order))
+    with trio.fail_after(1):
+        answer = await ems.update("a", price=number)
+    assert (answer.resp, answer.code) == ("error", "bad-price")
+    assert ems.dialogs["a"].req == order
+
+
+async def test_number_that_can_not_be_compared_is_refused_before_it_is_sent() -> None:
+    """A signaling one raises wherever it is compared, at emsd, too."""
+
+    async def send(_: Order | Cancel) -> None:
+        raise AssertionError
+
+    ems = OrderClient("binance.paper", send, "session")
+    for number in ("snan", D("snan")):
+        with pytest.raises(RangeError, match="is no number"):
+            ems.order("btcusdt.spot.binance", "buy", number)

@@ -177,6 +177,13 @@ def test_until_is_utc_where_it_has_no_zone(text: str) -> None:
     assert order.expire_ns == 10**18 + clock.NS
 
 
+@pytest.mark.parametrize("text", ["999999w", "9999-12-31", "2262-05-01T00:00Z"])
+def test_until_is_refused_when_no_message_can_carry_it(text: str) -> None:
+    """A sentence, before anything is sent."""
+    with pytest.raises(RangeError, match="after the year 2261"):
+        build(client(), typed(price="9", tif="gtd", until=text), None)
+
+
 def test_names_are_made_whole_and_belong_together(piker_dirs: Path) -> None:
     """Case does not matter; the account is the provider's paper where none is named."""
     ticket = checked(typed(fqme="BTCUSDT.spot.Binance", account=None))

@@ -119,6 +119,14 @@ def test_denial_says_its_numbers_in_full_and_without_zeros_behind_them() -> None
     refused = desk(order_notional=D("1E+2")).check(order(size=D("0.0100"), price=D("6E4")), 1)
     assert isinstance(refused, Denial)
     assert refused.reason == "600 usd is more than 100 an order."
+    tiny = senseless(order(size=D("1E-6")), BTC, now_ns=10)
+    assert tiny is not None
+    assert tiny.reason == (
+        "0.000001 is no multiple of 0.00001, the lot of btcusdt.spot.binance; 0.00001 is."
+    )
+    huge = senseless(order(size=D("1E+30")), BTC, now_ns=10)
+    assert huge is not None
+    assert huge.reason == f"a size of 1{'0' * 30} is more than there is of anything."
     far = desk().check(order(price=D("66000.00")), 1)
     assert isinstance(far, Denial)
     assert far.reason == "66000 is 10.0% above 60000; the collar ends at 63000."
@@ -190,7 +198,16 @@ def test_state_lets_through_what_it_says_when_changed() -> None:
     one = desk()
     one.position(BTC.fqme, D("0.03"))
     one.state = TradingState.HALTED
-    assert code(one.check(order("a", action=Action.SELL), 1)) is DenialCode.HALTED
+    halted = one.check(order("a", action=Action.SELL), 1)
+    assert code(halted) is DenialCode.HALTED
+    assert isinstance(halted, Denial)
+    assert halted.reason.endswith(
+        f"{one.account} is halted. To let it trade: piker arm {one.account}"
+    )
+    one.all_halted = True
+    halted = one.check(order("a", action=Action.SELL), 1)
+    assert isinstance(halted, Denial)
+    assert halted.reason == "all accounts are halted. To lift that: piker arm"
     one.state = TradingState.REDUCING
     assert code(one.check(order("b"), 1)) is DenialCode.REDUCING
     sell = order("c", action=Action.SELL, size=D("0.02"))

@@ -215,7 +215,8 @@ async def get_mkt_info(fqme: str) -> MktPair:
     kind = KINDS.get(mktid.split(".")[1])
     if kind is None:
         raise SymbolNotFound(
-            f"binance has no venue {mktid.split('.')[1]!r}.", remedy=nearest(mktid, KINDS)
+            f"binance has no venue {mktid.split('.')[1]!r}.",
+            remedy=nearest(mktid.split(".")[1], KINDS),
         )
     markets = await load_markets(kind)
     found = markets.get(mktid)
