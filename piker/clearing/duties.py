@@ -138,6 +138,7 @@ class Duties:
                 await self._deeds.cancel(state, "emsd", found.reason)
                 return
         await self._deeds.send(state, order, share)
+        self._register.follow_others(order)  # who was met with it ends, now that it was sent
 
     def _waits(self, state: OrderState, now_ns: int) -> bool:
         """Tell whether an order that was met waits for its group; no time counts while all do."""

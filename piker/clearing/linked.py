@@ -13,7 +13,7 @@ Each of an order's terms says what it takes into account (:class:`~piker.clearin
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from decimal import Decimal
 from enum import StrEnum
 from typing import NamedTuple
@@ -51,6 +51,7 @@ class Tied(NamedTuple):
     parent: OrderState | None  # None where it has none, or where it is not at hand
     group: Sequence[OrderState]  # the others
     children: Sequence[OrderState]
+    unsent: Container[str] = ()  # oids of those that were set free and wait for room
 
 
 class Ties:
@@ -132,7 +133,7 @@ def due(state: OrderState, tied: Tied) -> Due | None:
     if is_held and parent is not None and has_ended and not parent.traded:
         return Due(What.CANCEL, f"its parent is {parent.phase}")
     for other in tied.group:
-        if _ends(other, state):
+        if _ends(other, state, tied.unsent):
             return Due(What.CANCEL, f"{other.order.oid} of its group was {other.phase}")
     now, (newest, known) = share_of(state, tied), state.newest
     is_child = bool(newest.parent)
@@ -155,17 +156,18 @@ def due(state: OrderState, tied: Tied) -> Due | None:
     return Due(What.RESIZE, reason, msgspec.structs.replace(newest, size=size), now)
 
 
-def _ends(other: OrderState, state: OrderState) -> bool:
+def _ends(other: OrderState, state: OrderState, unsent: Container[str]) -> bool:
     """Tell whether an order ends another of its group: it is whole, or its trigger was met.
 
     A child that is whole has taken what it was for: the rest of its group has the rest. Of two
-    that were met at once one goes on.
+    that were met at once one goes on, which was sent.
     """
     if other.phase is Phase.TRIGGERED:
         return True
     if other.met and state.met:
         if not other.is_over:
-            return other.order.oid < state.order.oid
+            theirs, ours = other.order.oid, state.order.oid
+            return (theirs in unsent, theirs) < (ours in unsent, ours)
     elif other.met and (other.traded or not other.is_over):
         return True
     return other.phase is Phase.FILLED and not other.order.parent

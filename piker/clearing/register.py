@@ -279,7 +279,7 @@ class Register:
                 children.append(other)
             elif order.oco and _group_of(other.order) == _group_of(order):
                 group.append(other)
-        return Tied(self.orders.get(order.parent), group, children)
+        return Tied(self.orders.get(order.parent), group, children, self.unsent)
 
     def as_exit(self, child: Order) -> Order:
         """Return a bracket's exit so that it closes, where both sides of a market are held apart.
@@ -495,8 +495,12 @@ class Register:
         elif before.phase is _DARK:
             self.dark.disarm(order)
         if before is after or before.phase is not after.phase or before.filled != after.filled:
-            for oid in self._ties.of(order):
-                self._follow(oid)
+            self.follow_others(order)
+
+    def follow_others(self, order: Order) -> None:
+        """Have whatever hangs on an order, or with it on another, looked at again."""
+        for oid in self._ties.of(order):
+            self._follow(oid)
 
 
 def _group_of(order: Order) -> tuple[str, str, str]:

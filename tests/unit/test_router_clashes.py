@@ -317,10 +317,9 @@ async def test_one_of_two_goes_on_when_one_is_met_while_the_other_is_being_sent(
         for _ in range(4):
             await trade(router)
         assert [one.oid for one in link.orders] == ["b"]
-        link.says("b", "canceled")
-        for _ in range(2):
-            await rest()
-        assert [one.oid for one in link.orders] == ["b", "a"]
+        assert router.orders["a"].reason == "b of its group was pending"
+        assert router.orders["a"].phase is Phase.CANCELED
+        assert link.cancels("b") == 0
 
 
 class Cut(Mute):

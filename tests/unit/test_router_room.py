@@ -284,6 +284,8 @@ def test_of_two_that_were_met_one_ends_the_other() -> None:
     assert found["a"] is None
     assert found["b"] is not None
     assert found["b"].what is What.CANCEL
+    sent_first = Tied(None, [states["a"]], [], unsent={"a"})
+    assert due(states["b"], sent_first) is None
     part = msgspec.structs.replace(states["b"], phase=Phase.CANCELED, filled=D(3))
     left = due(states["a"], Tied(None, [part], []))
     assert left is not None
