@@ -13,6 +13,7 @@ from piker.orders import (
     BrokerdFill,
     BrokerdOrder,
     BrokerdStatus,
+    ExecMode,
     Order,
     Status,
     TimeInForce,
@@ -70,8 +71,14 @@ def status_of(
     return Status(
         oid=order.oid, resp=resp or phase, time_ns=time_ns or clock.wall_ns(), seq=seq,
         reqid=state.reqid, req=order, cancel_called=state.cancel_called,
-        src="dark" if phase in _WAITS else src, filled=state.filled,
+        src="dark" if phase in _WAITS or _only_waited(state) else src, filled=state.filled,
         avg_price=state.avg_price if state.tids else None,
         fees=state.fees, code=state.code, reason=state.reason or state.met, brokerd_msg=box,
         taken_ns=state.taken_ns, level=state.level,
     )  # fmt: skip
+
+
+def _only_waited(state: OrderState) -> bool:
+    """Tell whether an order has ended that waited in emsd to the end: it was never elsewhere."""
+    waited = state.order.parent or state.order.exec_mode is ExecMode.DARK
+    return state.is_over and bool(waited) and not state.freed

@@ -162,10 +162,12 @@ def arm(account: str, *, reason: str, yes: bool, as_json: bool) -> int:
     if not yes:
         _make_sure(account)
     states: list[AccountStatus] = []
+    before: list[AccountStatus] = []
     balances: list[BrokerdBalance] = []
 
     async def work() -> int:
         with opening("Reaching emsd ..."):
+            before.extend(await list_accounts())
             await client.arm(account, reason, name="cli")
             async with open_ems(account="", name="cli", start_pikerd=False) as ems:
                 states.extend(await list_accounts())
@@ -174,6 +176,9 @@ def arm(account: str, *, reason: str, yes: bool, as_json: bool) -> int:
 
     code = start(work, lambda: "interrupted: whether it is armed is not known: piker accounts")
     if not code:
+        if not account and not as_json:
+            was = any(not one.account for one in before)
+            print(f"the halt of all accounts {'is lifted' if was else 'was not on'}.")
         _say_armed(account, states, balances, as_json=as_json)
     return code
 
@@ -220,8 +225,6 @@ def _say_armed(
             if one.account:
                 print(msgspec.json.encode(row_of_account(one, balances)).decode())
         return
-    if not account:
-        print("the halt of all accounts is lifted.")
     for one in shown:
         live = is_live(one.account) and one.state in ("active", "reducing")
         mark = "ARMED: it trades real money. Stop it with: piker halt " if live else one.state

@@ -37,6 +37,7 @@ async def test_halt_cancels_and_denies_until_armed(pikerd: Pikerd, piker_dirs: P
         one = await good("arm", "binance.paper")
         assert "but all accounts are halted; to lift that: piker arm" in one
         assert "the halt of all accounts is lifted." in await good("arm")
+        assert "the halt of all accounts was not on." in await good("arm")
         await good("buy", BTC, "0.01")
         await good("halt", "binance.paper")
         (row,) = await rows("accounts")

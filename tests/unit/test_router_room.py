@@ -198,6 +198,25 @@ async def test_rest_that_is_too_small_is_not_sent(tmp_path: Path) -> None:
         assert (sent(link), router.orders["sl"].phase) == ([], Phase.CANCELED)
 
 
+async def test_order_that_only_waited_is_told_to_have_been_in_the_dark(tmp_path: Path) -> None:
+    """No venue ever had it."""
+    async with routing(tmp_path, Mute()) as (router, link):
+        await router.order(order("sl", **STOP))
+        await router.order(order("in"))
+        link.opens("in")
+        await rest()
+        async with router.news.listen() as news:
+            for oid in ("sl", "in"):
+                await router.cancel(Cancel(oid=oid, symbol=BTC.fqme))
+            link.says("in", "canceled")
+            await rest()
+            told = []
+            while news.statistics().current_buffer_used:
+                told.append(news.receive_nowait())
+        ends = {one.oid: one.src for one in told if one.resp == "canceled"}
+        assert ends == {"sl": "dark", "in": link.name}
+
+
 async def test_cancel_and_halt_end_what_waits_for_room_at_once(tmp_path: Path) -> None:
     """No venue has it: none is asked."""
     async with met(tmp_path / "cancel") as (router, link):
