@@ -53,7 +53,8 @@ EDITED = 0.4  # of the orders that rest
 STANDING = 0.15  # of the orders that rest: they are not canceled
 ENDED = frozenset(str(phase) for phase in TERMINAL)
 SETTLED = ENDED | {"open", "partially_filled"}
-NOT_YET = ("not-synced", "no-reference", "wrong-symbol")  # denied, and asked for again
+#: Denied, and asked for again: an account only reduces while a fill that nobody told is looked for.
+NOT_YET = ("not-synced", "no-reference", "wrong-symbol", "reducing")
 SECRET = base64.b64encode(b"alice's own key." * 4).decode()  # 64 bytes, as Kraken's are
 
 
