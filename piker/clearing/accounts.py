@@ -319,6 +319,11 @@ class Accounts(Mapping[str, Account]):
         self._settle(account)
         account.take_up(self._standing, clock.wall_ns())
 
+    def own_state(self, name: str) -> TradingState:
+        """Return an account's own state, which a halt of all stands above."""
+        own = self._own.get(name)
+        return TradingState(own.state) if own is not None else TradingState.ACTIVE
+
     def drop(self, name: str) -> None:
         """Forget an account that could not be opened."""
         del self._accounts[name]

@@ -97,12 +97,14 @@ class Keeper:
             log.error("ems.positions", account=name, differ=what)
             note = Note("positions", what)
             await self._journal.append([_record(name, note, "emsd")])
-            if account.desk.state is TradingState.ACTIVE:
+            # Also below a halt of all, which is lifted without a look at positions. One that was
+            # never armed can trade nothing: any state but a halt would arm it.
+            if account.armed and self._accounts.own_state(name) is TradingState.ACTIVE:
                 await self.set_state(name, TradingState.REDUCING, DIFFER + what)
-            return
-        if _differs(account):
+        elif _differs(account):
             await self.set_state(name, TradingState.ACTIVE, "positions agree again")
-        await self._journal.append(self._rebase(account))
+        else:
+            await self._journal.append(self._rebase(account))
 
     async def agree_again(self) -> None:
         """Let accounts go on whose positions agree by now: a fill may come long after them.
