@@ -279,9 +279,16 @@ class Book:
         if known.told != "unknown":
             self._status(known, "unknown", reason)
 
-    def absent(self, known: Known) -> None:
-        """Tell that the venue has proved never to have had an order."""
-        self._status(known, "absent", "the venue was asked, and never had it")
+    def gone(self, known: Known) -> None:
+        """Tell that the venue has proved not to have an order: it never had one without its id.
+
+        One with an id has ended. It forgets what ended without a fill; what is absent emsd may send
+        once more.
+        """
+        if leg_of(known.reqid) is None:
+            self._status(known, "absent", "the venue was asked, and never had it")
+        else:
+            self._status(known, "canceled", "the venue does not know it any more")
         self._retire(known)
 
     def refuse(self, known: Known, request: str, reason: str) -> None:
