@@ -126,3 +126,46 @@ async def test_account_waits_for_no_order_that_a_trigger_made_long_ago(
         async with proving(desk, stop):
             pass
     assert waiting.cancelled_caught
+
+
+async def test_canceled_order_is_not_over_when_a_former_dialog_may_have_replaced_it(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """Its request arrives after we found the order standing: one is canceled for another.
+
+    Told to be canceled, it would be believed in no more, and what the other one trades be lost.
+    """
+    desk = Desk()
+
+    async def flush() -> None: ...
+
+    old = OrderFact(
+        venue="spot", symbol="BTCUSDT", number=7, client_id="pka", status="open",
+        action=Action.SELL, size=D(1), price=D(100), time_ms=NOW_MS - 60_000,
+    )  # fmt: skip
+    new = msgspec.structs.replace(old, number=8, client_id="pka-1", price=D(99), time_ms=NOW_MS)
+    desk.orders = {7: old, "pka": old}
+    market, one = Market("spot", "BTCUSDT"), belief(symbol="btcusdt.spot", reqid="spot-BTCUSDT-7")
+    async with trio.open_nursery() as nursery:
+        book = Book(NAME, lambda known: prover.want(known) and None)
+        book.markets[market] = "btcusdt.spot"
+        prover = Prover(desk, book, nursery, flush)  # type: ignore[arg-type]
+        known = book.believe(one, market, NOW_MS + 5_000)
+        await prover.prove(known)
+        assert statuses(book) == ["open"]
+        gone = msgspec.structs.replace(old, status="canceled", time_ms=NOW_MS)
+        desk.orders = {7: gone, "pka": gone, 8: new, "pka-1": new}
+        book.learn(gone)
+        await prover.prove(known)
+        assert (statuses(book), known.reqid) == (["open"], "spot-BTCUSDT-8")
+        ended = msgspec.structs.replace(new, status="canceled", time_ms=NOW_MS + 1)
+        desk.orders |= {8: ended, "pka-1": ended}
+        desk.signed.clock.now_ms = lambda: NOW_MS + 6_000
+        book.learn(ended)
+        await prover.prove(known)
+        assert statuses(book) == ["open", "canceled"]
+        asked = desk.asked
+        book.learn(ended)
+        await trio.sleep(60)
+        assert desk.asked == asked
+        nursery.cancel_scope.cancel()

@@ -209,7 +209,10 @@ class Prover:
             if found is None:
                 if index < known.last_index:
                     continue
-                return self._is_gone(known, index, asked_ms)
+                is_last = self._is_gone(known, index, asked_ms)
+                if is_last and known.legs:
+                    known.sought = known.newest.reqid
+                return is_last
             if found.status not in ("canceled", "open") or (
                 found.status == "open" and index >= known.last_index
             ):
