@@ -58,8 +58,11 @@ class Keeper:
         match event:
             case BrokerdPosition():
                 symbol = account.fqme(event.symbol)
-                account.positions[symbol] = event
                 account.heard.add(symbol)
+                if not account.reads(symbol, event):
+                    log.error("ems.unreadable", account=name, position=str(event)[:200])
+                    return
+                account.positions[symbol] = event
                 account.desk.apart(symbol, event.long, event.short)
                 self._news.tell(event)
             case BrokerdBalance():
@@ -77,6 +80,7 @@ class Keeper:
         """Say that there is no word from an account's backend."""
         account = self._accounts[name]
         account.heard.clear()
+        account.unreadable.clear()
         self._sync(account, SyncState.LOST, why)
 
     def _sync(self, account: Account, state: SyncState, why: str) -> None:

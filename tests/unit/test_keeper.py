@@ -172,3 +172,23 @@ async def test_positions_that_agree_again_are_kept_as_they_were_when_they_did(
         assert account.state == "active"
         assert account.desk.held(PERP.fqme) == 0
         assert router.keeper._journal.standing.positions[MAIN, PERP.mktid].told.size == 0
+
+
+@pytest.mark.parametrize("size", ["1e-9999", "1e9999", "NaN", "sNaN"])
+async def test_position_that_is_no_number_reduces_the_account_and_ends_nothing(
+    tmp_path: Path, size: str
+) -> None:
+    """Sums with it are not exact: emsd would end at the next look, and again after each start."""
+    async with emsd(tmp_path) as router:
+        account = router.accounts[MAIN]
+        await router.set_state(MAIN, TradingState.ACTIVE, "for the test")
+        await synced(router, 1)
+        await synced(router, size)
+        assert account.state == "reducing"
+        assert "which is no size, we have 1" in account.why
+        await router.keeper.open_days(wall_ns())
+        await router.keeper.agree_again()
+        assert (account.state, account.desk.held(PERP.fqme)) == ("reducing", 1)
+    async with emsd(tmp_path) as router:
+        await synced(router, 1)
+        assert router.accounts[MAIN].state == "active"
