@@ -40,6 +40,7 @@ __all__ = [
     "get_accounts",
     "get_order",
     "halt_file",
+    "halt_is_there",
     "journal_path",
     "limits_of",
     "main",
@@ -65,6 +66,17 @@ def halt_file() -> Path:
     return config.config_dir() / "HALT"
 
 
+def halt_is_there() -> bool:
+    """Tell whether the halt file is there; ``ConfigError`` where it can not be looked for."""
+    try:
+        return halt_file().exists()
+    except OSError as err:
+        raise ConfigError(
+            f"{halt_file()} can not be looked for: {err.strerror}.",
+            remedy="Mend its directory; till then halt by: piker halt",
+        ) from err
+
+
 def limits_of(conf: config.Conf, account: str) -> Limits:
     """Return an account's limits: ``[risk]``, with what its own table replaces."""
     provider, own = split_account(account)
@@ -88,6 +100,7 @@ class Ems:
         self._nursery = nursery
         self._opening = Turns()
         self._added_ns: dict[str, int] = {}
+        self._unseen = ""  # why the halt file could not be looked for
 
     async def recover(self) -> None:
         """Take up the journal: its orders, the accounts they are at and the markets they are in."""
@@ -164,9 +177,21 @@ class Ems:
                 await self.router.follow()
             await self.router.keeper.open_days(now)
             await self.router.keeper.agree_again()
-            if halt_file().exists() and self.router.accounts.halted is None:
+            if self._sees_halt() and self.router.accounts.halted is None:
                 await self.router.set_state("", TradingState.HALTED, f"{halt_file()} is there")
             await trio.sleep(BEAT_S)
+
+    def _sees_halt(self) -> bool:
+        """Tell whether the halt file is there; that it can not be looked for is said once."""
+        found, why = False, ""
+        try:
+            found = halt_is_there()
+        except ConfigError as err:
+            why = err.message
+        if why and why != self._unseen:
+            log.error("ems.halt_file", why=why)
+        self._unseen = why
+        return found
 
     async def take(self, message: Order | Cancel, client: str) -> None:
         """Do what a client says; what can not be done is told to it as a status."""
@@ -274,7 +299,7 @@ async def get_accounts() -> list[AccountStatus]:
 async def set_account_state(account: str, state: str, reason: str, client: str) -> bool:
     """Halt or arm an account, or all (""). Returns when it is journaled and, halted, canceled."""
     ems, wanted = _the_ems(), TradingState(state)
-    if wanted is TradingState.ACTIVE and halt_file().exists():
+    if wanted is TradingState.ACTIVE and halt_is_there():
         raise Refused(
             f"trading is halted by {halt_file()}.", remedy=f"Remove it first: rm {halt_file()}"
         )

@@ -127,10 +127,12 @@ class PaperEngine:
 
     async def _restore(self, symbol: str) -> None:
         why = await self._market(symbol)
+        if why and self.broker.is_quoted(symbol):
+            return  # its feed is gone: what stood again now would be let stand once more later
         for oid, belief in list(self._beliefs.items()):
             if belief.order.symbol == symbol:
                 self._tell(self.broker.restore(belief, clock.wall_ns()))
-                if not why:
+                if not why or not belief.order.reqid:  # what is absent is so once: it may come anew
                     del self._beliefs[oid]
 
     async def send(self, request: BrokerdRequest) -> None:

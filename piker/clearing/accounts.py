@@ -24,7 +24,7 @@ from piker.clearing.standing import Standing
 from piker.clearing.validate import TRIGGERED, too_little
 from piker.errors import ConfigError
 from piker.market import MktPair
-from piker.money import EXACT, plain
+from piker.money import EXACT, is_sane, plain
 from piker.orders import (
     AccountStatus,
     Action,
@@ -82,7 +82,8 @@ class Mismatch(msgspec.Struct, frozen=True):
 
     def __str__(self) -> str:
         """Say it to a person."""
-        return f"{self.symbol}: the venue has {plain(self.venue)}, we have {plain(self.ours)}"
+        venue = plain(self.venue) if is_sane(self.venue) else f"{self.venue}, which is no size"
+        return f"{self.symbol}: the venue has {venue}, we have {plain(self.ours)}"
 
 
 class Account:
@@ -104,6 +105,7 @@ class Account:
         self.sync_why = ""
         self.armed = not self.is_live
         self.positions: dict[str, BrokerdPosition] = {}  # by fqme
+        self.unreadable: dict[str, BrokerdPosition] = {}  # by fqme: told last, and no numbers
         self.heard: set[str] = set()  # fqmes of positions that the link's dialog told
         self.whole: frozenset[str] = frozenset()  # venues whose positions are all told
         self.balances: dict[str, BrokerdBalance] = {}  # by asset
@@ -232,9 +234,20 @@ class Account:
             and (told.size or told.legs)
         ]  # fmt: skip
 
+    def reads(self, symbol: str, told: BrokerdPosition) -> bool:
+        """Tell whether a position is one that can be counted with; else it differs from ours."""
+        if all(map(is_sane, (told.size, *(leg.size for leg in told.legs)))):
+            self.unreadable.pop(symbol, None)
+            return True
+        self.unreadable[symbol] = told
+        return False
+
     def mismatches(self, standing: Standing) -> list[Mismatch]:
         """Return the positions that differ from what they were, with our own fills since."""
-        found = []
+        found = [
+            Mismatch(symbol, told.size, self.believed(standing).get(symbol, ZERO))
+            for symbol, told in self.unreadable.items()
+        ]
         for symbol, told in self.positions.items():
             known = standing.positions.get((self.name, told.symbol))
             net = standing.nets.get((self.name, symbol))
@@ -318,6 +331,11 @@ class Accounts(Mapping[str, Account]):
             self.apply(account.name, change)
         self._settle(account)
         account.take_up(self._standing, clock.wall_ns())
+
+    def own_state(self, name: str) -> TradingState:
+        """Return an account's own state, which a halt of all stands above."""
+        own = self._own.get(name)
+        return TradingState(own.state) if own is not None else TradingState.ACTIVE
 
     def drop(self, name: str) -> None:
         """Forget an account that could not be opened."""

@@ -58,8 +58,11 @@ class Keeper:
         match event:
             case BrokerdPosition():
                 symbol = account.fqme(event.symbol)
-                account.positions[symbol] = event
                 account.heard.add(symbol)
+                if not account.reads(symbol, event):
+                    log.error("ems.unreadable", account=name, position=str(event)[:200])
+                    return
+                account.positions[symbol] = event
                 account.desk.apart(symbol, event.long, event.short)
                 self._news.tell(event)
             case BrokerdBalance():
@@ -77,6 +80,7 @@ class Keeper:
         """Say that there is no word from an account's backend."""
         account = self._accounts[name]
         account.heard.clear()
+        account.unreadable.clear()
         self._sync(account, SyncState.LOST, why)
 
     def _sync(self, account: Account, state: SyncState, why: str) -> None:
@@ -97,12 +101,14 @@ class Keeper:
             log.error("ems.positions", account=name, differ=what)
             note = Note("positions", what)
             await self._journal.append([_record(name, note, "emsd")])
-            if account.desk.state is TradingState.ACTIVE:
+            # Also below a halt of all, which is lifted without a look at positions. One that was
+            # never armed can trade nothing: any state but a halt would arm it.
+            if account.armed and self._accounts.own_state(name) is TradingState.ACTIVE:
                 await self.set_state(name, TradingState.REDUCING, DIFFER + what)
-            return
-        if _differs(account):
+        elif _differs(account):
             await self.set_state(name, TradingState.ACTIVE, "positions agree again")
-        await self._journal.append(self._rebase(account))
+        else:
+            await self._journal.append(self._rebase(account))
 
     async def agree_again(self) -> None:
         """Let accounts go on whose positions agree by now: a fill may come long after them.

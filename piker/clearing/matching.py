@@ -27,6 +27,7 @@ __all__ = ["MODEL", "PaperFill", "PaperMarket", "Resting"]
 MODEL = "paper.queue"
 ZERO = Decimal(0)
 BEYOND = Decimal("Infinity")  # above every price
+_TAKES = "it would trade at once, and is post-only"
 
 
 class PaperFill(NamedTuple):
@@ -89,7 +90,7 @@ class PaperMarket:
         one = Resting(order.oid, side, order.size, limit)
         crosses = self._crosses(one)
         if order.post_only and crosses:
-            return [], "it would trade at once, and is post-only"
+            return [], _TAKES
         if order.tif is TimeInForce.FOK and (not crosses or self._shown(-side) < one.left):
             return [], "it can not be filled whole at once"
         fills = self._take(one) if crosses else []
@@ -106,7 +107,10 @@ class PaperMarket:
         return self.resting.pop(oid, None)
 
     def amend(self, order: BrokerdOrder, filled: Decimal) -> tuple[list[PaperFill], str] | None:
-        """Give an order new terms; None when it is gone. Only a smaller size keeps its place."""
+        """Give an order new terms; None when it is gone. Only a smaller size keeps its place.
+
+        The second is as in :meth:`submit`, but what does not stand so stands as it was.
+        """
         one = self.resting.get(order.oid)
         if one is None:
             return None
@@ -118,9 +122,12 @@ class PaperMarket:
         if order.price == one.limit and left <= one.left:
             one.left = left
             return [], ""
-        del self.resting[order.oid]
         fresh = Resting(order.oid, one.side, left, order.price)
-        fills = self._take(fresh) if self._crosses(fresh) else []
+        crosses = self._crosses(fresh)
+        if order.post_only and crosses:
+            return [], _TAKES
+        del self.resting[order.oid]
+        fills = self._take(fresh) if crosses else []
         if not fresh.left:
             return fills, "closed"
         self._join(fresh)

@@ -198,9 +198,11 @@ class PaperBroker:
         outcome = book.amend(order, held.filled)
         if outcome is None:
             return [self._error(order, "the order is gone", now_ns)]
+        fills, end = outcome
+        if end not in ("", "closed"):
+            return [self._error(order, end, now_ns)]
         self._held[order.oid] = held._replace(order=order)
         self._set_aside(order.oid)
-        fills, end = outcome
         ack = BrokerdOrderAck(
             oid=order.oid, reqid=held.reqid, account=self.account, client_id=order.client_id,
             request="edit", time_ns=now_ns, terms=order,

@@ -357,6 +357,15 @@ async def test_every_belief_has_its_answer_when_a_dialog_begins() -> None:
             await agree(venue, again)
 
 
+async def test_an_order_that_the_venue_had_is_not_absent_when_it_forgot_it() -> None:
+    """What is absent never traded, and emsd would send again what it had set free itself."""
+    async with venue_at() as (_, _):
+        known = belief("one", "buy", "0.01", 50_000, reqid="OAAAAA-BBBBB-CCCCCC")
+        async with trading([known]) as emsd:
+            await emsd.synced()
+            assert emsd.statuses("one")[-1] == "canceled"
+
+
 async def test_what_a_former_process_sent_is_not_absent_while_it_may_still_arrive() -> None:
     """It comes late, and within the deadline that it was sent with: it stands, and is ours."""
     async with venue_at() as (venue, bob):

@@ -173,7 +173,9 @@ def test_ids_for_emsd_are_read_as_they_were_made() -> None:
         assert leg_of(text) is None
 
 
-@pytest.mark.parametrize("text", ["NaN", "Infinity", "-1", "1e30", "x", ""])
+@pytest.mark.parametrize(
+    "text", ["NaN", "sNaN", "Infinity", "-1", "1e30", "1e9999999", "1e-9999", "x", ""]
+)
 def test_numbers_that_can_not_be_are_refused_when_they_are_read(text: str) -> None:
     """Nothing of the kind reaches an order."""
     with pytest.raises(DataQuality):

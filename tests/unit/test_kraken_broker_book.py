@@ -16,12 +16,20 @@ from piker.brokers.kraken.api import listings_of
 from piker.brokers.kraken.broker_asking import proves
 from piker.brokers.kraken.broker_book import Book
 from piker.brokers.kraken.broker_ids import NonceFile, cl_ord_id_of, client_id_of
-from piker.brokers.kraken.broker_schema import OrderRow, Report, TradeRow, decode_head
+from piker.brokers.kraken.broker_schema import (
+    BalanceEx,
+    BalanceRow,
+    Fee,
+    OrderRow,
+    Report,
+    TradeRow,
+    decode_head,
+)
 from piker.brokers.kraken.broker_terms import Markets, add_params, amend_params, order_of_row
 from piker.brokers.kraken.schema import Pair
 from piker.clearing import requests
 from piker.clock import NS, WallClock, use_clock, wall_ns
-from piker.errors import Rejected
+from piker.errors import ConfigError, Rejected, Transient
 from piker.orders import (
     Action,
     BrokerdFill,
@@ -94,6 +102,28 @@ def test_nonces_rise_when_there_are_two_of_us_and_clocks_jump(tmp_path: Path) ->
     ours.file.write_bytes(b"\xff what is this")
     assert ours.next() > 0
     assert NonceFile("other", tmp_path).file != ours.file
+
+
+@pytest.mark.parametrize("text", ["1e9999999", "-1e9999999", '"sNaN"', '"NaN"', "1e-9999"])
+def test_number_that_can_not_be_makes_a_message_that_can_not_be_read(text: str) -> None:
+    """Digits that were harmed on their way; any other error would end the dialog."""
+    said = f'{{"asset":"XBT","balance":{text},"qty":{text}}}'.encode()
+    for kind in (BalanceRow, BalanceEx, Fee):
+        with pytest.raises(msgspec.ValidationError):
+            msgspec.json.decode(said, type=kind)
+
+
+def test_nonce_that_can_not_be_had_is_a_failure_of_the_call_alone(tmp_path: Path) -> None:
+    """No file may be opened any more, a disk is full: a dialog lives on, and asks again."""
+    ours = NonceFile("key", tmp_path)
+    ours.next()
+    ours.file.unlink()
+    ours.file.mkdir()
+    with pytest.raises(Transient, match="no nonce"):
+        ours.next()
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match="can not be made"):
+        NonceFile("key", tmp_path / "file")
 
 
 # -- terms -----------------------------------------------------------------------------------

@@ -106,6 +106,16 @@ def test_amend_keeps_its_place_only_when_it_gets_smaller() -> None:
     assert one.amend(order(size="2"), D(2)) == ([], "closed")
 
 
+def test_post_only_order_takes_nothing_when_it_is_amended() -> None:
+    """It stands as it was; at a price that does not trade at once it is amended."""
+    one = market()
+    one.submit(order(post_only=True))
+    fills, why = one.amend(order(price=D(101), post_only=True), D(0)) or ([], "gone")
+    assert (fills, "post-only" in why, one.resting["o"].limit) == ([], True, D(99))
+    assert one.amend(order(price=D(100), post_only=True), D(0)) == ([], "")
+    assert one.resting["o"].limit == 100
+
+
 def test_no_fill_is_better_than_the_market_when_anything_comes() -> None:
     """Random quotes, prints, orders: every fill at a price that was quoted or passed, in size."""
     for seed in range(60):

@@ -193,3 +193,17 @@ def _compare(link: PaperLink) -> None:
     """Say that the venue's user stream was lost for a moment."""
     for state in (SyncState.SYNCING, SyncState.SYNCED):
         link.tell([BrokerdSync(account=PAPER, state=state, time_ns=wall_ns())])
+
+
+async def test_post_only_order_on_paper_stands_as_it_was_when_an_edit_would_take(
+    tmp_path: Path,
+) -> None:
+    """The edit is refused in words; nothing of it trades."""
+    async with routing(tmp_path) as (router, _), router.news.listen() as news:
+        await router.order(order(post_only=True))
+        await told(news, upto="open")
+        await router.order(order(post_only=True, price=D(101)))
+        await _until_so(lambda: router.orders["a"].editing is None)
+        state = router.orders["a"]
+        assert (state.phase, state.filled, state.order.price) == ("open", 0, 99)
+        assert "post-only" in state.reason

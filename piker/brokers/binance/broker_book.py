@@ -63,6 +63,8 @@ class Known:
         self.legs: dict[str, OrderFact] = {}
         self.reqid = order.reqid  # that emsd was told
         self.believed = ZERO  # filled by what emsd knew when the dialog began
+        self.is_believed = False  # a former dialog's requests may be on their way
+        self.sought = ""  # the leg that is proved to be the last one
         self.fetched = False  # every fill was asked for: what was believed counts no more
         self.tids: dict[int, Decimal] = {}
         self.told = ""  # the status that emsd was told last
@@ -114,6 +116,23 @@ class Known:
         """Return the number of the newest leg."""
         return max((self.index_of(leg) for leg in self.legs.values()), default=0)
 
+    @property
+    def newest(self) -> OrderFact:
+        """Return the newest leg; there is one."""
+        return max(self.legs.values(), key=self.rank)
+
+    @property
+    def may_be_replaced(self) -> bool:
+        """Tell whether a former dialog's request may have canceled it for another leg.
+
+        Spot does both at once; the request may arrive after the order was found to stand.
+        """
+        if not self.is_believed or self.market.venue != "spot":
+            return False
+        last = self.newest
+        in_time = last.time_ms <= self.expires_ms
+        return last.status == "canceled" and in_time and last.reqid != self.sought
+
     def open_leg(self) -> OrderFact | None:
         """Return the leg that may trade; of a triggered order the one that it became."""
         found = [leg for leg in self.legs.values() if leg.status not in ENDED]
@@ -141,7 +160,7 @@ class Known:
 
     def reason(self) -> str:
         """Return what the venue said of why its newest leg ended."""
-        return max(self.legs.values(), key=self.rank).reason if self.legs else ""
+        return self.newest.reason if self.legs else ""
 
 
 class Book:
@@ -196,7 +215,7 @@ class Book:
         """Take an order in that emsd thinks the venue has; what is true of it is to be asked."""
         known = self.add(belief.order, market)
         known.believed = belief.filled
-        known.probing = True
+        known.probing = known.is_believed = True
         known.expires_ms = expires_ms
         if leg_of(known.reqid) is not None:
             self._by_leg[known.reqid] = known
@@ -240,6 +259,9 @@ class Book:
             return
         if known.lacks_fills or known.missing_child() is not None:
             self._want(known)
+        if status in ENDED and not known.probing and known.may_be_replaced:
+            known.probing = True
+            self._want(known)
         if known.probing or (status in ENDED and known.lacks_fills):
             return  # it is told once all that went before it was
         if status != known.told and not (known.told in ENDED and status == "open"):
@@ -262,7 +284,7 @@ class Book:
         was_probing, known.probing = known.probing, False
         if not known.legs:
             return
-        self._acknowledge(known, max(known.legs.values(), key=known.rank))
+        self._acknowledge(known, known.newest)
         leg = known.open_leg()
         if was_probing and leg is not None and not known.is_foreign and not known.editing:
             terms = self.terms(known, leg)
@@ -279,9 +301,16 @@ class Book:
         if known.told != "unknown":
             self._status(known, "unknown", reason)
 
-    def absent(self, known: Known) -> None:
-        """Tell that the venue has proved never to have had an order."""
-        self._status(known, "absent", "the venue was asked, and never had it")
+    def gone(self, known: Known) -> None:
+        """Tell that the venue has proved not to have an order: it never had one without its id.
+
+        One with an id has ended. It forgets what ended without a fill; what is absent emsd may send
+        once more.
+        """
+        if leg_of(known.reqid) is None:
+            self._status(known, "absent", "the venue was asked, and never had it")
+        else:
+            self._status(known, "canceled", "the venue does not know it any more")
         self._retire(known)
 
     def refuse(self, known: Known, request: str, reason: str) -> None:

@@ -11,6 +11,7 @@ from typing import Literal
 import msgspec
 
 from piker.errors import DataQuality
+from piker.money import is_sane
 from piker.orders import Action, OrderKind, TimeInForce, TriggerBy
 
 __all__ = [
@@ -156,7 +157,8 @@ def number_of(text: str, what: str, *, signed: bool = False) -> Decimal:
         value = Decimal(text)
     except ArithmeticError:
         value = Decimal("NaN")
-    if not value.is_finite() or abs(value) > MAX_VALUE or (value < 0 and not signed):
+    # copy_abs rounds nothing: abs would raise for the largest of all exponents.
+    if not is_sane(value) or value.copy_abs() > MAX_VALUE or (value < 0 and not signed):
         raise DataQuality(f"binance: {what} of {text[:40]!r}")
     return value
 

@@ -37,6 +37,9 @@ MISSES = 2  # times the venue has to say that there is no such order, when none 
 ASK_AGAIN = Backoff(floor_s=0.25, cap_s=2.0)  # while an outcome is open, by its number of looks
 AFTER_FAILURE = Backoff(floor_s=0.5, cap_s=30.0)  # while the venue does not answer
 _ARCHIVED = "-2026"  # canceled or expired without a fill, more than 90 days ago
+_NO_MARKET = "-1121"  # it was delisted, or delivered: nothing stands there
+#: USD-M does not find an order that ended without a fill and was made more than three days ago.
+KEPT_MS = 3 * 86_400_000
 
 
 class Desk(Protocol):
@@ -134,10 +137,10 @@ class Prover:
                 return False
             if not known.legs:
                 known.probing = False
-                self._book.absent(known)
+                self._book.gone(known)
                 return True
         if (child := known.missing_child()) is not None:
-            fact = await self._desk.order(child.symbol, number=child.sent)
+            fact = await self._child(child)
             if fact is None:
                 return False
             self._book.learn(fact)
@@ -147,10 +150,34 @@ class Prover:
         self._book.settle(known)
         return not known.lacks_fills and known.missing_child() is None
 
+    async def _order(
+        self, symbol: str, *, number: int = 0, client_id: str = "", is_algo: bool = False
+    ) -> OrderFact | None:
+        """Ask for an order; None where there is none, or no such market any more."""
+        try:
+            return await self._desk.order(
+                symbol, number=number, client_id=client_id, is_algo=is_algo
+            )
+        except Rejected as error:
+            if error.code == _NO_MARKET:
+                return None
+            raise
+
+    async def _child(self, algo: OrderFact) -> OrderFact | None:
+        """Ask for what a triggered order became; None while it may only be late."""
+        now_ms = self._desk.signed.clock.now_ms()
+        fact = await self._order(algo.symbol, number=algo.sent)
+        if fact is None and now_ms - algo.time_ms > KEPT_MS:
+            return msgspec.structs.replace(
+                algo, number=algo.sent, sent=0, is_algo=False, status="canceled",
+                reason="the venue does not know it any more",
+            )  # fmt: skip
+        return fact
+
     async def _look_at(self, known: Known, leg: OrderFact) -> None:
         asked_ms = self._desk.signed.clock.now_ms()
         try:
-            fact = await self._desk.order(leg.symbol, number=leg.number, is_algo=leg.is_algo)
+            fact = await self._order(leg.symbol, number=leg.number, is_algo=leg.is_algo)
         except Rejected as error:
             if error.code != _ARCHIVED:
                 raise
@@ -174,7 +201,7 @@ class Prover:
             found = next((leg for leg in legs if leg.client_id == derived_id(base, index)), None)
             asked_ms = self._desk.signed.clock.now_ms()
             if found is None:
-                found = await self._desk.order(
+                found = await self._order(
                     known.market.wire, client_id=derived_id(base, index), is_algo=is_algo
                 )
                 if found is not None:
@@ -182,7 +209,10 @@ class Prover:
             if found is None:
                 if index < known.last_index:
                     continue
-                return self._is_gone(known, index, asked_ms)
+                is_last = self._is_gone(known, index, asked_ms)
+                if is_last and known.legs:
+                    known.sought = known.newest.reqid
+                return is_last
             if found.status not in ("canceled", "open") or (
                 found.status == "open" and index >= known.last_index
             ):

@@ -156,11 +156,13 @@ class _SpotStream:
             return
         if said.id != f"subscribe-{self._number}":
             return
+        # One that can not be read is none: the connection is given up when its time is over.
+        refused = said.status != 200 and said.error
+        error = msgspec.json.decode(said.error, type=_Error) if refused else _Error()
         self._answered.set()
         if said.status == 200:
             self._hears.subscribed()
             return
-        error = msgspec.json.decode(said.error, type=_Error) if said.error else _Error()
         if error.code == _ALREADY:
             self._hears.subscribed()
             return

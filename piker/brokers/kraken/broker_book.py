@@ -50,6 +50,7 @@ class Held(msgspec.Struct, eq=False):
     reason: str = ""
     told: str = ""  # the last status that was told
     believed: bool = False  # emsd asked about it when the dialog began
+    vanished: bool = False  # the venue had it, and does not know its txid any more
     made_ns: int = 0
     names: set[str] = msgspec.field(default_factory=set)  # under which it is found
 

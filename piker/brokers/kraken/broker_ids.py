@@ -18,6 +18,7 @@ from pathlib import Path
 from piker.brokers.signing import Nonces
 from piker.clock import wall_ns
 from piker.config import data_dir
+from piker.errors import ConfigError, Transient
 
 __all__ = ["NonceFile", "cl_ord_id_of", "client_id_of"]
 
@@ -61,11 +62,26 @@ class NonceFile:
     def __init__(self, key: str, folder: Path | None = None) -> None:
         """Take the file of a key; ``folder`` is the data directory's unless given."""
         place = folder or data_dir() / "nonces"
-        place.mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            place.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as err:
+            raise ConfigError(
+                f"kraken: {place} can not be made: {err.strerror}.",
+                remedy="Nonces are kept there; mend the data directory.",
+            ) from err
         self.file = place / f"kraken-{blake2b(key.encode(), digest_size=8).hexdigest()}"
 
     def next(self) -> int:
-        """Return the next nonce: microseconds of the wall clock where that has moved on."""
+        """Return the next nonce: microseconds of the wall clock where that has moved on.
+
+        Raises ``Transient`` where the file can not be read or written: nothing was sent then.
+        """
+        try:
+            return self._next()
+        except OSError as err:
+            raise Transient(f"kraken: no nonce from {self.file}: {err.strerror}.") from err
+
+    def _next(self) -> int:
         fd = os.open(self.file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX)

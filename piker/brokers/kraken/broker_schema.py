@@ -10,6 +10,8 @@ from typing import Any, Literal
 
 import msgspec
 
+from piker.money import is_sane
+
 __all__ = [
     "MOST",
     "Answered",
@@ -34,9 +36,12 @@ MOST = Decimal(10) ** 20  # of any amount or price: beyond it a number was garbl
 
 
 def _check(*values: Decimal | None) -> None:
-    """Refuse what is no amount: not a number, below zero, or absurd."""
+    """Refuse what is no amount: not a number, below zero, or absurd.
+
+    Callers take ``copy_abs``: ``abs`` would raise for the largest of all exponents.
+    """
     for value in values:
-        if value is not None and not (value.is_finite() and 0 <= value < MOST):
+        if value is not None and not (is_sane(value) and 0 <= value < MOST):
             raise ValueError(f"{value} is no amount")
 
 
@@ -81,7 +86,7 @@ class Fee(msgspec.Struct, frozen=True):
 
     def __post_init__(self) -> None:
         """Check its number; a rebate is below zero."""
-        _check(abs(self.qty))
+        _check(self.qty.copy_abs())
 
 
 class Triggers(msgspec.Struct, frozen=True):
@@ -134,7 +139,7 @@ class BalanceRow(msgspec.Struct, frozen=True):
 
     def __post_init__(self) -> None:
         """Check its number."""
-        _check(abs(self.balance))
+        _check(self.balance.copy_abs())
 
 
 _head = msgspec.json.Decoder(Head)
@@ -172,7 +177,7 @@ class BalanceEx(msgspec.Struct, frozen=True):
 
     def __post_init__(self) -> None:
         """Check its numbers."""
-        _check(abs(self.balance), self.hold_trade)
+        _check(self.balance.copy_abs(), self.hold_trade)
 
 
 class Descr(msgspec.Struct, frozen=True):
@@ -237,7 +242,7 @@ class TradeRow(msgspec.Struct, frozen=True):
 
     def __post_init__(self) -> None:
         """Check its numbers; a rebate is a fee below zero."""
-        _check(self.time, self.price, self.vol, abs(self.fee), abs(self.margin))
+        _check(self.time, self.price, self.vol, self.fee.copy_abs(), self.margin.copy_abs())
 
 
 class TradesPage(msgspec.Struct, frozen=True):

@@ -304,7 +304,7 @@ class Keeper:
         held = self.dialog.book.find("", txid)
         if held is not None and held.oid and held.order is not None:
             log.error("kraken.vanished", account=self.dialog.account, txid=txid, oid=held.oid)
-            held.txid = ""
+            held.txid, held.vanished = "", True
             self.dialog.doubts.append(Doubt(held.order, held, "order", self.dialog.ends_ns()))
 
     def _is_proved(self, doubt: Doubt, rows: dict[str, OrderRow], began_ns: int) -> bool:
@@ -313,8 +313,11 @@ class Keeper:
         late = began_ns > doubt.ends_ns
         if not held.txid:
             if late and doubt.missed:
-                now_ns = clock.wall_ns()
-                dialog.tell(dialog.book.status(held, "absent", now_ns, "kraken never had it"))
+                # What is absent was never there, and emsd may send it once more.
+                end, why = "absent", "kraken never had it"
+                if held.vanished:
+                    end, why = "canceled", "kraken does not know it any more"
+                dialog.tell(dialog.book.status(held, end, clock.wall_ns(), why))
                 dialog.book.forget(held)
                 return True
             doubt.missed = late  # once is not enough: what is asked may be behind what takes orders

@@ -1,0 +1,178 @@
+"""paperboi's account at work: what it says of orders while markets come and go."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from decimal import Decimal
+from types import SimpleNamespace
+from typing import Any
+
+import msgspec
+import pytest
+import trio
+import trio.testing
+
+from piker.brokers.spec import Capabilities
+from piker.clearing import _paper_engine
+from piker.clearing._paper_engine import OPEN_S, PaperEngine, open_paper_dialog
+from piker.clearing.paper_money import PaperMoney
+from piker.errors import PeerLost, PikerError
+from piker.market import Asset, MktPair
+from piker.orders import (
+    Action,
+    BrokerdBelief,
+    BrokerdCancel,
+    BrokerdEvent,
+    BrokerdFill,
+    BrokerdOrder,
+    BrokerdStatus,
+)
+from piker.ticks import Quote
+
+D = Decimal
+NAME = "binance.paper"
+BTC = MktPair(
+    fqme="btcusdt.spot.binance", bs_mktid="BTCUSDT", dst=Asset("btc"), src=Asset("usdt"),
+    price_tick=D("0.01"), size_tick=D("0.001"),
+)  # fmt: skip
+
+
+def quote(bid: float, ask: float, size: float = 1.0) -> dict[str, Quote]:
+    """Return what a feed gives."""
+    shown = Quote(symbol=BTC.fqme, bid=bid, bid_size=size, ask=ask, ask_size=size)
+    return {BTC.fqme: shown}
+
+
+class Feeds:
+    """What stands in for datad: each opening takes the next script; an error ends it."""
+
+    def __init__(self) -> None:
+        self.send, self._receive = trio.open_memory_channel[Any](100)
+        self.opened = 0
+
+    @asynccontextmanager
+    async def open_feed(self, fqmes: Sequence[str], **_: Any) -> AsyncIterator[Any]:
+        """Open a feed that has no quote yet."""
+        self.opened += 1
+        receive = self._receive
+
+        class Feed:
+            def __init__(self) -> None:
+                shown = SimpleNamespace(mkt=BTC, first_quote=Quote(symbol=BTC.fqme))
+                self.flumes = {BTC.fqme: shown}
+
+            def __aiter__(self) -> Feed:
+                return self
+
+            async def __anext__(self) -> Any:
+                item = await receive.receive()
+                if isinstance(item, PikerError):
+                    raise item
+                return item
+
+        yield Feed()
+
+
+@asynccontextmanager
+async def paperboi(
+    monkeypatch: pytest.MonkeyPatch, *beliefs: BrokerdBelief
+) -> AsyncIterator[tuple[PaperEngine, Feeds, list[BrokerdEvent]]]:
+    """Run a dialog; what it tells is in the list."""
+    feeds, told = Feeds(), list[BrokerdEvent]()
+    monkeypatch.setattr(_paper_engine, "open_feed", feeds.open_feed)
+    send, receive = trio.open_memory_channel[BrokerdEvent](1000)
+    money = PaperMoney(NAME, {})
+    async with (
+        trio.open_nursery() as nursery,
+        open_paper_dialog(
+            NAME, beliefs, send, Capabilities(fees={}), money, latency_s=0.0
+        ) as engine,
+    ):
+
+        async def hear() -> None:
+            async for event in receive:
+                told.append(event)
+
+        nursery.start_soon(hear)
+        assert isinstance(engine, PaperEngine)
+        yield engine, feeds, told
+        nursery.cancel_scope.cancel()
+
+
+def order(oid: str = "a", **changes: Any) -> BrokerdOrder:
+    """Return an order to buy two at ninety-nine that emsd knows to stand."""
+    one = BrokerdOrder(
+        oid=oid, client_id=f"pk{oid}", account=NAME, time_ns=1, symbol=BTC.mktid,
+        action=Action.BUY, size=D(2), price=D(99), reqid=f"p-{oid}",
+    )  # fmt: skip
+    return msgspec.structs.replace(one, **changes)
+
+
+def filled(told: list[BrokerdEvent]) -> Decimal:
+    """Return what was told to be filled."""
+    return sum((one.size for one in told if isinstance(one, BrokerdFill)), D(0))
+
+
+async def test_order_stands_once_when_its_market_opens_late_and_its_feed_is_lost(
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
+) -> None:
+    """It was told not to be known; what fills it afterwards is told once."""
+    async with paperboi(monkeypatch, BrokerdBelief(order=order(), filled=D(0))) as (
+        _, feeds, told,
+    ):  # fmt: skip
+        await trio.sleep(OPEN_S + 1)  # no quote came in time
+        assert [one.status for one in told if isinstance(one, BrokerdStatus)] == ["unknown"]
+        feeds.send.send_nowait(quote(98, 101))
+        await trio.sleep(1)
+        feeds.send.send_nowait(PeerLost("datad is gone"))
+        await trio.sleep(OPEN_S)  # asked for again: it is not open now
+        feeds.send.send_nowait(quote(98, 101))
+        await trio.sleep(2 * OPEN_S)
+        for _ in range(4):
+            feeds.send.send_nowait(quote(97, 98))
+            feeds.send.send_nowait(quote(98, 101))
+            await trio.sleep(OPEN_S)
+        assert filled(told) == 2
+        said = [one.status for one in told if isinstance(one, BrokerdStatus)]
+        assert said[-1] == "closed"
+        assert said.count("open") == 1
+
+
+async def test_canceled_order_does_not_trade_when_its_market_opens_late(
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Told to be canceled it is gone, whatever was told of its market."""
+    async with paperboi(monkeypatch, BrokerdBelief(order=order(), filled=D(0))) as (
+        engine, feeds, told,
+    ):  # fmt: skip
+        await trio.sleep(OPEN_S + 1)
+        feeds.send.send_nowait(quote(98, 101))
+        await trio.sleep(1)
+        feeds.send.send_nowait(PeerLost("datad is gone"))
+        await trio.sleep(OPEN_S)
+        cancel = BrokerdCancel(
+            oid="a", reqid="p-a", client_id="pka", account=NAME, time_ns=1, symbol=BTC.mktid
+        )
+        await engine.send(cancel)
+        await trio.sleep(1)
+        assert [one.status for one in told if isinstance(one, BrokerdStatus)][-1] == "canceled"
+        for shown in (quote(98, 101), quote(97, 98)):
+            feeds.send.send_nowait(shown)
+            await trio.sleep(2 * OPEN_S)
+        assert not filled(told)
+
+
+async def test_absent_order_is_not_absent_again_when_it_was_sent_once_more(
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
+) -> None:
+    """A stop that never came here is sent again; its market may open between the two."""
+    belief = BrokerdBelief(order=order(reqid=""), filled=D(0))
+    async with paperboi(monkeypatch, belief) as (engine, feeds, told):
+        await trio.sleep(OPEN_S + 1)
+        feeds.send.send_nowait(quote(98, 101))
+        await trio.sleep(1)
+        await engine.send(order(reqid=""))
+        await trio.sleep(3 * OPEN_S)
+        said = [one.status for one in told if isinstance(one, BrokerdStatus)]
+        assert said == ["absent", "open"]
