@@ -367,7 +367,7 @@ class Register:
             records.append(_record(Happened(event, symbol), state.order, now, by))
             kept.append((event, told, state, after))
             state = after.state
-        if SAID_AGAIN.issuperset([one[0].kind for one in kept]):
+        if self._is_said_again(before.order, [one[0].kind for one in kept]):
             self.journal.post(records)
             for event, told, was, after in kept:
                 self._apply(was, after.state, event, told, 0, now)
@@ -384,6 +384,11 @@ class Register:
                 await self._doubt(before, after.problem)
             if event.kind is _FILL and before.is_over:
                 self.news.tell(self.status(before, seq=answer))
+
+    def _is_said_again(self, order: Order, kinds: list[EventKind]) -> bool:
+        """Tell whether a venue would say all of it again after a crash: on paper nobody does."""
+        account = self.accounts.get(order.account)
+        return account is not None and account.is_live and SAID_AGAIN.issuperset(kinds)
 
     def _apply(
         self, before: OrderState, state: OrderState, event: Event, told: OfOrder | None, seq: int,

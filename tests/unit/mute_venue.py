@@ -26,7 +26,7 @@ from piker.orders import (
     SyncState,
 )
 
-__all__ = ["GROUP", "SELL", "STOP", "Mute", "bracket", "newest", "pair", "rest"]
+__all__ = ["GROUP", "SELL", "STOP", "Mute", "bracket", "newest", "pair", "rest", "sold_out"]
 
 D = Decimal
 SELL: dict[str, Any] = {"action": Action.SELL, "size": D(10)}
@@ -96,6 +96,16 @@ async def bracket(router: Router, link: Mute) -> None:
     await router.order(order("tp", price=D(103), **SELL, **GROUP))
     await router.order(order("sl", **STOP, **GROUP))
     link.opens("in")
+    await rest()
+
+
+async def sold_out(router: Router, link: Mute) -> None:
+    """Have four of ten bought, and sold by the take-profit: the stop has nothing to sell."""
+    await bracket(router, link)
+    link.fills("in", (4,))
+    await rest()
+    link.opens("tp")
+    link.fills("tp", (4,), Action.SELL)
     await rest()
 
 

@@ -30,7 +30,7 @@ from piker.orders import (
     SyncState,
 )
 
-__all__ = ["BTC", "OFFERED", "PAPER", "PaperLink", "order", "routing", "told"]
+__all__ = ["BTC", "OFFERED", "PAPER", "PERP", "PaperLink", "order", "routing", "told"]
 
 D = Decimal
 PAPER = "binance.paper"
@@ -39,6 +39,7 @@ BTC = MktPair(
     dst=Asset("btc", AssetType.CRYPTO), src=Asset("usdt", AssetType.CRYPTO),
     price_tick=D("0.01"), size_tick=D("0.001"),
 )  # fmt: skip
+PERP = msgspec.structs.replace(BTC, fqme="btcusdt.usdtm.perp.binance")
 
 
 def order(oid: str = "a", **changes: Any) -> Order:

@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 import pytest
 import trio
+from paper_routing import PERP
 
 from piker.accounting import Contract, fold
 from piker.clearing import keeper
@@ -26,7 +27,6 @@ from piker.clearing.router import Router
 from piker.cli import orders_positions
 from piker.cli.orders_accounts import row_of_account
 from piker.clock import wall_ns
-from piker.market import Asset, AssetType, MktPair
 from piker.orders import (
     AccountStatus,
     Action,
@@ -47,11 +47,6 @@ from piker.orders import (
 
 D = Decimal
 MAIN = "binance.main"
-PERP = MktPair(
-    fqme="btcusdt.usdtm.perp.binance", bs_mktid="BTCUSDT",
-    dst=Asset("btc", AssetType.CRYPTO), src=Asset("usdt", AssetType.CRYPTO),
-    price_tick=D("0.01"), size_tick=D("0.001"),
-)  # fmt: skip
 OFFERED = {"market", "limit", "reduce_only", "edit"}
 
 

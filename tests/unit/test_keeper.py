@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import trio
+from paper_routing import PERP
 
 from piker.clearing import keeper
 from piker.clearing.accounts import Account
@@ -18,7 +19,6 @@ from piker.clearing.records import Record
 from piker.clearing.risk import Limits, RiskDesk, TradingState
 from piker.clearing.router import Router
 from piker.clock import wall_ns
-from piker.market import Asset, AssetType, MktPair
 from piker.orders import (
     Action,
     BrokerdFill,
@@ -32,11 +32,6 @@ from piker.orders import (
 
 D = Decimal
 MAIN = "binance.main"
-PERP = MktPair(
-    fqme="btcusdt.usdtm.perp.binance", bs_mktid="BTCUSDT",
-    dst=Asset("btc", AssetType.CRYPTO), src=Asset("usdt", AssetType.CRYPTO),
-    price_tick=D("0.01"), size_tick=D("0.001"),
-)  # fmt: skip
 OFFERED = {"market", "limit", "reduce_only", "edit"}
 SYNCED = BrokerdSync(account=MAIN, state=SyncState.SYNCED, time_ns=1, whole=("usdtm",))
 

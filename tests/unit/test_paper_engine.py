@@ -12,13 +12,13 @@ import msgspec
 import pytest
 import trio
 import trio.testing
+from paper_routing import BTC
 
 from piker.brokers.spec import Capabilities
 from piker.clearing import _paper_engine
 from piker.clearing._paper_engine import OPEN_S, PaperEngine, open_paper_dialog
 from piker.clearing.paper_money import PaperMoney
 from piker.errors import PeerLost, PikerError
-from piker.market import Asset, MktPair
 from piker.orders import (
     Action,
     BrokerdBelief,
@@ -32,10 +32,6 @@ from piker.ticks import Quote
 
 D = Decimal
 NAME = "binance.paper"
-BTC = MktPair(
-    fqme="btcusdt.spot.binance", bs_mktid="BTCUSDT", dst=Asset("btc"), src=Asset("usdt"),
-    price_tick=D("0.01"), size_tick=D("0.001"),
-)  # fmt: skip
 
 
 def quote(bid: float, ask: float, size: float = 1.0) -> dict[str, Quote]:

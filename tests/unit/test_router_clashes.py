@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 import trio
-from mute_venue import GROUP, SELL, STOP, Mute, bracket, newest, pair, rest
+from mute_venue import GROUP, SELL, STOP, Mute, bracket, newest, pair, rest, sold_out
 from paper_routing import BTC, PAPER, order, routing
 
 from piker import clock
@@ -80,12 +80,7 @@ async def test_edit_that_is_denied_is_answered_though_its_size_was_of_before(
 async def test_line_that_is_dragged_leaves_what_others_sold_counted(tmp_path: Path) -> None:
     """Four in, four out, and the stop waits at its size of four: two more come in, and two go."""
     async with routing(tmp_path, Mute()) as (router, link):
-        await bracket(router, link)
-        link.fills("in", (4,))
-        await rest()
-        link.opens("tp")
-        link.fills("tp", (4,), Action.SELL)
-        await rest()
+        await sold_out(router, link)
         dragged = {**STOP, "size": router.orders["sl"].order.size, "trigger": D(96)}
         await router.order(order("sl", **dragged, **GROUP))
         await rest()
@@ -426,12 +421,7 @@ async def test_size_given_to_a_stop_that_has_nothing_to_sell_is_of_what_came_in(
 ) -> None:
     """Four in, four out, and three instead of four wanted: of two more that come in one is left."""
     async with routing(tmp_path, Mute()) as (router, link):
-        await bracket(router, link)
-        link.fills("in", (4,))
-        await rest()
-        link.opens("tp")
-        link.fills("tp", (4,), Action.SELL)
-        await rest()
+        await sold_out(router, link)
         await router.order(order("sl", **{**STOP, "size": D(3)}, **GROUP))
         await rest()
         link.fills("in", (2,))

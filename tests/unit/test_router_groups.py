@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 import trio
-from mute_venue import GROUP, SELL, STOP, Mute, bracket, newest, pair, rest
+from mute_venue import GROUP, SELL, STOP, Mute, bracket, newest, pair, rest, sold_out
 from paper_routing import BTC, PAPER, PaperLink, order, routing
 
 from piker.clearing import register
@@ -96,12 +96,7 @@ async def test_stop_is_as_small_as_it_must_be_when_a_kill_came_after_a_fill_of_i
 async def test_rest_of_an_entry_has_its_stop_when_its_first_part_was_sold(tmp_path: Path) -> None:
     """Four in, four out; the stop waits, and has the six that come then."""
     async with routing(tmp_path, Mute()) as (router, link):
-        await bracket(router, link)
-        link.fills("in", (4,))
-        await rest()
-        link.opens("tp")
-        link.fills("tp", (4,), Action.SELL)
-        await rest()
+        await sold_out(router, link)
         router.see(BTC.fqme, TickType.TRADE, 0, D(94))  # there is nothing to sell
         await rest()
         assert router.orders["sl"].phase is Phase.DARK
