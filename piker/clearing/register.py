@@ -1,9 +1,9 @@
 """The register: every order as the journal has it, and what follows when something happens to one.
 
 Whatever happens is journaled, folded and told, in that order; but that a venue has an order, which
-it would say again to whoever asks, is told before it is (docs/adr/0009). Limits and
-triggers are told how an order stands now; what that means for others is handed to ``follow``.
-Callers have the order's turn.
+it would say again to whoever asks, is told before it is (docs/adr/0009): not of a paper account,
+whose venue remembers nothing. Limits and triggers are told how an order stands now; what that
+means for others is handed to ``follow``. Callers have the order's turn.
 
 It is bounded by what is open: of the orders that have ended it holds the newest, as the journal's
 standing does, and the others are found in the journal when something is heard of them after all.
