@@ -13,6 +13,7 @@ import pytest
 from hypothesis import settings
 
 from piker import config
+from piker.brokers import limits
 
 settings.register_profile("piker", deadline=None)  # no test asserts a time
 settings.load_profile("piker")
@@ -36,6 +37,7 @@ def piker_dirs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path
     """Move config, data and runtime directories of this test (and its children) to tmp_path.
 
     What markets a venue has is forgotten: the port of an earlier test's venue may be another's now.
+    So is what earlier tests used up of a venue's limits, and that they were told to wait.
 
     A daemon that still runs in them afterwards is ended, and fails the test.
     """
@@ -48,6 +50,8 @@ def piker_dirs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path
         api = sys.modules.get(f"piker.brokers.{provider}.api")
         if api is not None:
             api._cache.clear()
+    limits._budgets.clear()
+    limits._made.clear()
     yield tmp_path
     left = _pid_of_pikerd(tmp_path / "run")
     if left is not None:

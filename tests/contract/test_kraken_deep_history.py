@@ -13,7 +13,6 @@ import pytest
 import trio
 import trio.lowlevel
 
-from piker.brokers import limits
 from piker.brokers.kraken import api, history, trade_history
 from piker.brokers.kraken.history import open_history_client
 from piker.brokers.limits import Limit, venue_budget
@@ -326,7 +325,7 @@ async def test_limits_are_kept_when_history_is_deep(
 ) -> None:
     """The venue's own limit is on and never broken: pages wait their turn."""
     monkeypatch.setattr(api, "_cache", {})
-    monkeypatch.delitem(limits._budgets, "kraken", raising=False)  # what other tests used up
+    venue_budget("kraken").set_limits(api.LIMITS)
     with trio.fail_after(SOON_S):
         async with open_loopback("kraken", symbols=1, rate=1.0) as (venue, port):
             point_backend_at("kraken", port)
