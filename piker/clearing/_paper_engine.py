@@ -20,7 +20,7 @@ from piker import clock, config
 from piker.brokers.spec import Capabilities, load_backend
 from piker.brokers.trading import TradeDialog
 from piker.clearing import brokerd
-from piker.clearing.paper import Fees, PaperBroker
+from piker.clearing.paper import Fees, PaperBroker, stands_again
 from piker.clearing.paper_money import PaperMoney
 from piker.data.feed import open_feed
 from piker.errors import PikerError
@@ -132,7 +132,8 @@ class PaperEngine:
         for oid, belief in list(self._beliefs.items()):
             if belief.order.symbol == symbol:
                 self._tell(self.broker.restore(belief, clock.wall_ns()))
-                if not why or not belief.order.reqid:  # what is absent is so once: it may come anew
+                is_absent = not belief.order.reqid and not stands_again(belief.order)
+                if not why or is_absent:  # what is absent is so once: it may come anew
                     del self._beliefs[oid]
 
     async def send(self, request: BrokerdRequest) -> None:

@@ -28,10 +28,12 @@ from piker.orders import (
     BrokerdOrderAck,
     BrokerdRequest,
     BrokerdStatus,
+    Order,
     OrderKind,
+    TimeInForce,
 )
 
-__all__ = ["KINDS", "OFFERED", "Fees", "PaperBroker"]
+__all__ = ["KINDS", "OFFERED", "Fees", "PaperBroker", "stands_again"]
 
 SEEN_KEPT = 10_000  # ended orders that are known when they come again: as many as emsd has at hand
 COIN = Decimal("1e-12")  # to which a division is rounded: a coin's smallest unit is larger
@@ -46,6 +48,16 @@ class Fees(NamedTuple):
 
     maker: Decimal = Decimal("0.001")
     taker: Decimal = Decimal("0.001")
+
+
+def stands_again(order: Order | BrokerdOrder) -> bool:
+    """Tell whether an order stands after a crash though nobody knows whether it was taken before.
+
+    It may have been told to be open (docs/adr/0009), and trades at its price or not at all. One
+    that trades at any price, or at once, or must not trade at once, is for its client to repeat.
+    """
+    at_once = order.post_only or order.tif in (TimeInForce.IOC, TimeInForce.FOK)
+    return order.kind is OrderKind.LIMIT and not at_once
 
 
 def _side(order: BrokerdOrder) -> int:
@@ -98,14 +110,16 @@ class PaperBroker:
     def restore(self, belief: BrokerdBelief, now_ns: int) -> list[BrokerdEvent]:
         """Let an order stand again as emsd knows it, at the end of its queue; or prove it absent.
 
-        One that never had an id from us never stood; nor does one whose market is not open.
+        One whose id from us is not known stands if :func:`stands_again`, else it is absent. None
+        stands whose market is not open.
         """
-        order, reqid = belief.order, belief.order.reqid
+        order = belief.order
         book = self._books.get(order.symbol)
-        if not reqid:
+        if not order.reqid and not stands_again(order):
             return [self._of_belief(belief, "absent", now_ns)]
         if book is None or not book.is_known:
             return [self._of_belief(belief, "unknown", now_ns, f"{order.symbol} is not open")]
+        reqid = order.reqid or self._new_id()
         self._held[order.oid] = _Held(order, reqid, belief.filled)
         left = msgspec.structs.replace(order, size=order.size - belief.filled, post_only=False)
         self._set_aside(order.oid)
@@ -168,12 +182,15 @@ class PaperBroker:
         return self._tell(self._books[symbol].trade(price, size, aggressor), now_ns)
 
     # -- inside --------------------------------------------------------------------------------
+    def _new_id(self) -> str:
+        self.next_id += 1
+        return f"p{self.next_id - 1}"
+
     def _submit(self, order: BrokerdOrder, book: PaperMarket, now_ns: int) -> list[BrokerdEvent]:
         why = self._lacks(order, order.size, book)
         if why:
             return [self._error(order, why, now_ns)]
-        reqid = f"p{self.next_id}"
-        self.next_id += 1
+        reqid = self._new_id()
         self._held[order.oid] = _Held(order, reqid, Decimal(0))
         self._set_aside(order.oid)
         fills, end = book.submit(order)

@@ -1,9 +1,9 @@
 """The register: every order as the journal has it, and what follows when something happens to one.
 
 Whatever happens is journaled, folded and told, in that order; but that a venue has an order, which
-it would say again to whoever asks, is told before it is (docs/adr/0009): not of a paper account,
-whose venue remembers nothing. Limits and triggers are told how an order stands now; what that
-means for others is handed to ``follow``. Callers have the order's turn.
+it would say again to whoever asks, is told before it is (docs/adr/0009): on paper that is what
+stands again. Limits and triggers are told how an order stands now; what that means for others is
+handed to ``follow``. Callers have the order's turn.
 
 It is bounded by what is open: of the orders that have ended it holds the newest, as the journal's
 standing does, and the others are found in the journal when something is heard of them after all.
@@ -36,6 +36,7 @@ from piker.clearing.lifecycle import (
 )
 from piker.clearing.linked import Due, Tied, Ties, due, share_of
 from piker.clearing.news import News
+from piker.clearing.paper import stands_again
 from piker.clearing.records import Duplicate, Happened, Intent, Note, Record
 from piker.clearing.requests import client_id_of, status_of
 from piker.clearing.standing import ENDED_KEPT
@@ -386,9 +387,11 @@ class Register:
                 self.news.tell(self.status(before, seq=answer))
 
     def _is_said_again(self, order: Order, kinds: list[EventKind]) -> bool:
-        """Tell whether a venue would say all of it again after a crash: on paper nobody does."""
+        """Tell whether an order's venue would say all of it again after a crash."""
+        if not SAID_AGAIN.issuperset(kinds):
+            return False
         account = self.accounts.get(order.account)
-        return account is not None and account.is_live and SAID_AGAIN.issuperset(kinds)
+        return account is not None and (account.is_live or stands_again(order))
 
     def _apply(
         self, before: OrderState, state: OrderState, event: Event, told: OfOrder | None, seq: int,

@@ -27,6 +27,8 @@ from piker.orders import (
     BrokerdFill,
     BrokerdOrder,
     BrokerdStatus,
+    OrderKind,
+    TimeInForce,
 )
 from piker.ticks import Quote
 
@@ -163,12 +165,44 @@ async def test_absent_order_is_not_absent_again_when_it_was_sent_once_more(
     monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
 ) -> None:
     """A stop that never came here is sent again; its market may open between the two."""
-    belief = BrokerdBelief(order=order(reqid=""), filled=D(0))
+    stop = order(reqid="", kind=OrderKind.MARKET, price=None)
+    belief = BrokerdBelief(order=stop, filled=D(0))
     async with paperboi(monkeypatch, belief) as (engine, feeds, told):
         await trio.sleep(OPEN_S + 1)
         feeds.send.send_nowait(quote(98, 101))
         await trio.sleep(1)
-        await engine.send(order(reqid=""))
+        await engine.send(stop)
         await trio.sleep(3 * OPEN_S)
         said = [one.status for one in told if isinstance(one, BrokerdStatus)]
-        assert said == ["absent", "open"]
+        assert said[0] == "absent"
+        assert "absent" not in said[1:]
+        assert filled(told) > 0  # of what is shown it has its part
+
+
+@pytest.mark.parametrize(
+    ("terms", "stands"),
+    [
+        ({}, True),
+        ({"tif": TimeInForce.IOC}, False),
+        ({"tif": TimeInForce.FOK}, False),
+        ({"post_only": True}, False),
+        ({"kind": OrderKind.MARKET, "price": None}, False),
+    ],
+)
+async def test_order_whose_word_may_be_lost_stands_again_when_it_has_its_price(
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock,
+    terms: dict[str, Any], stands: bool,
+) -> None:  # fmt: skip
+    """It may have been told to be open; what would trade at once is for its client to repeat."""
+    late = order(reqid="", **terms)
+    async with paperboi(monkeypatch, BrokerdBelief(order=late, filled=D(0))) as (
+        _, feeds, told,
+    ):  # fmt: skip
+        feeds.send.send_nowait(quote(98, 101))
+        await trio.sleep(1)
+        said = [one for one in told if isinstance(one, BrokerdStatus)]
+        assert [one.status for one in said] == (["open"] if stands else ["absent"])
+        assert bool(said[0].reqid) is stands
+        feeds.send.send_nowait(quote(97, 98))
+        await trio.sleep(1)
+        assert bool(filled(told)) is stands

@@ -7,11 +7,13 @@ from decimal import Decimal
 from pathlib import Path
 
 import msgspec
+import pytest
 import trio
 import trio.testing
 from paper_routing import BTC, OFFERED, PAPER, PaperLink, order, routing, told
 
 from piker.clearing.lifecycle import Phase
+from piker.clearing.paper import stands_again
 from piker.clearing.records import Happened
 from piker.clearing.requests import client_id_of
 from piker.clearing.risk import Limits, TradingState
@@ -89,6 +91,27 @@ async def test_order_is_there_when_emsd_starts_again(tmp_path: Path) -> None:
         assert router.orders["b"].phase is Phase.PENDING
         await router.order(order())  # an edit to what it is: no second order
         assert sum(isinstance(one, BrokerdOrder) and not one.reqid for one in link.sent) == 2
+
+
+@pytest.mark.parametrize("post_only", [False, True])
+async def test_word_that_a_kill_may_take_back_is_only_of_what_stands_again(
+    tmp_path: Path, post_only: bool
+) -> None:
+    """What is told while it is journaled has no number yet; paperboi lets it stand without it."""
+    link = PaperLink()
+    async with routing(tmp_path, link) as (router, _), router.news.listen() as news:
+        await router.order(order(post_only=post_only))
+        numbers = {}
+        async for one in news:
+            assert isinstance(one, Status)
+            numbers[one.resp] = one.seq
+            if one.resp == "open":
+                break
+    assert numbers.pop("pending") > 0
+    (asked,) = link.sent
+    assert isinstance(asked, BrokerdOrder)
+    assert stands_again(asked) is not post_only
+    assert (numbers.pop("open") == 0) is stands_again(asked)
 
 
 async def test_fill_counts_once_when_it_is_delivered_again_after_a_restart(tmp_path: Path) -> None:
