@@ -26,6 +26,8 @@ from piker.orders import (
     BrokerdSync,
 )
 from piker.testing.faults import Fault
+from piker.testing.kraken_account_params import Refusal
+from piker.testing.kraken_account_rest import CALLS, Call
 from piker.testing.loopback import point_backend_at
 
 __all__ = ["quick"]
@@ -357,13 +359,43 @@ async def test_every_belief_has_its_answer_when_a_dialog_begins() -> None:
             await agree(venue, again)
 
 
-async def test_an_order_that_the_venue_had_is_not_absent_when_it_forgot_it() -> None:
-    """What is absent never traded, and emsd would send again what it had set free itself."""
-    async with venue_at() as (_, _):
-        known = belief("one", "buy", "0.01", 50_000, reqid="OAAAAA-BBBBB-CCCCCC")
-        async with trading([known]) as emsd:
+@pytest.mark.parametrize("refuses", [False, True])
+async def test_an_order_that_the_venue_had_is_not_absent_when_it_forgot_it(
+    monkeypatch: pytest.MonkeyPatch, refuses: bool
+) -> None:
+    """What is absent never traded, and emsd would send again what it had set free itself.
+
+    Whether the venue leaves it out of its answer, or refuses the whole question for it.
+    """
+    told = CALLS["QueryOrders"]
+
+    def strict(ask: Any) -> Any:
+        found = told.run(ask)
+        if len(found) < len(ask.fields.names("txid")):
+            raise Refusal("EOrder:Unknown order")
+        return found
+
+    if refuses:
+        monkeypatch.setitem(CALLS, "QueryOrders", Call(strict))
+    async with venue_at() as (venue, bob):
+        price, ended = top_of(venue)[0] - 900, []
+        trader = Trader(bob.port, ALICE)
+        for _ in range(3):
+            placed = await trader.ask(
+                "AddOrder", pair="XBTUSD", type="buy", ordertype="limit", price=str(price),
+                volume="0.01",
+            )  # fmt: skip
+            ended.append(placed["txid"][0])
+            await trader.ask("CancelOrder", txid=ended[-1])
+        ids = [*ended[:2], "OAAAAA-BBBBB-CCCCCC", ended[2]]
+        names = [str(number) for number in range(len(ids))]
+        beliefs = [
+            belief(name, "buy", "0.01", price, reqid=txid)
+            for name, txid in zip(names, ids, strict=True)
+        ]
+        async with trading(beliefs) as emsd:
             await emsd.synced()
-            assert emsd.statuses("one")[-1] == "canceled"
+            assert [emsd.statuses(name)[-1] for name in names] == ["canceled"] * 4
 
 
 async def test_what_a_former_process_sent_is_not_absent_while_it_may_still_arrive() -> None:

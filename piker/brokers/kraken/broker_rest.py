@@ -42,6 +42,7 @@ OLD_NAMES = {"XBT": "BTC", "XDG": "DOGE"}  # REST's -> websocket v2's
 SENT = "private"  # the kind of a call that has been counted already
 _FORM = "application/x-www-form-urlencoded"
 _INVALID_NONCE = "EAPI:Invalid nonce"
+_NO_SUCH_ORDER = ("EOrder:Unknown order", "EOrder:Invalid order")
 QUERY_TRIES = 3  # of a question that changes nothing: what it is a part of need not begin anew
 _AGAIN = Backoff(floor_s=0.1, cap_s=2.0)
 
@@ -186,13 +187,26 @@ class PrivateRest:
         return found.open
 
     async def orders(self, txids: Sequence[str]) -> dict[str, OrderRow]:
-        """Return orders by txid, open or not, with the ids of their trades."""
+        """Return orders by txid, open or not, with the ids of their trades; not those unknown."""
         found: dict[str, OrderRow] = {}
         for at in range(0, len(txids), MAX_ORDERS):
-            names = ",".join(txids[at : at + MAX_ORDERS])
-            found |= await self.query(
-                "QueryOrders", {"txid": names, "trades": True}, dict[str, OrderRow]
-            )
+            found |= await self._orders(txids[at : at + MAX_ORDERS])
+        return found
+
+    async def _orders(self, txids: Sequence[str]) -> dict[str, OrderRow]:
+        """Return some orders. The venue's documents do not say what it answers to an unknown id.
+
+        Where it refuses them all for one of them, that one is found by halves.
+        """
+        asked: dict[str, Param] = {"txid": ",".join(txids), "trades": True}
+        try:
+            found: dict[str, OrderRow] = await self.query("QueryOrders", asked, dict[str, OrderRow])
+        except Rejected as error:
+            if error.code not in _NO_SUCH_ORDER:
+                raise
+            half, found = len(txids) // 2, {}
+            if half:
+                found = await self._orders(txids[:half]) | await self._orders(txids[half:])
         return found
 
     async def closed_orders(self, cl_ord_id: str) -> dict[str, OrderRow]:
