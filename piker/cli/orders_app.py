@@ -142,8 +142,9 @@ def orders(
         bool, typer.Option("--all", help="Those that have ended, too: the newest.")
     ] = False,
     last: Annotated[
-        int, typer.Option(metavar="N", min=0, help="With --all: how many have ended; 0 for all.")
-    ] = 100,
+        int | None,
+        typer.Option(metavar="N", min=0, help="So many that have ended, not 100; 0 for all."),
+    ] = None,
     account: OnlyAccount = None,
     watch: Annotated[bool, typer.Option("--watch", help="Keep looking, until Ctrl-C.")] = False,
     json: Json = False,
@@ -157,7 +158,9 @@ def orders(
     """
     from piker.cli import orders_list as command
 
-    return command.run(every=every, account=account, watch=watch, as_json=json, last=last)
+    shown = command.ENDED_SHOWN if last is None else last
+    every = every or last is not None
+    return command.run(every=every, account=account, watch=watch, as_json=json, last=shown)
 
 
 def cancel(

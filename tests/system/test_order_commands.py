@@ -157,6 +157,8 @@ async def test_market_order_is_filled_by_the_named_model_and_is_a_position(
             assert max(map(len, shown.splitlines())) <= width
             assert "paper.queue" in shown
         ended = await rows("orders", "--all")
+        assert await rows("orders", "--last", "0") == ended
+        assert len(await rows("orders", "--last", "1")) < len(ended)
         assert [row["state"] for row in ended] == ["closed", "closed"]
         assert all(isinstance(row["since_ns"], int) for row in ended)
 
