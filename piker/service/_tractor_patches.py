@@ -31,6 +31,8 @@ import trio
 logging.getLogger("tractor").addHandler(logging.NullHandler())
 warnings.filterwarnings("ignore", message=r".*MultiError.*")
 warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"tractor.*")
+# tractor makes the answer to a heartbeat before it hears that whoever asked was killed.
+warnings.filterwarnings("ignore", message="coroutine 'ping' was never awaited")
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     import tractor
