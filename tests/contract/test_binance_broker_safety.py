@@ -12,13 +12,15 @@ from typing import Any
 import pytest
 import trio
 from account_client import ALICE, account_of, loopback, top_of
-from binance_broker_client import PERP, dialog_of, order_of, point_at
+from binance_broker_client import PERP, SPOT, dialog_of, order_of, point_at
 from msgspec.structs import replace
 
+from piker.brokers.binance import broker_spot, broker_usdm, broker_weeks
 from piker.config import config_dir
 from piker.errors import ConfigError
 from piker.log import configure
 from piker.orders import BrokerdBelief
+from piker.testing.binance_account_usdm import UsdmDesk
 from piker.testing.engine import BUY, SELL
 from piker.testing.faults import Fault
 
@@ -370,3 +372,58 @@ async def test_a_stop_that_was_triggered_while_away_is_followed_when_the_process
             assert ems.view.status[waits.oid].status == "open"
             assert ems.view.filled(stop.oid) == Decimal("0.01")
             assert ems.view.positions[PERP].size == Decimal("0.01")
+
+
+@pytest.mark.slow
+async def test_fills_of_long_ago_are_told_when_the_venue_shows_a_week_unless_asked_for_more(
+    piker_dirs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Filled while nobody heard, and found later than the trades that are shown unasked."""
+    week_s = 2
+    monkeypatch.setattr(UsdmDesk, "window_days", week_s / 86_400)
+    for module in (broker_usdm, broker_weeks):
+        monkeypatch.setattr(module, "WEEK_MS", week_s * 1000)
+    async with loopback(accounts=(ALICE, BOB)) as (venue, alice, bob):
+        point_at(alice.port, recv_window_ms=500)
+        bid, ask = perp_top(venue)
+        price = (bid + ask) / 2 // TICK * TICK
+        async with dialog_of(ALICE) as ems:
+            order = await ems.send(order_of("buy", "0.03", price, symbol=PERP))
+            await ems.view.until_status(order.oid, "open")
+            beliefs = [ems.view.believe(order)]
+        for size in ("0.01", "0.02"):
+            await bob.ask(
+                "POST", "/fapi/v1/order", symbol="BTCUSDT", side="SELL", type="LIMIT",
+                timeInForce="IOC", price=price, quantity=size,
+            )  # fmt: skip
+            await trio.sleep(week_s + 0.5)
+        async with dialog_of(ALICE, beliefs) as ems:
+            assert ems.view.status[order.oid].status == "closed"
+            assert ems.view.filled(order.oid) == Decimal("0.03")
+
+
+@pytest.mark.parametrize("symbol", [SPOT, PERP])
+async def test_every_fill_is_told_when_an_order_has_more_than_one_answer_holds(
+    piker_dirs: Path, monkeypatch: pytest.MonkeyPatch, symbol: str
+) -> None:
+    """Asked for an order's trades from no number on, the venue tells the newest."""
+    for module in (broker_spot, broker_usdm):
+        monkeypatch.setattr(module, "MAX_TRADES", 2)
+    path = "/api/v3/order" if symbol == SPOT else "/fapi/v1/order"
+    async with loopback(accounts=(ALICE, BOB)) as (venue, alice, bob):
+        point_at(alice.port, recv_window_ms=500)
+        bid, ask = top_of(venue, "spot" if symbol == SPOT else "usdm")
+        price = (bid + ask) / 2 // TICK * TICK
+        async with dialog_of(ALICE) as ems:
+            order = await ems.send(order_of("buy", "0.05", price, symbol=symbol))
+            await ems.view.until_status(order.oid, "open")
+            beliefs = [ems.view.believe(order)]
+        for size in ("0.01", "0.02", "0.005", "0.005", "0.01"):
+            await bob.ask(
+                "POST", path, symbol="BTCUSDT", side="SELL", type="LIMIT", timeInForce="IOC",
+                price=price, quantity=size,
+            )  # fmt: skip
+        async with dialog_of(ALICE, beliefs) as ems:
+            assert ems.view.status[order.oid].status == "closed"
+            assert len(ems.view.fills) == 5
+            assert ems.view.filled(order.oid) == Decimal("0.05")
