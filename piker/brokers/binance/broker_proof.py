@@ -184,7 +184,7 @@ class Prover:
             fact = msgspec.structs.replace(leg, status="canceled", reason="archived")
         if fact is not None:
             self._book.learn(fact)
-        elif self._is_gone(known, -leg.number, asked_ms):
+        elif self.is_gone(known, -leg.number, asked_ms):
             self._book.learn(
                 msgspec.structs.replace(
                     leg, status="canceled", reason="the venue does not know it any more"
@@ -209,7 +209,7 @@ class Prover:
             if found is None:
                 if index < known.last_index:
                     continue
-                is_last = self._is_gone(known, index, asked_ms)
+                is_last = self.is_gone(known, index, asked_ms)
                 if is_last and known.legs:
                     known.sought = known.newest.reqid
                 return is_last
@@ -224,7 +224,7 @@ class Prover:
         return known.legs.get(fact.reqid, fact)
 
     @staticmethod
-    def _is_gone(known: Known, name: int, asked_ms: int) -> bool:
+    def is_gone(known: Known, name: int, asked_ms: int) -> bool:
         """Count that the venue does not have a leg; tell whether that is proved now."""
         if asked_ms <= known.expires_ms:
             return False
