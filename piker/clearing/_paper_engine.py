@@ -129,7 +129,8 @@ class PaperEngine:
         why = await self._market(symbol)
         if why and self.broker.is_quoted(symbol):
             return  # its feed is gone: what stood again now would be let stand once more later
-        for oid, belief in list(self._beliefs.items()):
+        # What was acknowledged has its money before what may not have been taken for lack of it.
+        for oid, belief in sorted(self._beliefs.items(), key=lambda one: not one[1].order.reqid):
             if belief.order.symbol == symbol:
                 self._tell(self.broker.restore(belief, clock.wall_ns()))
                 is_absent = not belief.order.reqid and not stands_again(belief.order)

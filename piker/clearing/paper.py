@@ -110,8 +110,9 @@ class PaperBroker:
     def restore(self, belief: BrokerdBelief, now_ns: int) -> list[BrokerdEvent]:
         """Let an order stand again as emsd knows it, at the end of its queue; or prove it absent.
 
-        One whose id from us is not known stands if :func:`stands_again`, else it is absent. None
-        stands whose market is not open.
+        One whose id from us is not known stands if :func:`stands_again` and the account has enough
+        for it, which may be why it was not taken before; else it is absent, or refused. None stands
+        whose market is not open.
         """
         order = belief.order
         book = self._books.get(order.symbol)
@@ -119,6 +120,8 @@ class PaperBroker:
             return [self._of_belief(belief, "absent", now_ns)]
         if book is None or not book.is_known:
             return [self._of_belief(belief, "unknown", now_ns, f"{order.symbol} is not open")]
+        if not order.reqid and (why := self._lacks(order, order.size - belief.filled, book)):
+            return [self._error(order, why, now_ns)]
         reqid = order.reqid or self._new_id()
         self._held[order.oid] = _Held(order, reqid, belief.filled)
         left = msgspec.structs.replace(order, size=order.size - belief.filled, post_only=False)

@@ -72,6 +72,8 @@ def run_live(
     if live.report is None:
         sys.exit(EXIT_INTERRUPTED)
     _print(live.report, live.mkts, as_json)
+    if isinstance(live.failed, SystemExit):
+        raise live.failed
     if live.failed is not None:
         raise _told_error(strategy, live.failed)
 
@@ -129,7 +131,7 @@ class _Live:
         self, strategy: Strategy, bound: Bound, fqmes: Sequence[str], account: str
     ) -> None:
         self.report: Report | None = None
-        self.failed: Exception | None = None
+        self.failed: Exception | SystemExit | None = None
         self.mkts: dict[str, MktPair] = {}
         self._strategy = strategy
         self._bound = bound
@@ -175,8 +177,13 @@ class _Live:
                 nursery.start_soon(self._end_after, seconds)
             try:
                 await self._bound(ending, ems)
-            except Exception as err:
+            except (Exception, SystemExit) as err:
                 self.failed = err
+            except BaseExceptionGroup as group:  # out of a nursery of the strategy's
+                exits, others = group.split(SystemExit)
+                if exits is None or others is not None:
+                    raise
+                self.failed = SystemExit(*_first_of(exits).args)
         took = trio.current_time() - began
         await _settled(tally, ems)
         last = {fqme: _last_of(feed, fqme) for fqme in self._fqmes}
@@ -210,6 +217,14 @@ class _Live:
             ended=tally.ends(), fills=len(tally.fills), fees=fees_of(holdings),
             holdings=holdings, standing=standing_of(tally.standing()),
         )  # fmt: skip
+
+
+def _first_of(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """Return the first error in a group, however deep."""
+    first: BaseException = group
+    while isinstance(first, BaseExceptionGroup):
+        first = first.exceptions[0]
+    return first
 
 
 async def _until_ready(watch: OrderClient, account: str) -> None:

@@ -12,13 +12,17 @@ from typing import Any
 import pytest
 import trio
 from account_client import ALICE, account_of, loopback, top_of
-from binance_broker_client import PERP, dialog_of, order_of, point_at
+from binance_broker_client import PERP, SPOT, dialog_of, order_of, point_at
 from msgspec.structs import replace
 
+from piker.brokers.binance import broker_spot, broker_usdm, broker_weeks
+from piker.clock import wall_ns
 from piker.config import config_dir
 from piker.errors import ConfigError
 from piker.log import configure
 from piker.orders import BrokerdBelief
+from piker.testing.binance_account_algo import AlgoDesk
+from piker.testing.binance_account_usdm import UsdmDesk
 from piker.testing.engine import BUY, SELL
 from piker.testing.faults import Fault
 
@@ -370,3 +374,115 @@ async def test_a_stop_that_was_triggered_while_away_is_followed_when_the_process
             assert ems.view.status[waits.oid].status == "open"
             assert ems.view.filled(stop.oid) == Decimal("0.01")
             assert ems.view.positions[PERP].size == Decimal("0.01")
+
+
+@pytest.mark.slow
+async def test_fills_of_long_ago_are_told_when_the_venue_shows_a_week_unless_asked_for_more(
+    piker_dirs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Filled while nobody heard, and found later than the trades that are shown unasked."""
+    week_s = 2
+    monkeypatch.setattr(UsdmDesk, "window_days", week_s / 86_400)
+    for module in (broker_usdm, broker_weeks):
+        monkeypatch.setattr(module, "WEEK_MS", week_s * 1000)
+    async with loopback(accounts=(ALICE, BOB)) as (venue, alice, bob):
+        point_at(alice.port, recv_window_ms=500)
+        bid, ask = perp_top(venue)
+        price = (bid + ask) / 2 // TICK * TICK
+        async with dialog_of(ALICE) as ems:
+            order = await ems.send(order_of("buy", "0.03", price, symbol=PERP))
+            await ems.view.until_status(order.oid, "open")
+            beliefs = [ems.view.believe(order)]
+        for size in ("0.01", "0.02"):
+            await bob.ask(
+                "POST", "/fapi/v1/order", symbol="BTCUSDT", side="SELL", type="LIMIT",
+                timeInForce="IOC", price=price, quantity=size,
+            )  # fmt: skip
+            await trio.sleep(week_s + 0.5)
+        async with dialog_of(ALICE, beliefs) as ems:
+            assert ems.view.status[order.oid].status == "closed"
+            assert ems.view.filled(order.oid) == Decimal("0.03")
+
+
+@pytest.mark.parametrize("symbol", [SPOT, PERP])
+async def test_every_fill_is_told_when_an_order_has_more_than_one_answer_holds(
+    piker_dirs: Path, monkeypatch: pytest.MonkeyPatch, symbol: str
+) -> None:
+    """Asked for an order's trades from no number on, the venue tells the newest."""
+    for module in (broker_spot, broker_usdm):
+        monkeypatch.setattr(module, "MAX_TRADES", 2)
+    path = "/api/v3/order" if symbol == SPOT else "/fapi/v1/order"
+    async with loopback(accounts=(ALICE, BOB)) as (venue, alice, bob):
+        point_at(alice.port, recv_window_ms=500)
+        bid, ask = top_of(venue, "spot" if symbol == SPOT else "usdm")
+        price = (bid + ask) / 2 // TICK * TICK
+        async with dialog_of(ALICE) as ems:
+            order = await ems.send(order_of("buy", "0.05", price, symbol=symbol))
+            await ems.view.until_status(order.oid, "open")
+            beliefs = [ems.view.believe(order)]
+        for size in ("0.01", "0.02", "0.005", "0.005", "0.01"):
+            await bob.ask(
+                "POST", path, symbol="BTCUSDT", side="SELL", type="LIMIT", timeInForce="IOC",
+                price=price, quantity=size,
+            )  # fmt: skip
+        async with dialog_of(ALICE, beliefs) as ems:
+            assert ems.view.status[order.oid].status == "closed"
+            assert len(ems.view.fills) == 5
+            assert ems.view.filled(order.oid) == Decimal("0.05")
+
+
+async def test_an_order_ends_when_the_venue_forgot_it_before_its_edit_arrived(
+    piker_dirs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """USD-M knows no order that was made three days ago and canceled without a fill."""
+    found, first_open = UsdmDesk.found, UsdmDesk._open
+
+    def remembered(account: Any, symbol: str, name: tuple[int, str]) -> Any:
+        order = found(account, symbol, name)
+        return order if order is None or order.status != "CANCELED" else None
+
+    def lost(desk: UsdmDesk, account: Any, p: Any) -> Any:
+        if "quantity" in p:  # an edit: somebody cancels the order just before
+            desk._end(first_open(desk, account, p), "CANCELED", wall_ns() // 1_000_000)
+        return first_open(desk, account, p)
+
+    monkeypatch.setattr(UsdmDesk, "found", staticmethod(remembered))
+    monkeypatch.setattr(UsdmDesk, "_open", lost)
+    async with loopback(accounts=(ALICE, BOB)) as (venue, alice, _):
+        point_at(alice.port, recv_window_ms=500)
+        bid, _ = perp_top(venue)
+        async with dialog_of(ALICE) as ems:
+            order = await ems.send(order_of("buy", "0.01", bid - 100, symbol=PERP))
+            await ems.view.until_status(order.oid, "open")
+            await ems.edit(order, price=bid - 99)
+            await ems.view.until_error(order.oid)
+            await ems.view.until_status(order.oid, "canceled")
+
+
+@pytest.mark.parametrize("is_heard", [True, False])
+async def test_a_stop_is_edited_when_the_venue_forgot_it_before_its_cancel_was_answered(
+    piker_dirs: Path, monkeypatch: pytest.MonkeyPatch, *, is_heard: bool
+) -> None:
+    """That was carried out, and is neither answered nor to be asked for; nor told, sometimes."""
+    found = AlgoDesk._found_algo
+
+    def remembered(*given: Any) -> Any:
+        order = found(*given)
+        return order if order is None or order.status != "CANCELED" else None
+
+    monkeypatch.setattr(AlgoDesk, "_found_algo", remembered)
+    async with loopback(accounts=(ALICE, BOB)) as (venue, alice, _):
+        point_at(alice.port, recv_window_ms=500)
+        bid, _ = perp_top(venue)
+        lost = Fault(what="unanswered", match="^DELETE /fapi/v1/algoOrder", count=1)
+        async with dialog_of(ALICE) as ems:
+            stop = await ems.send(
+                order_of("sell", "0.01", symbol=PERP, kind="stop", trigger=bid - 500)
+            )
+            await ems.view.until_status(stop.oid, "open")
+            deaf = Fault(what="drop", match='ALGO_UPDATE.*"CANCELED"', count=1)
+            venue.gate.add_faults([lost] if is_heard else [lost, deaf])
+            assert await ems.edited(stop, trigger=bid - 400)
+            await ems.view.until_status(stop.oid, "open")
+            _, (row,) = await alice.ask("GET", "/fapi/v1/openAlgoOrders")
+            assert Decimal(row["triggerPrice"]) == bid - 400

@@ -262,6 +262,48 @@ async def test_run_on_paper_ends_in_order_when_it_is_interrupted(
             await ems.cancel(stays)
 
 
+EXITING = """
+import sys
+import trio
+MARKETS = ("btcusdt.spot.binance",)
+
+async def give_up():
+    sys.exit("no more")
+
+async def strategy(feed, ems, *, nested=False):
+    (flume,) = feed.flumes.values()
+    low = flume.mkt.round_price(repr(flume.first_quote.bid * 0.98))
+    status = await ems.send(ems.order(flume.fqme, "buy", "0.01", price=low))
+    await ems.until(status.oid, ["open", "denied"])
+    if not nested:
+        await give_up()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(give_up)
+        await trio.sleep_forever()
+"""
+
+
+@pytest.mark.xdist_group("daemons")
+async def test_orders_that_still_stand_are_named_when_a_strategy_exits(
+    pikerd: Pikerd, tmp_path: Path
+) -> None:
+    """By ``sys.exit``, out of a nursery of its own too; its word and its code are kept."""
+    path = tmp_path / "exiting.py"
+    path.write_text(EXITING)
+    async with open_loopback("binance", symbols=2, rate=20.0, limits=False) as (_, port):
+        point_backend_at("binance", port)
+        await pikerd.ready()
+        for option in ("nested=false", "nested=true"):
+            done = await trio.run_process(
+                [sys.executable, "-m", "piker.cli", "run", str(path), "--paper", option],
+                capture_stdout=True, capture_stderr=True, check=False,
+            )  # fmt: skip
+            said = done.stderr.decode()
+            assert (done.returncode, said.splitlines()[-1]) == (1, "no more")
+            assert "Traceback" not in said
+            assert "1 order still stands" in done.stdout.decode()
+
+
 @pytest.mark.xdist_group("daemons")
 async def test_examples_trade_on_paper_when_a_venue_is_there(pikerd: Pikerd) -> None:
     """Each for some seconds; each ends with its time, and says what it did."""

@@ -43,7 +43,7 @@ class Desk:
             raise self.error
         return self.orders.get(number or client_id)
 
-    async def trades(self, symbol: str, number: int) -> list[FillFact]:
+    async def trades(self, leg: OrderFact) -> list[FillFact]:
         """Return no fills."""
         return []
 

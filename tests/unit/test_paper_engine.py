@@ -23,6 +23,7 @@ from piker.orders import (
     Action,
     BrokerdBelief,
     BrokerdCancel,
+    BrokerdError,
     BrokerdEvent,
     BrokerdFill,
     BrokerdOrder,
@@ -74,13 +75,13 @@ class Feeds:
 
 @asynccontextmanager
 async def paperboi(
-    monkeypatch: pytest.MonkeyPatch, *beliefs: BrokerdBelief
+    monkeypatch: pytest.MonkeyPatch, *beliefs: BrokerdBelief, **start: Decimal
 ) -> AsyncIterator[tuple[PaperEngine, Feeds, list[BrokerdEvent]]]:
-    """Run a dialog; what it tells is in the list."""
+    """Run a dialog whose account starts with some money; what it tells is in the list."""
     feeds, told = Feeds(), list[BrokerdEvent]()
     monkeypatch.setattr(_paper_engine, "open_feed", feeds.open_feed)
     send, receive = trio.open_memory_channel[BrokerdEvent](1000)
-    money = PaperMoney(NAME, {})
+    money = PaperMoney(NAME, start)
     async with (
         trio.open_nursery() as nursery,
         open_paper_dialog(
@@ -206,3 +207,21 @@ async def test_order_whose_word_may_be_lost_stands_again_when_it_has_its_price(
         feeds.send.send_nowait(quote(97, 98))
         await trio.sleep(1)
         assert bool(filled(told)) is stands
+
+
+async def test_money_is_for_what_was_acknowledged_when_an_intent_stands_again_beside_it(
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
+) -> None:
+    """The other may have been refused for lack of it, and nobody was told: it is refused again."""
+    late = BrokerdBelief(order=order("late", reqid=""), filled=D(0))
+    taken = BrokerdBelief(order=order("taken"), filled=D(0))
+    async with paperboi(monkeypatch, late, taken, usdt=D(300)) as (_, feeds, told):
+        feeds.send.send_nowait(quote(98, 101))
+        await trio.sleep(1)
+        said = [one for one in told if isinstance(one, BrokerdStatus | BrokerdError)]
+        assert [(one.oid, getattr(one, "status", "refused")) for one in said] == [
+            ("taken", "open"), ("late", "refused"),
+        ]  # fmt: skip
+        feeds.send.send_nowait(quote(97, 98))
+        await trio.sleep(1)
+        assert {one.oid for one in told if isinstance(one, BrokerdFill)} == {"taken"}

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from decimal import Decimal
 from pathlib import Path
 
+import msgspec
 import pytest
 import trio
 import trio.testing
@@ -30,6 +31,7 @@ from piker.money import total
 from piker.orders import (
     Action,
     BrokerdBalance,
+    BrokerdBelief,
     BrokerdCancel,
     BrokerdError,
     BrokerdEvent,
@@ -133,6 +135,20 @@ def test_edit_is_refused_when_more_was_filled_than_it_asks_for() -> None:
 
 def _refusal(events: Sequence[BrokerdEvent]) -> str:
     return next((one.reason for one in events if isinstance(one, BrokerdError)), "")
+
+
+def test_order_that_was_never_taken_overdraws_nothing_when_it_stands_by_its_intent() -> None:
+    """Its rejection may be what the kill took back; what had an id stands, whatever it needs."""
+    one = broker({"usdt": D(1000)})
+    first = msgspec.structs.replace(order("a", "5", "98"), reqid="p1")
+    assert not _refusal(one.restore(BrokerdBelief(order=first, filled=D(0)), 1))
+    late = order("b", "6", "102")
+    why = _refusal(one.restore(BrokerdBelief(order=late, filled=D(0)), 1))
+    assert why.startswith("account has insufficient balance")
+    assert has(one) == {"usdt": D(1000)}
+    assert not _refusal(one.restore(BrokerdBelief(order=order("c", "5", "98"), filled=D(0)), 1))
+    one.quote(BTC.mktid, (D(90), D(50)), (D(91), D(50)), 1)
+    assert has(one)["usdt"] >= 0
 
 
 def test_asset_that_is_not_named_may_be_owed() -> None:

@@ -447,6 +447,7 @@ def _merged(old: OrderFact | None, new: OrderFact) -> OrderFact:
     return msgspec.structs.replace(
         newer, status=status, executed=max(old.executed, new.executed), fills=(),
         sent=new.sent or old.sent, reason=new.reason or old.reason,
+        made_ms=new.made_ms or old.made_ms,
         client_id=old.client_id if newer.client_id == "" else newer.client_id,
     )  # fmt: skip
 

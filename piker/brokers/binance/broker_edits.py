@@ -116,9 +116,8 @@ class Edits:
         looks = 0
         while True:
             asked_ms = self._desk.signed.clock.now_ms()
-            fact = await self._ask(leg.symbol, number=leg.number)
+            fact = await self._standing(known, leg, asked_ms)
             if fact is not None:
-                fact = self._book.learn(fact).legs[leg.reqid]
                 if (fact.size, fact.price) == (size, order.price):
                     self._book.ack_edit(known, order, fact)
                     return
@@ -190,9 +189,8 @@ class Edits:
         looks = 0
         while True:
             asked_ms = self._desk.signed.clock.now_ms()
-            fact = await self._ask(leg.symbol, number=leg.number, is_algo=leg.is_algo)
+            fact = await self._standing(known, leg, asked_ms)
             if fact is not None:
-                fact = self._book.learn(fact).legs[leg.reqid]
                 if fact.status in ENDED or fact.sent:
                     return not fact.sent
                 if proved or asked_ms > known.expires_ms:
@@ -231,12 +229,28 @@ class Edits:
             await self._pause(known, looks)
 
     # -- asking --------------------------------------------------------------------------------
+    async def _standing(self, known: Known, leg: OrderFact, asked_ms: int) -> OrderFact | None:
+        """Return how a leg stands; None while the venue may only be late with it.
+
+        USD-M knows none that was made three days ago and then ended without a fill.
+        """
+        fact = await self._ask(leg.symbol, number=leg.number, is_algo=leg.is_algo)
+        if fact is None:
+            fact = known.legs[leg.reqid]
+            if fact.status not in ENDED:
+                if not self._requests.prover.is_gone(known, -leg.number, asked_ms):
+                    return None
+                why = "the venue does not know it any more"
+                fact = msgspec.structs.replace(fact, status="canceled", reason=why)
+        return self._book.learn(fact).legs[leg.reqid]
+
     def _leg_of(self, known: Known, client_id: str) -> OrderFact:
         return next(leg for leg in known.legs.values() if leg.client_id == client_id)
 
     async def _doubt(self, known: Known, error: PikerError) -> None:
         """Tell that the outcome is not known, but where a refusal only has to be looked into."""
         self._requests.expires(known, known.sent)
+        known.misses.clear()
         if not isinstance(error, Rejected):
             self._book.unknown(known, said(error))
             await self._requests.flush()

@@ -102,6 +102,7 @@ class OrderFact(msgspec.Struct, frozen=True, kw_only=True):
     reduce_only: bool = False
     is_algo: bool = False
     sent: int = 0
+    made_ms: int = 0  # 0 where that was not told
     time_ms: int = 0
     reason: str = ""
     fills: tuple[FillFact, ...] = ()

@@ -2,14 +2,13 @@
 
 Spot's ``myTrades`` goes from the first trade ever by ``fromId`` (rest-api.md, "Account trade
 list"): it has no search from a moment that is both documented and longer than a day, so what is
-older than ``since`` is read and left out. USD-M's ``userTrades`` goes by weeks of ``startTime`` and
-``endTime``: without them it tells the last seven days only, ``fromId`` can not be sent with them,
-and what it says of older trades by ``fromId`` alone is nowhere documented.
+older than ``since`` is read and left out. USD-M's ``userTrades`` goes by weeks
+(:mod:`piker.brokers.binance.broker_weeks`).
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from functools import partial
 from typing import TypeVar
@@ -24,8 +23,10 @@ from piker.brokers.binance.broker_key import load_options, raise_refused, take_o
 from piker.brokers.binance.broker_rest import open_signed
 from piker.brokers.binance.broker_spot import SpotDesk
 from piker.brokers.binance.broker_usdm import UsdmDesk
+from piker.brokers.binance.broker_weeks import KEPT_MS, check, weeks
 from piker.brokers.credentials import Credentials
-from piker.errors import ConfigError, DataQuality, Rejected, SymbolNotFound, Transient, Unknown
+from piker.brokers.signing import Param
+from piker.errors import ConfigError, Rejected, SymbolNotFound, Transient, Unknown
 from piker.orders import BrokerdFill
 
 __all__ = ["trade_history"]
@@ -33,10 +34,6 @@ __all__ = ["trade_history"]
 PAGE = 1000  # trades of one answer: the most that both markets give
 TRIES = 4  # of one question: it changes nothing
 AGAIN = Backoff(floor_s=0.25, cap_s=4.0)
-WEEK_MS = 7 * 86_400_000  # that a question to USD-M may span
-#: USD-M keeps three months since 2026-08-26, and six before (its "Account Trade List"): 89 days
-#: are the least that three months have.
-KEPT_MS = 89 * 86_400_000
 AHEAD_MS = 60_000  # of the venue's time as we reckon it: nothing is missed for a clock
 _MS = 1_000_000
 _NO_MARKET = "-1121"
@@ -110,7 +107,7 @@ async def _spot(desk: SpotDesk, wire: str) -> Facts:
     first = 0
     while True:
         page = await _asked(partial(desk.trade_page, wire, {"fromId": first, "limit": PAGE}))
-        _check(page, first)
+        check(page, first)
         yield page
         if len(page) < PAGE:
             return
@@ -121,28 +118,14 @@ async def _usdm(desk: UsdmDesk, wire: str, since_ms: int) -> Facts:
     """Yield the trades of a market, week by week, from a moment on."""
     await _asked(desk.signed.clock.ready)
     now_ms = desk.signed.clock.now_ms() + AHEAD_MS
-    start, told = max(since_ms, now_ms - KEPT_MS), 0
-    while start <= now_ms:
-        end = min(start + WEEK_MS - 1, now_ms)
-        said = {"startTime": start, "endTime": end, "limit": PAGE}
-        page = await _asked(partial(desk.trade_page, wire, said))
-        if len(page) == PAGE and page[-1].time_ms <= start:  # one moment has more than a page
-            yield [fact for fact in page if fact.trade > told]
-            told = max(told, page[-1].trade)
-            by_number = {"fromId": told + 1, "limit": PAGE}
-            page = await _asked(partial(desk.trade_page, wire, by_number))
-            _check(page, told + 1)
-        fresh = [fact for fact in page if fact.trade > told]
-        yield fresh
-        if fresh:
-            told = fresh[-1].trade
-        start = page[-1].time_ms if len(page) == PAGE else end + 1
+    start = max(since_ms, now_ms - KEPT_MS)
 
+    def ask(said: Mapping[str, Param]) -> Awaitable[list[FillFact]]:
+        return _asked(partial(desk.trade_page, wire, said))
 
-def _check(page: list[FillFact], first: int) -> None:
-    """Refuse a page that does not begin where it was asked to: it would be asked for for ever."""
-    if any(fact.trade < first for fact in page):
-        raise DataQuality(f"binance: trades before {first} where those from it on were asked for")
+    async with aclosing(weeks(ask, start, now_ms, page_size=PAGE)) as pages:
+        async for page in pages:
+            yield page
 
 
 async def _asked(question: Callable[[], Awaitable[T]]) -> T:

@@ -63,7 +63,7 @@ class Desk(Protocol):
         self, symbol: str, *, number: int = 0, client_id: str = "", is_algo: bool = False
     ) -> OrderFact | None: ...
     async def open_orders(self) -> list[OrderFact]: ...
-    async def trades(self, symbol: str, number: int) -> list[FillFact]: ...
+    async def trades(self, leg: OrderFact) -> list[FillFact]: ...
     async def standing(self) -> list[Any]: ...
     def events(self, kind: str, raw: bytes) -> list[Any]: ...
 
@@ -184,7 +184,7 @@ class Prover:
             fact = msgspec.structs.replace(leg, status="canceled", reason="archived")
         if fact is not None:
             self._book.learn(fact)
-        elif self._is_gone(known, -leg.number, asked_ms):
+        elif self.is_gone(known, -leg.number, asked_ms):
             self._book.learn(
                 msgspec.structs.replace(
                     leg, status="canceled", reason="the venue does not know it any more"
@@ -209,7 +209,7 @@ class Prover:
             if found is None:
                 if index < known.last_index:
                     continue
-                is_last = self._is_gone(known, index, asked_ms)
+                is_last = self.is_gone(known, index, asked_ms)
                 if is_last and known.legs:
                     known.sought = known.newest.reqid
                 return is_last
@@ -224,7 +224,7 @@ class Prover:
         return known.legs.get(fact.reqid, fact)
 
     @staticmethod
-    def _is_gone(known: Known, name: int, asked_ms: int) -> bool:
+    def is_gone(known: Known, name: int, asked_ms: int) -> bool:
         """Count that the venue does not have a leg; tell whether that is proved now."""
         if asked_ms <= known.expires_ms:
             return False
@@ -235,6 +235,6 @@ class Prover:
         """Ask for the fills of every leg."""
         for leg in list(known.legs.values()):
             if leg.executed and not leg.is_algo:
-                for fill in await self._desk.trades(leg.symbol, leg.number):
+                for fill in await self._desk.trades(leg):
                     self._book.fill(known, fill)
         known.fetched = True

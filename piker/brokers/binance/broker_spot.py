@@ -348,12 +348,12 @@ class SpotDesk:
         rows = await self.signed.query("/api/v3/openOrders", type=list[_Row], weight=80)
         return [_fact(row) for row in rows]
 
-    async def trades(self, symbol: str, number: int) -> list[FillFact]:
-        """Return every fill of an order."""
+    async def trades(self, leg: OrderFact) -> list[FillFact]:
+        """Return every fill of an order: asked for from no number on the venue tells the newest."""
         found: list[FillFact] = []
-        said: dict[str, Param] = {"orderId": number, "limit": MAX_TRADES}
+        said: dict[str, Param] = {"orderId": leg.number, "fromId": 0, "limit": MAX_TRADES}
         while True:
-            page = await self.trade_page(symbol, said, weight=5)
+            page = await self.trade_page(leg.symbol, said, weight=5)
             found += page
             if len(page) < MAX_TRADES:
                 return found

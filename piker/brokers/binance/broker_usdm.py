@@ -7,8 +7,9 @@ own, and once they are triggered become an order with another. Sources: docs/bro
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from decimal import Decimal
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -28,6 +29,7 @@ from piker.brokers.binance.broker_usdm_facts import (
     trade_fact,
     usdm_events,
 )
+from piker.brokers.binance.broker_weeks import KEPT_MS, WEEK_MS, weeks
 from piker.brokers.signing import Param
 from piker.errors import BrokerError, Rejected
 from piker.log import get_logger
@@ -241,16 +243,21 @@ class UsdmDesk:
         algos = await self.signed.query("/fapi/v1/openAlgoOrders", type=list[AlgoRow], weight=40)
         return [*map(order_fact, rows), *map(algo_fact, algos)]
 
-    async def trades(self, symbol: str, number: int) -> list[FillFact]:
-        """Return every fill of an order."""
-        found: list[FillFact] = []
-        said: dict[str, Param] = {"orderId": number, "limit": MAX_TRADES}
-        while True:
-            page = await self.trade_page(symbol, said)
-            found += page
-            if len(page) < MAX_TRADES:
-                return found
-            said["fromId"] = page[-1].trade + 1
+    async def trades(self, leg: OrderFact) -> list[FillFact]:
+        """Return every fill of an order: unasked the venue tells a week's, and the newest page."""
+        said: dict[str, Param] = {"orderId": leg.number, "limit": MAX_TRADES}
+        found = await self.trade_page(leg.symbol, said)
+        is_cut = len(found) == MAX_TRADES
+        if not is_cut and (sum(fill.size for fill in found) >= leg.executed or not leg.made_ms):
+            return found
+        now_ms = self.signed.clock.now_ms()
+        start = max(leg.made_ms, now_ms - KEPT_MS)
+        until = found[-1].time_ms if is_cut else now_ms - WEEK_MS
+        ask = partial(self.trade_page, leg.symbol)
+        async with aclosing(weeks(ask, start, until, page_size=MAX_TRADES)) as pages:
+            async for page in pages:
+                found += [fill for fill in page if fill.number == leg.number]
+        return found
 
     async def trade_page(self, symbol: str, said: Mapping[str, Param]) -> list[FillFact]:
         """Return the fills of a market that ``said`` asks for, oldest first."""

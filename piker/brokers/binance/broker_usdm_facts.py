@@ -73,6 +73,7 @@ class OrderRow(AnyOrder, rename="camel"):
     reduce_only: bool = False
     position_side: str = "BOTH"
     good_till_date: int = 0
+    time: int = 0  # when it was made: in answers to queries
 
 
 class AlgoRow(msgspec.Struct, rename="camel"):
@@ -144,7 +145,8 @@ def order_fact(row: OrderRow) -> OrderFact:
         kind=_KINDS.get(row.type, OrderKind.LIMIT), price=number_of(row.price, "price") or None,
         tif=TimeInForce(_TIFS.get(row.time_in_force, "gtc")), post_only=row.time_in_force == "GTX",
         expire_ns=expires * 1_000_000 or None,
-        reduce_only=_reduces(action, row.reduce_only, row.position_side), time_ms=row.update_time,
+        reduce_only=_reduces(action, row.reduce_only, row.position_side), made_ms=row.time,
+        time_ms=row.update_time,
     )  # fmt: skip
 
 
