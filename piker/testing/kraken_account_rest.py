@@ -119,10 +119,29 @@ def _orders(ask: Ask) -> list[KrakenOrder]:
 
 def _rows(ask: Ask, orders: list[KrakenOrder]) -> dict[str, Any]:
     trades = ask.fields.flag("trades")
-    return {
-        order.txid: wire.order_row(order, ask.desk.listing_of(order.market), trades=trades)
-        for order in orders
-    }
+    heads = _heads(ask) if trades else {}
+    rows = {}
+    for order in orders:
+        row = wire.order_row(order, ask.desk.listing_of(order.market), trades=trades)
+        if "trades" in row:
+            row["trades"] = list(dict.fromkeys(heads.get(name, name) for name in row["trades"]))
+        rows[order.txid] = row
+    return rows
+
+
+def _heads(ask: Ask) -> dict[str, str]:
+    """Return of each fill the id under which it is shown: of a taker's at one moment the first's.
+
+    Each has its own where the call says so, as all but OpenOrders can.
+    """
+    said = ask.fields.choice("consolidate_taker", ("true", "false", "True", "False"), "true")
+    is_each = said.lower() == "false"
+    first: dict[tuple[str, float], str] = {}
+    heads = {}
+    for row in ask.account.fills:
+        name, key = row["id"], (row["ordertxid"], row["time"])
+        heads[name] = name if is_each or row["maker"] else first.setdefault(key, name)
+    return heads
 
 
 def _open(ask: Ask) -> Any:
@@ -162,14 +181,25 @@ def _query_orders(ask: Ask) -> Any:
     return _rows(ask, found)
 
 
-def _fills(ask: Ask) -> dict[str, Any]:
+def _fills(ask: Ask) -> dict[str, dict[str, Any]]:
     return {row["id"]: {k: v for k, v in row.items() if k != "id"} for row in ask.account.fills}
+
+
+def _shown(ask: Ask) -> dict[str, dict[str, Any]]:
+    """Return the fills as TradesHistory shows them: what is consolidated is one."""
+    found: dict[str, dict[str, Any]] = {}
+    heads = _heads(ask)
+    for name, row in _fills(ask).items():
+        head = heads[name]
+        known = found.get(head)
+        found[head] = row if known is None else wire.consolidated(known, row)
+    return found
 
 
 def _trades(ask: Ask) -> Any:
     first_ms, last_ms = _span(ask)
     found = [
-        (name, row) for name, row in reversed(_fills(ask).items())
+        (name, row) for name, row in reversed(_shown(ask).items())
         if first_ms < Decimal(str(row["time"])) * 1000 <= last_ms
     ]  # fmt: skip
     at = ask.fields.whole("ofs")

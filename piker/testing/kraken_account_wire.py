@@ -144,6 +144,15 @@ def order_row(order: KrakenOrder, listing: Listing, *, trades: bool) -> dict[str
     return row
 
 
+def consolidated(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    """Return two fills of a taker's order as one."""
+    sums = {name: Decimal(one[name]) + Decimal(other[name]) for name in ("cost", "fee", "vol")}
+    return {
+        **one, "cost": _money(sums["cost"]), "fee": _money(sums["fee"]),
+        "vol": _size(sums["vol"]), "price": f"{sums['cost'] / sums['vol']:f}",
+    }  # fmt: skip
+
+
 def fill_row(
     order: KrakenOrder, listing: Listing, fill: OwnFill, fee: Decimal, name: str
 ) -> dict[str, Any]:

@@ -398,6 +398,27 @@ async def test_an_order_that_the_venue_had_is_not_absent_when_it_forgot_it(
             assert [emsd.statuses(name)[-1] for name in names] == ["canceled"] * 4
 
 
+@pytest.mark.parametrize("size", ["0.06", "0.1"])
+async def test_fills_have_the_ids_of_the_websocket_when_rest_tells_them(size: str) -> None:
+    """A taker's three are not made one: under two ids they would count twice. Ended, and open."""
+    async with venue_at() as (venue, bob):
+        price = middle(venue)
+        for level in range(3):
+            await bob.order("sell", price + level * TICK, "0.02")
+        placed = await Trader(bob.port, ALICE).ask(
+            "AddOrder", pair="XBTUSD", type="buy", ordertype="limit", price=str(price + 2 * TICK),
+            volume=size, cl_ord_id=cl_ord_id_of(client_id_of("one")),
+        )  # fmt: skip
+        taken = belief("one", "buy", size, price + 2 * TICK, reqid=placed["txid"][0])
+        async with trading([taken]) as emsd:
+            await emsd.synced()
+            own = [row for row in account_at(venue).fills if row["ordertxid"] == placed["txid"][0]]
+            assert len(own) == 3
+            assert {row["id"] for row in own} <= set(emsd.fills)
+            assert emsd.filled("one") == Decimal("0.06")
+            assert emsd.statuses("one")[-1] == ("closed" if size == "0.06" else "open")
+
+
 async def test_what_a_former_process_sent_is_not_absent_while_it_may_still_arrive() -> None:
     """It comes late, and within the deadline that it was sent with: it stands, and is ours."""
     async with venue_at() as (venue, bob):

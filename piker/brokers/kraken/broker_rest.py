@@ -42,6 +42,10 @@ OLD_NAMES = {"XBT": "BTC", "XDG": "DOGE"}  # REST's -> websocket v2's
 SENT = "private"  # the kind of a call that has been counted already
 _FORM = "application/x-www-form-urlencoded"
 _INVALID_NONCE = "EAPI:Invalid nonce"
+#: Unasked, REST makes one trade of all that a taker's order hit at once ("Query Orders Info",
+#: ``consolidate_taker``): the websocket tells each, and under both ids it would count twice.
+#: ``OpenOrders`` can not be told so.
+_EACH_TRADE: Mapping[str, Param] = {"consolidate_taker": False}
 _NO_SUCH_ORDER = ("EOrder:Unknown order", "EOrder:Invalid order")
 QUERY_TRIES = 3  # of a question that changes nothing: what it is a part of need not begin anew
 _AGAIN = Backoff(floor_s=0.1, cap_s=2.0)
@@ -182,8 +186,8 @@ class PrivateRest:
         return found
 
     async def open_orders(self) -> dict[str, OrderRow]:
-        """Return the orders that stand, by txid, with the ids of their trades."""
-        found: OpenPage = await self.query("OpenOrders", {"trades": True}, OpenPage)
+        """Return the orders that stand, by txid; without their trades: see ``_EACH_TRADE``."""
+        found: OpenPage = await self.query("OpenOrders", {}, OpenPage)
         return found.open
 
     async def orders(self, txids: Sequence[str]) -> dict[str, OrderRow]:
@@ -198,7 +202,7 @@ class PrivateRest:
 
         Where it refuses them all for one of them, that one is found by halves.
         """
-        asked: dict[str, Param] = {"txid": ",".join(txids), "trades": True}
+        asked: dict[str, Param] = {"txid": ",".join(txids), "trades": True, **_EACH_TRADE}
         try:
             found: dict[str, OrderRow] = await self.query("QueryOrders", asked, dict[str, OrderRow])
         except Rejected as error:
@@ -211,7 +215,7 @@ class PrivateRest:
 
     async def closed_orders(self, cl_ord_id: str) -> dict[str, OrderRow]:
         """Return the orders of one cl_ord_id that have ended."""
-        asked: dict[str, Param] = {"trades": True, "cl_ord_id": cl_ord_id}
+        asked: dict[str, Param] = {"trades": True, "cl_ord_id": cl_ord_id, **_EACH_TRADE}
         found: ClosedPage = await self.query("ClosedOrders", asked, ClosedPage, weight=2)
         return {k: row for k, row in found.closed.items() if row.cl_ord_id in (cl_ord_id, None)}
 
@@ -220,7 +224,9 @@ class PrivateRest:
         found: dict[str, OrderRow] = {}
         at, count = 0, 1
         while at < count:  # what ends meanwhile comes first: pages overlap, and none is missed
-            asked: dict[str, Param] = {"trades": True, "start": start_s, "ofs": at}
+            asked: dict[str, Param] = {
+                "trades": True, "start": start_s, "ofs": at, **_EACH_TRADE
+            }  # fmt: skip
             page: ClosedPage = await self.query("ClosedOrders", asked, ClosedPage, weight=2)
             found |= page.closed
             at, count = at + PAGE, page.count if page.closed else 0
@@ -238,7 +244,7 @@ class PrivateRest:
         """Return a page of the fills after a moment (0: of all), ``at`` from the newest on."""
         asked: dict[str, Param] = {"start": start_s} if start_s > 0 else {}
         page: TradesPage = await self.query(
-            "TradesHistory", {**asked, "ofs": at}, TradesPage, weight=2
+            "TradesHistory", {**asked, "ofs": at, **_EACH_TRADE}, TradesPage, weight=2
         )
         return page
 
