@@ -380,9 +380,13 @@ class Register:
             if was is not before:  # one before it was not new
                 after = step(before, event)
             self._apply(before, after.state, event, told, answer, now)
+            is_cut = told is not None and _is_cut_short(before, after.state)
             before = after.state
             if after.problem is not None:
                 await self._doubt(before, after.problem)
+            if is_cut:
+                what = f"{before.filled} of {before.order.size} were filled; {before.reason}"
+                await self.note(before.order, "cut-short", what)
             if event.kind is _FILL and before.is_over:
                 self.news.tell(self.status(before, seq=answer))
 
@@ -509,6 +513,12 @@ class Register:
         """Have whatever hangs on an order, or with it on another, looked at again."""
         for oid in self._ties.of(order):
             self._follow(oid)
+
+
+def _is_cut_short(before: OrderState, after: OrderState) -> bool:
+    """Tell whether a venue ended by itself what emsd had set free: a stop that left a rest."""
+    ended = after.is_over and not before.is_over and after.filled < after.order.size
+    return ended and after.freed and not after.cancel_called
 
 
 def _group_of(order: Order) -> tuple[str, str, str]:

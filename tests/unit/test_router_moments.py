@@ -14,7 +14,9 @@ import trio.testing
 from mute_venue import GROUP, SELL, STOP, Mute, bracket, newest, pair, rest
 from paper_routing import BTC, PAPER, order, routing, told
 
+from piker.clearing.journal import open_journal
 from piker.clearing.lifecycle import Phase
+from piker.clearing.records import Note
 from piker.clearing.risk import TradingState
 from piker.clock import wall_ns
 from piker.orders import (
@@ -159,6 +161,28 @@ async def test_stop_of_a_group_is_sent_when_a_limit_was_passed(tmp_path: Path, l
         await rest()
         assert router.orders["sl"].code == ""
         assert [one.oid for one in link.orders] == ["tp", "sl"]
+
+
+@pytest.mark.parametrize("by_us", [False, True])
+async def test_stop_that_its_venue_ends_before_it_is_filled_is_not_silent(
+    tmp_path: Path, by_us: bool
+) -> None:
+    """A market order may be cut for its price: what it was to close is open still."""
+    async with routing(tmp_path, Mute()) as (router, link):
+        await router.order(order("sl", **STOP))
+        router.see(BTC.fqme, TickType.TRADE, 0, D(94))
+        await rest()
+        link.opens("sl")
+        link.fills("sl", (4,), Action.SELL)
+        if by_us:
+            await router.cancel(Cancel(oid="sl", symbol=BTC.fqme))
+        link.says("sl", "canceled", filled=4)
+        await rest()
+        assert router.orders["sl"].phase is Phase.CANCELED
+    async with open_journal(tmp_path / "journal", read_only=True) as journal:
+        notes = [one.entry async for one in journal.read() if isinstance(one.entry, Note)]
+    words = [(one.about, one.text[:7]) for one in notes]
+    assert words == ([] if by_us else [("cut-short", "4 of 10")])
 
 
 async def test_limits_count_what_stands_while_its_edit_is_being_journaled(tmp_path: Path) -> None:
