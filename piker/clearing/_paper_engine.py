@@ -115,23 +115,28 @@ class PaperEngine:
         """Let stand what emsd believes to stand; then the account is synced."""
         self._sync(SyncState.SYNCING)
         self._beliefs = {one.order.oid: one for one in beliefs}
-        async with trio.open_nursery() as nursery:
-            for symbol in {one.order.symbol for one in beliefs}:
-                nursery.start_soon(self._restore, symbol)
+        # What was acknowledged has its money before what may not have been taken for lack of it.
+        for taken in (True, False):
+            some = [one for one in beliefs if bool(one.order.reqid) is taken]
+            async with trio.open_nursery() as nursery:
+                for symbol in {one.order.symbol for one in some}:
+                    nursery.start_soon(self._restore, symbol, some)
         self._tell(self.broker.balances(clock.wall_ns()))
         self._sync(SyncState.SYNCED)
         while self._beliefs:  # of markets that can not be opened now
             await trio.sleep(OPEN_S)
-            for symbol in {one.order.symbol for one in self._beliefs.values()}:
-                await self._restore(symbol)
+            left = list(self._beliefs.values())
+            for symbol in {one.order.symbol for one in left}:
+                await self._restore(symbol, left)
 
-    async def _restore(self, symbol: str) -> None:
+    async def _restore(self, symbol: str, beliefs: Sequence[BrokerdBelief]) -> None:
+        """Let stand those of a market that wait for it, once it is open."""
         why = await self._market(symbol)
         if why and self.broker.is_quoted(symbol):
             return  # its feed is gone: what stood again now would be let stand once more later
-        # What was acknowledged has its money before what may not have been taken for lack of it.
-        for oid, belief in sorted(self._beliefs.items(), key=lambda one: not one[1].order.reqid):
-            if belief.order.symbol == symbol:
+        for belief in beliefs:
+            oid = belief.order.oid
+            if belief.order.symbol == symbol and oid in self._beliefs:
                 self._tell(self.broker.restore(belief, clock.wall_ns()))
                 is_absent = not belief.order.reqid and not stands_again(belief.order)
                 if not why or is_absent:  # what is absent is so once: it may come anew

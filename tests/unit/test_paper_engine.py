@@ -19,6 +19,7 @@ from piker.clearing import _paper_engine
 from piker.clearing._paper_engine import OPEN_S, PaperEngine, open_paper_dialog
 from piker.clearing.paper_money import PaperMoney
 from piker.errors import PeerLost, PikerError
+from piker.market import Asset
 from piker.orders import (
     Action,
     BrokerdBelief,
@@ -35,31 +36,37 @@ from piker.ticks import Quote
 
 D = Decimal
 NAME = "binance.paper"
+ETH = msgspec.structs.replace(
+    BTC, fqme="ethusdt.spot.binance", bs_mktid="ETHUSDT", dst=Asset("eth")
+)
 
 
-def quote(bid: float, ask: float, size: float = 1.0) -> dict[str, Quote]:
+def quote(bid: float, ask: float, size: float = 1.0, fqme: str = BTC.fqme) -> dict[str, Quote]:
     """Return what a feed gives."""
-    shown = Quote(symbol=BTC.fqme, bid=bid, bid_size=size, ask=ask, ask_size=size)
-    return {BTC.fqme: shown}
+    return {fqme: Quote(symbol=fqme, bid=bid, bid_size=size, ask=ask, ask_size=size)}
 
 
 class Feeds:
     """What stands in for datad: each opening takes the next script; an error ends it."""
 
     def __init__(self) -> None:
-        self.send, self._receive = trio.open_memory_channel[Any](100)
+        self.send, receive = trio.open_memory_channel[Any](100)
+        self.eth, of_eth = trio.open_memory_channel[Any](100)
+        self._receive = {BTC.fqme: receive, ETH.fqme: of_eth}
         self.opened = 0
 
     @asynccontextmanager
     async def open_feed(self, fqmes: Sequence[str], **_: Any) -> AsyncIterator[Any]:
         """Open a feed that has no quote yet."""
         self.opened += 1
-        receive = self._receive
+        (fqme,) = fqmes
+        receive = self._receive[fqme]
 
         class Feed:
             def __init__(self) -> None:
-                shown = SimpleNamespace(mkt=BTC, first_quote=Quote(symbol=BTC.fqme))
-                self.flumes = {BTC.fqme: shown}
+                mkt = next(one for one in (BTC, ETH) if one.fqme == fqme)
+                shown = SimpleNamespace(mkt=mkt, first_quote=Quote(symbol=fqme))
+                self.flumes = {fqme: shown}
 
             def __aiter__(self) -> Feed:
                 return self
@@ -225,3 +232,20 @@ async def test_money_is_for_what_was_acknowledged_when_an_intent_stands_again_be
         feeds.send.send_nowait(quote(97, 98))
         await trio.sleep(1)
         assert {one.oid for one in told if isinstance(one, BrokerdFill)} == {"taken"}
+
+
+async def test_money_is_for_what_was_acknowledged_in_a_market_that_opens_later(
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
+) -> None:
+    """The intent of another market waits for it."""
+    late = BrokerdBelief(order=order("late", reqid="", symbol=ETH.mktid), filled=D(0))
+    taken = BrokerdBelief(order=order("taken"), filled=D(0))
+    async with paperboi(monkeypatch, late, taken, usdt=D(300)) as (_, feeds, told):
+        feeds.eth.send_nowait(quote(98, 101, fqme=ETH.fqme))
+        await trio.sleep(1)
+        feeds.send.send_nowait(quote(98, 101))
+        await trio.sleep(1)
+        said = [one for one in told if isinstance(one, BrokerdStatus | BrokerdError)]
+        assert [(one.oid, getattr(one, "status", "refused")) for one in said] == [
+            ("taken", "open"), ("late", "refused"),
+        ]  # fmt: skip
