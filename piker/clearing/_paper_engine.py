@@ -139,7 +139,7 @@ class PaperEngine:
             if belief.order.symbol == symbol and oid in self._beliefs:
                 self._tell(self.broker.restore(belief, clock.wall_ns()))
                 is_absent = not belief.order.reqid and not stands_again(belief.order)
-                if not why or is_absent:  # what is absent is so once: it may come anew
+                if not why or belief.ends or is_absent:  # absent once: it may come anew
                     del self._beliefs[oid]
 
     async def send(self, request: BrokerdRequest) -> None:

@@ -112,10 +112,12 @@ class PaperBroker:
 
         One whose id from us is not known stands if :func:`stands_again` and the account has enough
         for it, which may be why it was not taken before; else it is absent, or refused. None stands
-        whose market is not open.
+        whose market is not open, or that is to end.
         """
         order = belief.order
         book = self._books.get(order.symbol)
+        if belief.ends:
+            return [self.forgotten(belief, now_ns)]
         if not order.reqid and not stands_again(order):
             return [self._of_belief(belief, "absent", now_ns)]
         if book is None or not book.is_known:
@@ -136,7 +138,7 @@ class PaperBroker:
 
     def forgotten(self, belief: BrokerdBelief, now_ns: int) -> BrokerdStatus:
         """Return the end of an order that does not stand here, and is not to."""
-        return self._of_belief(belief, "canceled", now_ns)
+        return self._of_belief(belief, "canceled", now_ns, "it did not stand again")
 
     def _of_belief(
         self, belief: BrokerdBelief, status: str, now_ns: int, reason: str = ""

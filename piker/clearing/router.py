@@ -142,11 +142,14 @@ class Router:
         """Return the orders of an account that its venue has, or may have."""
         found = self.register.at_venue(name)
         self.accounts[name].asked = frozenset(state.order.oid for state in found)
-        ask = self.deeds.outbox.request
+        ask, halted = self.deeds.outbox.request, self.deeds.is_halted(name)
         return [
-            BrokerdBelief(order=ask(state.order, state.reqid), filled=state.filled)
+            BrokerdBelief(
+                order=ask(state.order, state.reqid), filled=state.filled,
+                ends=state.cancel_called or halted,
+            )
             for state in found
-        ]
+        ]  # fmt: skip
 
     def memory(self, name: str) -> list[BrokerdMemory]:
         """Return what a paper account's fills come to: its venue remembers nothing."""

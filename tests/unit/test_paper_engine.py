@@ -249,3 +249,16 @@ async def test_money_is_for_what_was_acknowledged_in_a_market_that_opens_later(
         assert [(one.oid, getattr(one, "status", "refused")) for one in said] == [
             ("taken", "open"), ("late", "refused"),
         ]  # fmt: skip
+
+
+@pytest.mark.parametrize("reqid", ["", "p-a"])
+async def test_order_that_was_to_end_does_not_trade_before_its_cancel_comes(
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock, reqid: str
+) -> None:
+    """emsd was killed between the two: nothing of it stands again."""
+    belief = BrokerdBelief(order=order(reqid=reqid), filled=D(0), ends=True)
+    async with paperboi(monkeypatch, belief) as (_, feeds, told):
+        feeds.send.send_nowait(quote(97, 98))
+        await trio.sleep(1)
+        assert [one.status for one in told if isinstance(one, BrokerdStatus)] == ["canceled"]
+        assert not filled(told)

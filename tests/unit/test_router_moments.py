@@ -290,6 +290,17 @@ async def test_what_was_asked_is_sent_when_an_order_is_found_after_its_account_w
 
 
 # -- halting -----------------------------------------------------------------------------------
+async def test_beliefs_say_what_was_to_end(tmp_path: Path) -> None:
+    """paperboi lets none stand again whose cancel emsd was killed over."""
+    async with routing(tmp_path, Mute()) as (router, link):
+        for oid, price in (("a", 98), ("b", 99)):
+            await router.order(order(oid, price=D(price)))
+            link.opens(oid)
+        await rest()
+        await router.cancel(Cancel(oid="a", symbol=BTC.fqme))
+        assert {one.order.oid: one.ends for one in router.beliefs(PAPER)} == {"a": True, "b": False}
+
+
 async def test_halted_account_sends_nothing_again_that_was_absent(tmp_path: Path) -> None:
     """emsd was killed when the halt was journaled, and before anything was canceled."""
     async with routing(tmp_path, Mute()) as (router, link):
@@ -299,6 +310,7 @@ async def test_halted_account_sends_nothing_again_that_was_absent(tmp_path: Path
         await rest()
         await router.keeper.set_state(PAPER, TradingState.HALTED, "a test")
     async with routing(tmp_path, Mute()) as (router, link):
+        assert [one.ends for one in router.beliefs(PAPER)] == [True]
         link.says("sl", "absent")
         await rest()
         link.syncs()
