@@ -90,8 +90,10 @@ class Ties:
 
 
 def _ties(order: Order) -> list[str]:
-    group = f"{order.account} {order.oco}"  # no oid has a space: it would be no oid of ours
-    return [tie for tie in (order.parent, group if order.oco else "") if tie]
+    if order.parent:  # a bracket's exits are one group by it, however many brackets name theirs so
+        return [order.parent]
+    # No oid has a space: it would be no oid of ours.
+    return [f"{order.account} {order.oco}"] if order.oco else []
 
 
 def share_of(state: OrderState, tied: Tied) -> Share:

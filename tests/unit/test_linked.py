@@ -213,3 +213,15 @@ def test_ties_find_all_whom_a_change_may_concern() -> None:
         ties.drop(one.order)
     assert ties.of(entry.order) == []
     assert len(ties) == 1
+
+
+def test_brackets_whose_exits_have_one_name_do_not_concern_each_other() -> None:
+    """A strategy names them all alike: none is looked at for a change of another."""
+    ties = Ties()
+    ties.add(order("alone", oco="exits"))
+    for number in range(100):
+        for name in ("sl", "tp"):
+            ties.add(order(f"{name}{number}", parent=f"in{number}", oco="exits"))
+    assert ties.of(order("sl7", parent="in7", oco="exits")) == ["in7", "sl7", "tp7"]
+    assert ties.of(order("in7")) == ["sl7", "tp7"]
+    assert ties.of(order("alone", oco="exits")) == ["alone"]
