@@ -34,7 +34,10 @@ _MODES = {"cancel_only": "cancel_only", "post_only": "post_only", "limit_only": 
 
 
 class Change(msgspec.Struct, frozen=True, kw_only=True):
-    """New terms of an order; zero is what stays as it was."""
+    """New terms of an order; zero is what stays as it was.
+
+    ``post_only`` is of this change alone: without it a post-only order that is moved may take.
+    """
 
     size: Decimal = ZERO
     price: Decimal = ZERO
@@ -362,8 +365,7 @@ class KrakenDesk:
         if size <= order.filled:
             self.end(order, "CANCELED", now_ms, "User requested")
             return order
-        post_only = order.post_only or change.post_only
-        if post_only and not order.waits and book.crosses(order.side, price):
+        if change.post_only and not order.waits and book.crosses(order.side, price):
             raise Refusal("EOrder:Post only order")
         self._retain(order, size, price)
         shrinks = price == order.price and size < order.size and bool(order.engine_id)
@@ -372,7 +374,7 @@ class KrakenDesk:
             book.shrink(order, order.size - size, now_ms)
         elif moves:
             book.withdraw(order, now_ms)
-        order.size, order.price, order.post_only = size, price, post_only
+        order.size, order.price = size, price
         if change.trigger:
             self._move_trigger(order, book, change.trigger)
         order.changed_ms, order.amended, order.reason = now_ms, True, "User requested"

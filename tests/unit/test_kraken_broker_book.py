@@ -154,6 +154,9 @@ def test_an_amendment_names_what_changed_when_it_can_be_amended() -> None:
     moved = msgspec.structs.replace(stop, trigger=Decimal(27_100))
     assert "trigger_price" in amend_params(moved, stop, "")
     assert amend_params(moved, None, "")["cl_ord_id"] == cl_ord_id_of(stop.client_id)
+    post = order(post_only=True)
+    assert amend_params(post, post, TXID)["post_only"] is True
+    assert "post_only" not in amend_params(order(), order(), TXID)
     with pytest.raises(Rejected, match="tif can not be amended"):
         amend_params(msgspec.structs.replace(stop, tif=TimeInForce.DAY), stop, TXID)
 

@@ -172,6 +172,8 @@ def amend_params(edit: BrokerdOrder, before: BrokerdOrder | None, txid: str) -> 
     params: dict[str, Any] = {**named, "order_qty": _number(edit.size)}
     if edit.kind in _LIMITED and edit.price is not None:
         params["limit_price"] = _number(edit.price)
+        if edit.post_only:
+            params["post_only"] = True  # holds for one amendment; unsent, this one may take
     if edit.kind in _WAITING and (before is None or _waits_for(before) != _waits_for(edit)):
         rules = _triggers(edit)
         params |= {"trigger_price": rules["price"], "trigger_price_type": rules["price_type"]}
