@@ -205,7 +205,7 @@ class PrivateSocket:
 
     @staticmethod
     def _names(order: KrakenOrder) -> Told:
-        more: Told = {"cl_ord_id": order.cl_ord_id} if order.cl_ord_id else {}
+        more: Told = {"cl_ord_id": wire.shown_id(order.cl_ord_id)} if order.cl_ord_id else {}
         if order.userref:
             more["order_userref"] = order.userref
         return {"order_id": order.txid, **more}

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from decimal import Decimal
 from typing import Any
+from uuid import UUID
 
 import pytest
 from kraken_client import top_of
 from kraken_trading import account_at, agree, quick, session
 
 from piker.orders import BrokerdOrderAck
+from piker.testing import kraken_account_wire
+from piker.testing.faults import Fault
 
 __all__ = ["quick"]
 pytestmark = pytest.mark.usefixtures("quick")
@@ -38,3 +41,36 @@ async def test_a_post_only_order_never_takes_when_it_is_moved_across_the_spread(
         (order,) = account_at(venue).orders.values()
         assert (order.price, order.filled, order.is_open) == (price - 40, 0, True)
         await agree(venue, emsd)
+
+
+# -- what was sent, and is not absent ----------------------------------------------------------
+def buries(venue: Any, frames: int = 3) -> None:
+    """Have neither the answer to the next order nor a word of it come through."""
+    venue.gate.add_faults([
+        Fault(what="drop", match="answer add_order", count=1),
+        Fault(what="drop", match="executions", count=frames),
+    ])  # fmt: skip
+
+
+@pytest.mark.parametrize("side", ["buy", "sell"])
+@pytest.mark.parametrize("form", [str, str.upper], ids=["dashes", "upper"])
+async def test_an_order_is_known_again_when_its_id_comes_in_another_form(
+    monkeypatch: pytest.MonkeyPatch, form: Any, side: str
+) -> None:
+    """A UUID with dashes, or in upper case: on the stream, open and ended by REST, never absent."""
+
+    def shown(cl_ord_id: str) -> str:
+        return form(str(UUID(cl_ord_id)) if form is str else cl_ord_id)
+
+    monkeypatch.setattr(kraken_account_wire, "shown_id", shown)
+    async with session(limits=False) as (venue, _, emsd):
+        price = middle(venue)
+        await emsd.order("told", "buy", "0.01", price - 900)
+        await emsd.status("told", "open")
+        buries(venue)
+        rests = side == "buy"
+        await emsd.order("lost", side, "0.01", price + (-900 if rests else -500))
+        await emsd.status("lost", "open" if rests else "closed")
+        assert "absent" not in emsd.statuses("lost")
+        await agree(venue, emsd)
+        assert not [event for event in emsd.fills.values() if event.oid != "lost"]

@@ -6,6 +6,7 @@ import random
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import msgspec
 import pytest
@@ -67,6 +68,7 @@ def test_an_id_is_made_back_when_it_is_emsds(oid: str) -> None:
     assert len(theirs) == 32
     assert int(theirs, 16) >= 0
     assert client_id_of(theirs) == client_id
+    assert client_id_of(str(UUID(theirs))) == client_id_of(theirs.upper()) == client_id
 
 
 @given(st.text(max_size=60))
@@ -168,6 +170,8 @@ def test_an_error_proves_something_only_when_it_says_so() -> None:
         assert proves(error)
     for error in ("EService:Unavailable", "EService:Deadline elapsed", "EService:Timeout",
                   "EGeneral:Internal error", "EOrder:cl_ord_id already in use", "",
+                  "EOrder:Cl_Ord_Id is taken", "EGeneral:Invalid arguments:cl_ord_id",
+                  "EOrder:Duplicate clOrdId",
                   "something that no document has"):  # fmt: skip
         assert not proves(error)
 

@@ -13,7 +13,7 @@ import trio
 from piker.brokers._backoff import Backoff
 from piker.brokers.credentials import Credentials
 from piker.brokers.kraken.api import PROVIDER, open_client
-from piker.brokers.kraken.broker_ids import NonceFile
+from piker.brokers.kraken.broker_ids import NonceFile, plain
 from piker.brokers.kraken.broker_schema import (
     AssetRow,
     BalanceEx,
@@ -217,7 +217,8 @@ class PrivateRest:
         """Return the orders of one cl_ord_id that have ended."""
         asked: dict[str, Param] = {"trades": True, "cl_ord_id": cl_ord_id, **_EACH_TRADE}
         found: ClosedPage = await self.query("ClosedOrders", asked, ClosedPage, weight=2)
-        return {k: row for k, row in found.closed.items() if row.cl_ord_id in (cl_ord_id, None)}
+        wanted = ("", plain(cl_ord_id))
+        return {k: row for k, row in found.closed.items() if plain(row.cl_ord_id) in wanted}
 
     async def closed_since(self, start_s: int) -> dict[str, OrderRow]:
         """Return every order that ended, or was placed, after a moment: newest first."""

@@ -17,7 +17,7 @@ import trio
 from piker import clock
 from piker.brokers.kraken.broker_book import Held
 from piker.brokers.kraken.broker_dialog import Dialog, Doubt
-from piker.brokers.kraken.broker_ids import cl_ord_id_of
+from piker.brokers.kraken.broker_ids import cl_ord_id_of, plain
 from piker.brokers.kraken.broker_schema import (
     BalanceRow,
     Head,
@@ -280,8 +280,8 @@ class Keeper:
 
     @staticmethod
     def _is_in(doubt: Doubt, rows: dict[str, OrderRow]) -> bool:
-        name = cl_ord_id_of(doubt.held.client_id)
-        return any(row.cl_ord_id == name for row in rows.values())
+        name = plain(cl_ord_id_of(doubt.held.client_id))
+        return any(plain(row.cl_ord_id) == name for row in rows.values())
 
     async def _ended(self, nameless: list[Held]) -> dict[str, OrderRow]:
         """Return what the venue has of orders that do not stand and whose txid is not known."""
@@ -293,7 +293,7 @@ class Keeper:
         if len(recent) > ONE_BY_ONE:
             oldest_s = self._venue_s(min(one.made_ns for one in recent)) - MARGIN_S
             rows = await rest.closed_since(oldest_s)
-            found |= {txid: row for txid, row in rows.items() if row.cl_ord_id in names}
+            found |= {txid: row for txid, row in rows.items() if plain(row.cl_ord_id) in names}
             alone -= {cl_ord_id_of(one.client_id) for one in recent}
         for name in sorted(alone):
             found |= await rest.closed_orders(name)
