@@ -7,12 +7,16 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from kraken_client import top_of
-from kraken_trading import account_at, agree, quick, session
+from kraken_client import ALICE, Trader, top_of
+from kraken_trading import account_at, agree, quick, session, trading, venue_at
 
-from piker.orders import BrokerdOrderAck
+from piker.brokers.kraken.broker_ids import cl_ord_id_of
+from piker.clearing.requests import client_id_of
+from piker.clock import wall_ns
+from piker.orders import Action, BrokerdBelief, BrokerdOrder, BrokerdOrderAck
 from piker.testing import kraken_account_wire
 from piker.testing.faults import Fault
+from piker.testing.kraken_account_rest import CALLS, Call
 
 __all__ = ["quick"]
 pytestmark = pytest.mark.usefixtures("quick")
@@ -74,3 +78,59 @@ async def test_an_order_is_known_again_when_its_id_comes_in_another_form(
         assert "absent" not in emsd.statuses("lost")
         await agree(venue, emsd)
         assert not [event for event in emsd.fills.values() if event.oid != "lost"]
+
+
+def belief(oid: str, side: str, size: str, price: Decimal, reqid: str = "") -> BrokerdBelief:
+    """Return what emsd would believe of an order of a former process."""
+    order = BrokerdOrder(
+        oid=oid, client_id=client_id_of(oid), account="kraken.main", time_ns=wall_ns(),
+        symbol="xbtusd.spot", action=Action(side), size=Decimal(size), price=price, reqid=reqid,
+    )  # fmt: skip
+    return BrokerdBelief(order=order)
+
+
+async def test_an_order_is_not_absent_when_the_list_of_what_stands_is_cut(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It is asked for by its own id as well: what is absent may be sent once more."""
+    whole = CALLS["OpenOrders"]
+
+    def cut(ask: Any) -> Any:
+        said = whole.run(ask)["open"]
+        return {"open": said if "cl_ord_id" in ask.fields else dict(list(said.items())[1:])}
+
+    monkeypatch.setitem(CALLS, "OpenOrders", Call(cut))
+    async with session(limits=False) as (venue, _, emsd):
+        buries(venue)
+        await emsd.order("one", "buy", "0.01", middle(venue) - 900)
+        await emsd.status("one", "open")
+        assert emsd.statuses("one") == ["unknown", "open"]
+        await agree(venue, emsd)
+
+
+@pytest.mark.parametrize("late", [0, 2], ids=["orders", "all but trades"])
+async def test_an_order_is_not_absent_when_only_its_trade_is_shown_yet(
+    monkeypatch: pytest.MonkeyPatch, late: int
+) -> None:
+    """Lists of orders are behind: the trade leads to the order, once that can be asked for."""
+    asked = 0
+    query = CALLS["QueryOrders"]
+
+    def behind(ask: Any) -> Any:
+        nonlocal asked
+        asked += 1
+        return query.run(ask) if asked > late else {}
+
+    monkeypatch.setitem(CALLS, "OpenOrders", Call(lambda ask: {"open": {}}))
+    monkeypatch.setitem(CALLS, "ClosedOrders", Call(lambda ask: {"closed": {}, "count": 0}))
+    monkeypatch.setitem(CALLS, "QueryOrders", Call(behind))
+    async with venue_at(limits=False) as (venue, bob):
+        price = middle(venue)
+        sent = belief("one", "sell", "0.01", price - 500)
+        own = cl_ord_id_of(sent.order.client_id)
+        await Trader(bob.port, ALICE).order("sell", price - 500, "0.01", cl_ord_id=own)
+        async with trading([sent]) as emsd:
+            await emsd.synced()
+            assert emsd.statuses("one") == ["closed"]
+            assert emsd.filled("one") == Decimal("0.01")
+            assert asked > late

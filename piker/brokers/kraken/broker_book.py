@@ -83,6 +83,11 @@ class Book:
         """Return an order by either id."""
         return self._named.get(txid) or self._named.get(client_id)
 
+    def is_named(self, txid: str) -> bool:
+        """Tell whether it is known whose order has a txid: a fill alone does not say."""
+        held = self._named.get(txid)
+        return held is not None and bool(held.client_id or held.order is not None)
+
     def incomplete(self) -> list[Held]:
         """Return the orders that were filled by more than has been told."""
         return [one for one in self if one.txid and one.missing > 0]

@@ -185,9 +185,10 @@ class PrivateRest:
         found: dict[str, BalanceEx] = await self.query("BalanceEx", {}, dict[str, BalanceEx])
         return found
 
-    async def open_orders(self) -> dict[str, OrderRow]:
-        """Return the orders that stand, by txid; without their trades: see ``_EACH_TRADE``."""
-        found: OpenPage = await self.query("OpenOrders", {}, OpenPage)
+    async def open_orders(self, cl_ord_id: str = "") -> dict[str, OrderRow]:
+        """Return the orders that stand, all or one's, by txid; without trades: ``_EACH_TRADE``."""
+        asked: dict[str, Param] = {"cl_ord_id": cl_ord_id} if cl_ord_id else {}
+        found: OpenPage = await self.query("OpenOrders", asked, OpenPage)
         return found.open
 
     async def orders(self, txids: Sequence[str]) -> dict[str, OrderRow]:

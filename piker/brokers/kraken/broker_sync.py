@@ -268,9 +268,12 @@ class Keeper:
         stood = [one.txid for one in dialog.book if one.txid and not one.end]
         rows = await dialog.rest.open_orders()
         gone = [txid for txid in stood if txid not in rows]
-        nameless = [one.held for one in doubts if not one.held.txid and not self._is_in(one, rows)]
+        nameless = [one for one in doubts if not one.held.txid and not self._is_in(one, rows)]
         rows |= await dialog.rest.orders(gone)
-        rows |= await self._ended(nameless)
+        rows |= await self._ended([one.held for one in nameless])
+        rows |= await self._elsewhere(
+            [one for one in nameless if one.missed and not self._is_in(one, rows)]
+        )
         for txid, row in rows.items():
             dialog.tell(*dialog.book.row(txid, row, clock.wall_ns()))
         for txid in gone:
@@ -297,6 +300,31 @@ class Keeper:
             alone -= {cl_ord_id_of(one.client_id) for one in recent}
         for name in sorted(alone):
             found |= await rest.closed_orders(name)
+        return found
+
+    async def _elsewhere(self, missed: list[Doubt]) -> dict[str, OrderRow]:
+        """Look for orders in every other place before they are called absent.
+
+        emsd may send again what is absent. A list of what stands may be cut some day: each is asked
+        for by its own id. A list of orders may be behind that of trades: whose those are that came
+        since the orders were made is asked, too. Where that is not answered nothing is proved yet.
+        """
+        rest, found, now_ns = self.dialog.rest, dict[str, OrderRow](), clock.wall_ns()
+        if not missed:
+            return found
+        for name in sorted({cl_ord_id_of(one.held.client_id) for one in missed}):
+            found |= await rest.open_orders(name)
+        oldest_ns = min(one.held.made_ns or now_ns - PAGES_S * NS for one in missed)
+        trades = await rest.trades_since(self._venue_s(oldest_ns) - MARGIN_S)
+        known = self.dialog.book.is_named
+        strange = {row.ordertxid: row for row in trades.values() if not known(row.ordertxid)}
+        found |= await rest.orders(sorted(strange.keys() - found.keys()))
+        symbol = self.dialog.markets.symbol
+        nobodys = {symbol(row.pair) for txid, row in strange.items() if txid not in found}
+        for one in missed:
+            if one.held.symbol in nobodys:
+                one.missed = False
+                log.warning("kraken.nobodys-trade", account=self.dialog.account, oid=one.held.oid)
         return found
 
     def _vanished(self, txid: str) -> None:
