@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from decimal import ROUND_DOWN, Decimal
 from functools import partial
+from typing import Any
 
 import msgspec
 
@@ -29,6 +30,7 @@ FEE_UNIT = Decimal("1e-5")
 COST_MIN = Decimal("0.5")
 NO_LIMIT_TIER = 18_000  # a hundred times the largest: what is told where nothing is counted
 FIRST_ORDER = 1_000_000
+Moved = list[tuple[str, Decimal, Decimal]]  # of each asset how much, and its fee
 Announce = Callable[[Listing, Top, list[Trade], int], None]
 _MODES = {"cancel_only": "cancel_only", "post_only": "post_only", "limit_only": "limit_only"}
 
@@ -84,6 +86,10 @@ class KrakenDesk:
             for listing in listings
         }
         self._enforce = enforce
+        #: Whether the stream makes one fill of all that a taker's order hits at once, as REST does
+        #: unless told: no, or under the ``first`` one's id, or under one of its ``own``.
+        self.merges = ""
+        self._unsaid: list[tuple[dict[str, Any], Moved]] = []
         self.tier = round(TRADES[0]) if enforce else NO_LIMIT_TIER
         self._orders = self._trades = self._ledger = FIRST_ORDER
 
@@ -239,6 +245,7 @@ class KrakenDesk:
                 self.end(order, "CANCELED", now_ms, "FOK order could not be filled")
                 return
         book.enter(order, now_ms, priced=order.is_priced)
+        self._tell_merged(order)
         if order.is_open and (not order.is_priced or order.tif == "IOC"):
             self.end(order, "CANCELED", now_ms, "Immediate or cancel")
 
@@ -274,11 +281,27 @@ class KrakenDesk:
         if not order.left:
             self._let_go(order, listing)
             order.account.ended(order)
+        if self.merges and not fill.maker:
+            self._unsaid.append((row, moved))
+        else:
+            self._tell_fill(order, row, moved)
+
+    def _tell_merged(self, order: KrakenOrder) -> None:
+        """Tell what an order took as one fill, where the stream makes it one."""
+        unsaid = [one for one in self._unsaid if one[0]["ordertxid"] == order.txid]
+        if not unsaid:
+            return
+        self._unsaid = [one for one in self._unsaid if one[0]["ordertxid"] != order.txid]
+        row, moved = unsaid[0]
+        for other, more in unsaid[1:]:
+            row = wire.consolidated(row, other)
+            pairs = zip(moved, more, strict=True)
+            moved = [(name, one + two, fee + rest) for (name, one, fee), (_, two, rest) in pairs]
+        if self.merges == "own" and len(unsaid) > 1:
+            row = {**row, "id": wire.txid("T", FIRST_ORDER // 2 + self._trades)}
         self._tell_fill(order, row, moved)
 
-    def _tell_fill(
-        self, order: KrakenOrder, row: dict[str, object], moved: list[tuple[str, Decimal, Decimal]]
-    ) -> None:
+    def _tell_fill(self, order: KrakenOrder, row: dict[str, Any], moved: Moved) -> None:
         told = wire.report(order, "trade", fill=row)
         told["order_status"] = "partially_filled"  # even of the one that fills it
         order.account.tell({"channel": "executions", "data": [told]})

@@ -7,10 +7,12 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+import trio
 from kraken_client import ALICE, Trader, top_of
 from kraken_trading import account_at, agree, quick, session, trading, venue_at
 
 from piker.brokers.kraken.broker_ids import cl_ord_id_of
+from piker.brokers.quality import venue_quality
 from piker.clearing.requests import client_id_of
 from piker.clock import wall_ns
 from piker.orders import Action, BrokerdBelief, BrokerdOrder, BrokerdOrderAck
@@ -134,3 +136,100 @@ async def test_an_order_is_not_absent_when_only_its_trade_is_shown_yet(
             assert emsd.statuses("one") == ["closed"]
             assert emsd.filled("one") == Decimal("0.01")
             assert asked > late
+
+
+# -- fills under two names -----------------------------------------------------------------------
+MERGES = pytest.mark.parametrize("merges", ["", "first", "own"])
+
+
+async def offer(bob: Any, price: Decimal, levels: int = 3) -> Decimal:
+    """Have bob offer a little at several prices; return the last of them."""
+    for level in range(levels):
+        await bob.order("sell", price + level * TICK, "0.02")
+    return price + (levels - 1) * TICK
+
+
+def bought(account: Any) -> Decimal:
+    """Return what an account bought, less what it sold, by the venue."""
+    signed = {"buy": 1, "sell": -1}
+    return sum((signed[row["type"]] * Decimal(row["vol"]) for row in account.fills), Decimal(0))
+
+
+def told(emsd: Any) -> Decimal:
+    """Return what it bought by what emsd was told, each fill counted once by its id."""
+    signed = {Action.BUY: 1, Action.SELL: -1}
+    return sum((signed[one.action] * one.size for one in emsd.fills.values()), Decimal(0))
+
+
+@MERGES
+async def test_positions_equal_the_venues_when_rest_names_fills_otherwise(merges: str) -> None:
+    """Told live, then asked for after a cut: what REST calls by other names is not told again.
+
+    What came while we were away is; so are fills of others' orders.
+    """
+    async with session(limits=False) as (venue, bob, emsd):
+        desk, account = venue.accounts.desk, account_at(venue)
+        desk.merges = merges
+        top = await offer(bob, middle(venue))
+        await emsd.order("one", "buy", "0.1", top)
+        await emsd.until(lambda: emsd.filled("one") == Decimal("0.06"))
+        odd = venue_quality("kraken").counts["fill-ids"]
+        venue.cut(refuse_s=0.5)
+        await emsd.until(lambda: emsd.sync == "lost")
+        await bob.order("sell", top, "0.03")
+        await offer(bob, top + TICK)
+        await Trader(bob.port, ALICE).order("buy", top + 3 * TICK, "0.06")
+        await emsd.synced()
+        assert told(emsd) == bought(account) == Decimal("0.15")
+        assert emsd.filled("one") == Decimal("0.09")
+        await bob.order("sell", top, "0.01")
+        assert (await emsd.status("one", "closed")).filled == emsd.filled("one") == Decimal("0.1")
+        assert told(emsd) == bought(account)
+        assert (venue_quality("kraken").counts["fill-ids"] > odd) == bool(merges)
+
+
+@MERGES
+@pytest.mark.parametrize("what", ["drop", "late"])
+async def test_a_fill_counts_once_when_rest_was_quicker_than_the_stream(
+    merges: str, what: str
+) -> None:
+    """Its report is lost, or comes after REST has told the same under other names."""
+    async with session(limits=False) as (venue, bob, emsd):
+        venue.accounts.desk.merges = merges
+        top = await offer(bob, middle(venue))
+        delay = {"delay_s": 1.0} if what == "late" else {}
+        venue.gate.add_faults([Fault(what=what, match='"exec_type":"trade"', count=3, **delay)])
+        await emsd.order("one", "buy", "0.06", top)
+        await emsd.status("one", "closed")
+        await trio.sleep(1.2)
+        await emsd.synced()
+        assert told(emsd) == bought(account_at(venue)) == Decimal("0.06")
+
+
+async def test_a_fill_is_told_when_its_orders_sum_was_behind(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A trade is shown before its order has it: it is withheld, asked for again, and told."""
+    query, asked = CALLS["QueryOrders"], 0
+
+    def behind(ask: Any) -> Any:
+        nonlocal asked
+        asked += 1
+        rows = query.run(ask)
+        if asked == 1:
+            rows = {name: {**row, "vol_exec": "0.00000000"} for name, row in rows.items()}
+        return rows
+
+    monkeypatch.setitem(CALLS, "QueryOrders", Call(behind))
+    async with session(limits=False) as (venue, bob, emsd):
+        price = middle(venue)
+        await emsd.order("one", "buy", "0.1", price)
+        await emsd.status("one", "open")
+        monkeypatch.setitem(CALLS, "OpenOrders", Call(lambda ask: {"open": {}}))
+        venue.cut(refuse_s=0.3)
+        await emsd.until(lambda: emsd.sync == "lost")
+        venue.gate.add_faults([Fault(what="drop", match="executions", count=1)])
+        await bob.order("sell", price, "0.04")
+        await emsd.synced()
+        assert emsd.filled("one") == Decimal("0.04")
+        assert asked > 1
