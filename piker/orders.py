@@ -250,11 +250,13 @@ class BrokerdBelief(_Message, frozen=True, tag="belief"):
     """An order that emsd thinks the venue has, or may have: told when a dialog begins.
 
     ``order`` has its last confirmed terms, and the venue's id if one is known; ``filled`` is what
-    the journal has of it. The backend answers for every one of them before it is synced.
+    the journal has of it, in the fills that ``tids`` names. The backend answers for every one of
+    them before it is synced.
     """
 
     order: BrokerdOrder
     filled: Decimal = ZERO
+    tids: frozenset[str] = frozenset()
 
 
 class BrokerdMemory(_Message, frozen=True, tag="memory"):

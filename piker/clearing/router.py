@@ -144,7 +144,7 @@ class Router:
         self.accounts[name].asked = frozenset(state.order.oid for state in found)
         ask = self.deeds.outbox.request
         return [
-            BrokerdBelief(order=ask(state.order, state.reqid), filled=state.filled)
+            BrokerdBelief(order=ask(state.order, state.reqid), filled=state.filled, tids=state.tids)
             for state in found
         ]
 

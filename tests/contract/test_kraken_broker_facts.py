@@ -82,13 +82,18 @@ async def test_an_order_is_known_again_when_its_id_comes_in_another_form(
         assert not [event for event in emsd.fills.values() if event.oid != "lost"]
 
 
-def belief(oid: str, side: str, size: str, price: Decimal, reqid: str = "") -> BrokerdBelief:
-    """Return what emsd would believe of an order of a former process."""
+def belief(
+    oid: str, side: str, size: str, price: Decimal, reqid: str = "", emsd: Any = None
+) -> BrokerdBelief:
+    """Return what emsd would believe of an order of a former process, with the fills it knew."""
     order = BrokerdOrder(
         oid=oid, client_id=client_id_of(oid), account="kraken.main", time_ns=wall_ns(),
         symbol="xbtusd.spot", action=Action(side), size=Decimal(size), price=price, reqid=reqid,
     )  # fmt: skip
-    return BrokerdBelief(order=order)
+    if emsd is None:
+        return BrokerdBelief(order=order)
+    tids = frozenset(tid for tid, fill in emsd.fills.items() if fill.oid == oid)
+    return BrokerdBelief(order=order, filled=emsd.filled(oid), tids=tids)
 
 
 async def test_an_order_is_not_absent_when_the_list_of_what_stands_is_cut(
@@ -186,6 +191,26 @@ async def test_positions_equal_the_venues_when_rest_names_fills_otherwise(merges
         assert (await emsd.status("one", "closed")).filled == emsd.filled("one") == Decimal("0.1")
         assert told(emsd) == bought(account)
         assert (venue_quality("kraken").counts["fill-ids"] > odd) == bool(merges)
+
+
+@MERGES
+async def test_no_fill_is_told_once_more_when_a_former_dialog_told_it(merges: str) -> None:
+    """By the ids that emsd has, and by the sum that they come to; what is new is told."""
+    async with venue_at(limits=False) as (venue, bob):
+        venue.accounts.desk.merges = merges
+        top = await offer(bob, middle(venue))
+        async with trading() as emsd:
+            await emsd.synced()
+            await emsd.order("one", "buy", "0.1", top)
+            await emsd.until(lambda: emsd.filled("one") == Decimal("0.06"))
+        await bob.order("sell", top, "0.03")
+        known = belief("one", "buy", "0.1", top, emsd.reqid("one"), emsd)
+        async with trading([known]) as again:
+            await again.synced()
+            assert [fill.size for fill in again.fills.values()] == [Decimal("0.03")]
+            await bob.order("sell", top, "0.01")
+            closed = await again.status("one", "closed")
+            assert (closed.filled, again.filled("one")) == (Decimal("0.1"), Decimal("0.04"))
 
 
 @MERGES

@@ -50,6 +50,7 @@ class Held(msgspec.Struct, eq=False):
     fills: dict[str, Decimal] = msgspec.field(default_factory=dict)
     trade_ids: set[str] = msgspec.field(default_factory=set)  # that REST named
     filled: Decimal = ZERO
+    had: Decimal = ZERO  # of it, what emsd knew when the dialog began
     is_summed: bool = False  # the venue has told its sum
     end: str = ""  # the venue's word for it; told once every fill has been
     reason: str = ""
@@ -71,8 +72,8 @@ class Held(msgspec.Struct, eq=False):
 
     @property
     def told_sum(self) -> Decimal:
-        """Return what the fills come to that were told."""
-        return sum(self.fills.values(), ZERO)
+        """Return what the fills come to that emsd knows."""
+        return sum(self.fills.values(), self.had)
 
     def learn_sum(self, filled: Decimal) -> None:
         """Take a sum of the venue's: one that is less is an older one."""
@@ -122,6 +123,8 @@ class Book:
         """Take an order that emsd thinks the venue has."""
         held = self.sent(belief.order)
         held.txid, held.believed = belief.order.reqid, True
+        if belief.tids:
+            held.had, held.fills = belief.filled, dict.fromkeys(belief.tids, ZERO)
         self._name(held, held.txid)
         return held
 
