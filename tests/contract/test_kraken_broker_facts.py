@@ -9,14 +9,17 @@ from uuid import UUID
 import pytest
 import trio
 from kraken_client import ALICE, Trader, top_of
-from kraken_trading import account_at, agree, quick, session, trading, venue_at
+from kraken_trading import account_at, agree, credentials, quick, session, trading, venue_at
 
+from piker.brokers.kraken import broker_history, broker_rest
+from piker.brokers.kraken.broker import trade_history
 from piker.brokers.kraken.broker_ids import cl_ord_id_of
 from piker.brokers.quality import venue_quality
 from piker.clearing.requests import client_id_of
 from piker.clock import wall_ns
+from piker.errors import DataQuality
 from piker.orders import Action, BrokerdBelief, BrokerdOrder, BrokerdOrderAck
-from piker.testing import kraken_account_wire
+from piker.testing import kraken_account_rest, kraken_account_wire
 from piker.testing.faults import Fault
 from piker.testing.kraken_account_rest import CALLS, Call
 
@@ -141,6 +144,39 @@ async def test_an_order_is_not_absent_when_only_its_trade_is_shown_yet(
             assert emsd.statuses("one") == ["closed"]
             assert emsd.filled("one") == Decimal("0.01")
             assert asked > late
+
+
+@pytest.mark.parametrize("has_count", [True, False])
+async def test_every_page_is_read_when_no_count_is_told(
+    monkeypatch: pytest.MonkeyPatch, has_count: bool
+) -> None:
+    """The count may be absent: pages go on until one is short, and end well where none is."""
+    for module in (broker_rest, broker_history, kraken_account_rest):
+        monkeypatch.setattr(module, "PAGE", 5)
+    for name in ("TradesHistory", "ClosedOrders"):
+
+        def uncounted(ask: Any, call: Call = CALLS[name]) -> Any:
+            said = call.run(ask)
+            return said if has_count else {k: v for k, v in said.items() if k != "count"}
+
+        monkeypatch.setitem(CALLS, name, Call(uncounted))
+    async with venue_at(limits=False) as (venue, bob):
+        alice, price = Trader(bob.port, ALICE), middle(venue)
+        async with broker_rest.open_private(credentials(), f"kraken.c{has_count}") as rest:
+            rest.tier(18_000)
+            for count in (10, 12):
+                while len(account_at(venue).fills) < count:
+                    await alice.order("sell", price - 500, "0.001")
+                assert len(await rest.trades_since(0)) == count
+                assert len(await rest.closed_since(0)) == count
+        opened = trade_history(credentials(), (), 0)
+        async with opened as pages:
+            if has_count:
+                assert sum([len(page) async for page in pages]) == 12
+            else:
+                with pytest.raises(DataQuality, match="does not tell how many") as caught:
+                    await anext(aiter(pages))
+                assert "ledger import" in caught.value.remedy
 
 
 # -- fills under two names -----------------------------------------------------------------------

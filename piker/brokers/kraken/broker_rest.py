@@ -63,6 +63,16 @@ def _turn_of(key: str) -> trio.Lock:
     return turns.setdefault(blake2b(key.encode(), digest_size=8).hexdigest(), trio.Lock())
 
 
+def _goes_on(at: int, rows: int, count: int | None) -> bool:
+    """Tell whether there may be a page at ``at``, by the rows of the last one.
+
+    Without a count, which may be absent, a page that is short is the last one.
+    """
+    if at == 0:
+        return True
+    return rows > 0 and at < count if count is not None else rows >= PAGE
+
+
 def private_limit(account: str, tier: int = 60) -> Limit:
     """Return the counter of an account's private calls; ``tier`` is its trading counter's most."""
     kind = f"private {account}"
@@ -224,14 +234,17 @@ class PrivateRest:
     async def closed_since(self, start_s: int) -> dict[str, OrderRow]:
         """Return every order that ended, or was placed, after a moment: newest first."""
         found: dict[str, OrderRow] = {}
-        at, count = 0, 1
-        while at < count:  # what ends meanwhile comes first: pages overlap, and none is missed
+        at = rows = 0
+        count: int | None = None
+        while _goes_on(
+            at, rows, count
+        ):  # what ends meanwhile comes first: pages overlap, and none is missed
             asked: dict[str, Param] = {
                 "trades": True, "start": start_s, "ofs": at, **_EACH_TRADE
             }  # fmt: skip
             page: ClosedPage = await self.query("ClosedOrders", asked, ClosedPage, weight=2)
             found |= page.closed
-            at, count = at + PAGE, page.count if page.closed else 0
+            at, rows, count = at + PAGE, len(page.closed), page.count
         return found
 
     async def trades(self, names: Sequence[str]) -> dict[str, TradeRow]:
@@ -253,11 +266,12 @@ class PrivateRest:
     async def trades_since(self, start_s: int) -> dict[str, TradeRow]:
         """Return every fill after a moment."""
         found: dict[str, TradeRow] = {}
-        at, count = 0, 1
-        while at < count:
+        at = rows = 0
+        count: int | None = None
+        while _goes_on(at, rows, count):
             page = await self.trades_page(start_s, at)
             found |= page.trades
-            at, count = at + PAGE, page.count if page.trades else 0
+            at, rows, count = at + PAGE, len(page.trades), page.count
         return found
 
     # -- deeds that can not wait for the websocket ---------------------------------------------

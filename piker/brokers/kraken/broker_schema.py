@@ -219,10 +219,10 @@ class OpenPage(msgspec.Struct, frozen=True):
 
 
 class ClosedPage(msgspec.Struct, frozen=True):
-    """Result of ClosedOrders: 50 of ``count``, the newest first."""
+    """Result of ClosedOrders: 50 of ``count``, where it is told, the newest first."""
 
     closed: dict[str, OrderRow]
-    count: int = 0
+    count: int | None = None
 
 
 # "TCCCTY-WJ6EO-4FP4VZ":{"ordertxid":"O26VBY-ISGAE-JP5TLU","pair":"XBTUSDT","time":1688585840.8921,
@@ -246,7 +246,7 @@ class TradeRow(msgspec.Struct, frozen=True):
 
 
 class TradesPage(msgspec.Struct, frozen=True):
-    """Result of TradesHistory: 50 of ``count``, the newest first."""
+    """Result of TradesHistory: 50 of ``count``, where it is told, the newest first."""
 
     trades: dict[str, TradeRow]
-    count: int = 0
+    count: int | None = None
