@@ -339,14 +339,17 @@ async def test_the_engines_counter_refuses_when_orders_come_too_fast() -> None:
 
 
 async def test_private_calls_are_counted_by_key_when_there_are_too_many() -> None:
-    """Twenty at once of an Intermediate account; histories count twice, orders not at all."""
+    """Twenty at once of an Intermediate account; histories count 2, orders 0, the switch 1."""
     async with loopback() as (venue, alice, bob, _):
-        for _ in range(10):
+        for _ in range(9):
             await alice.ask("TradesHistory")
+        for _ in range(2):
+            assert "triggerTime" in await alice.ask("CancelAllOrdersAfter", timeout=60)
+        assert await alice.ask("CancelAllOrdersAfter", timeout=0) == ["EAPI:Rate limit exceeded"]
         assert await alice.ask("Balance") == ["EAPI:Rate limit exceeded"]
         assert "ZUSD" in await bob.ask("Balance")
         assert isinstance(await alice.order("buy", top_of(venue)[0] - 900, "0.01"), str)
-        assert venue.gate.stats()["violations"]["private"] == 1
+        assert venue.gate.stats()["violations"]["private"] == 2
 
 
 # -- faults ----------------------------------------------------------------------------------

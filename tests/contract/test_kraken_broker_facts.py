@@ -11,7 +11,7 @@ import trio
 from kraken_client import ALICE, Trader, top_of
 from kraken_trading import account_at, agree, credentials, quick, session, trading, venue_at
 
-from piker.brokers.kraken import broker_history, broker_rest
+from piker.brokers.kraken import broker_history, broker_rest, broker_sync
 from piker.brokers.kraken.broker import trade_history
 from piker.brokers.kraken.broker_ids import cl_ord_id_of
 from piker.brokers.quality import venue_quality
@@ -294,3 +294,57 @@ async def test_a_fill_is_told_when_its_orders_sum_was_behind(
         await emsd.synced()
         assert emsd.filled("one") == Decimal("0.04")
         assert asked > 1
+
+
+# -- the private counter -------------------------------------------------------------------------
+async def test_the_switch_is_not_tried_all_the_time_when_it_can_not_be_set(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each try by REST counts, and what it uses up is missing elsewhere."""
+    assert broker_sync.GUARD_AGAIN_S == 5
+    for name, value in (("GUARD_S", 0.02), ("GUARD_WAIT_S", 0.02), ("GUARD_AGAIN_S", 0.5)):
+        monkeypatch.setattr(broker_sync, name, value)
+    fault = Fault(what="status", status=500, match="CancelAllOrdersAfter")
+    faults = [Fault(what="drop", match="answer cancel_all_orders_after"), fault]
+    async with session(limits=False) as (venue, _, emsd):
+        venue.gate.add_faults(faults)
+        await emsd.order("one", "buy", "0.01", middle(venue) - 900)
+        await emsd.status("one", "open")
+        await trio.sleep(1.6)
+        hits = sum(one.hits for one in venue.gate.injector.armed if one.fault is fault)
+        assert 2 <= hits <= 4
+        venue.gate.injector.clear()
+
+
+async def test_the_switch_is_stopped_when_we_leave_and_there_is_no_room_in_the_counter() -> None:
+    """It counts one like a question; without room it is sent all the same, and in time."""
+    async with venue_at() as (venue, _):
+        async with trading() as emsd:
+            await emsd.synced()
+            await emsd.order("one", "buy", "0.01", middle(venue) - 900)
+            await emsd.status("one", "open")
+            with trio.fail_after(10):
+                while "alice" not in venue.accounts.timers:
+                    await trio.sleep(0.01)
+            rest = emsd.dialog.rest
+            rest.budget.observe(f"private {emsd.account}", 20)
+        assert venue.accounts.timers == {}
+        assert len(account_at(venue).open) == 1
+
+
+async def test_lists_of_what_is_over_count_as_the_dearer_of_two_documents_has_it() -> None:
+    """Four of the counter each, a question one, the switch one: of twenty, ten are left or less."""
+    async with venue_at(limits=False):
+        async with broker_rest.open_private(credentials(), "kraken.counted") as rest:
+            for ask, least in (
+                (lambda: rest.trades_since(0), 4), (lambda: rest.closed_since(0), 4),
+                (lambda: rest.closed_orders("x"), 4), (lambda: rest.cancel_after(60), 1),
+            ):  # fmt: skip
+                before = _used(rest)
+                await ask()
+                assert _used(rest) - before > least - 0.5, ask
+
+
+def _used(rest: Any) -> float:
+    """Return what is used up of a key's counter, by our reckoning."""
+    return float(rest.budget.used(f"private {rest._account}"))

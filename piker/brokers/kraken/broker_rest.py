@@ -47,6 +47,8 @@ _INVALID_NONCE = "EAPI:Invalid nonce"
 #: ``OpenOrders`` can not be told so.
 _EACH_TRADE: Mapping[str, Param] = {"consolidate_taker": False}
 _NO_SUCH_ORDER = ("EOrder:Unknown order", "EOrder:Invalid order")
+LISTS = 4  # of ClosedOrders, TradesHistory, Ledgers; the venue's documents say 2, and 4
+STOP_WAIT_S = 0.5  # for room in the counter, to stop the dead man's switch
 QUERY_TRIES = 3  # of a question that changes nothing: what it is a part of need not begin anew
 _AGAIN = Backoff(floor_s=0.1, cap_s=2.0)
 
@@ -227,7 +229,7 @@ class PrivateRest:
     async def closed_orders(self, cl_ord_id: str) -> dict[str, OrderRow]:
         """Return the orders of one cl_ord_id that have ended."""
         asked: dict[str, Param] = {"trades": True, "cl_ord_id": cl_ord_id, **_EACH_TRADE}
-        found: ClosedPage = await self.query("ClosedOrders", asked, ClosedPage, weight=2)
+        found: ClosedPage = await self.query("ClosedOrders", asked, ClosedPage, weight=LISTS)
         wanted = ("", plain(cl_ord_id))
         return {k: row for k, row in found.closed.items() if plain(row.cl_ord_id) in wanted}
 
@@ -242,7 +244,7 @@ class PrivateRest:
             asked: dict[str, Param] = {
                 "trades": True, "start": start_s, "ofs": at, **_EACH_TRADE
             }  # fmt: skip
-            page: ClosedPage = await self.query("ClosedOrders", asked, ClosedPage, weight=2)
+            page: ClosedPage = await self.query("ClosedOrders", asked, ClosedPage, weight=LISTS)
             found |= page.closed
             at, rows, count = at + PAGE, len(page.closed), page.count
         return found
@@ -259,7 +261,7 @@ class PrivateRest:
         """Return a page of the fills after a moment (0: of all), ``at`` from the newest on."""
         asked: dict[str, Param] = {"start": start_s} if start_s > 0 else {}
         page: TradesPage = await self.query(
-            "TradesHistory", {**asked, "ofs": at, **_EACH_TRADE}, TradesPage, weight=2
+            "TradesHistory", {**asked, "ofs": at, **_EACH_TRADE}, TradesPage, weight=LISTS
         )
         return page
 
@@ -280,9 +282,23 @@ class PrivateRest:
         await self.call("CancelOrder", params, Any, weight=0, priority=Priority.CANCEL)
 
     async def cancel_after(self, timeout_s: int) -> None:
-        """Push the dead man's switch back, or stop it with 0."""
+        """Push the dead man's switch back, or stop it with 0.
+
+        It counts at the venue, unlike a cancel. To be stopped it waits for no room: else all that
+        stands would be canceled for want of it.
+        """
+        weight = 1.0
+        if not timeout_s:
+            try:
+                permit = await self.budget.acquire(
+                    1, kind=self._kind, priority=Priority.CANCEL, max_wait_s=STOP_WAIT_S
+                )
+                permit.done()
+            except Transient:
+                pass
+            weight = 0.0
         await self.call(
-            "CancelAllOrdersAfter", {"timeout": timeout_s}, Any, weight=0,
+            "CancelAllOrdersAfter", {"timeout": timeout_s}, Any, weight=weight,
             priority=Priority.CANCEL, deadline_s=5.0,
         )  # fmt: skip
 

@@ -45,6 +45,7 @@ ONE_BY_ONE = 3  # so many orders without an id are asked for each alone; more by
 PAGES_S = 3600  # those that were sent within so long: pages would go on for too long
 MARGIN_S = 120  # of what is asked by time: clocks differ, and so do the venue's parts
 GUARD_S = 1.0  # how often it is looked whether the dead man's switch is due
+GUARD_AGAIN_S = 5.0  # between two tries while it can not be set: each counts
 GUARD_WAIT_S = 3.0  # for an answer of the switch
 BAD_KEY_S = 60.0  # between two tries of a key that the venue took before and refuses now
 
@@ -286,7 +287,8 @@ class Keeper:
         gone = [txid for txid in stood if txid not in rows]
         nameless = [one for one in doubts if not one.held.txid and not self._is_in(one, rows)]
         rows |= await dialog.rest.orders(gone)
-        rows |= await self._ended([one.held for one in nameless])
+        # The list of what is over is dear, and tells nothing final before a request is late.
+        rows |= await self._ended([one.held for one in nameless if began_ns > one.ends_ns])
         rows |= await self._elsewhere(
             [one for one in nameless if one.missed and not self._is_in(one, rows)]
         )
@@ -402,16 +404,16 @@ class Keeper:
     # -- the dead man's switch -----------------------------------------------------------------
     async def guard(self) -> None:
         """Push the switch back while orders of ours stand; stop it when none does."""
-        due = 0.0
+        due = again = 0.0
         while True:
             await trio.sleep(GUARD_S)
             self._see_to_snapshots()
             stand = any(one.oid for one in self.dialog.book.standing())
             now = trio.current_time()
-            if (stand and now >= due) or (self.armed and not stand):
-                set_ = await self._switch(self.dialog.patience.timeout_s if stand else 0)
-                if set_:
-                    due = now + self.dialog.patience.rearm_s if stand else 0.0
+            if now >= again and ((stand and now >= due) or (self.armed and not stand)):
+                again = now + GUARD_AGAIN_S
+                if await self._switch(self.dialog.patience.timeout_s if stand else 0):
+                    due, again = (now + self.dialog.patience.rearm_s if stand else 0.0), 0.0
 
     def _see_to_snapshots(self) -> None:
         """Subscribe anew where the first message of a channel does not come."""
