@@ -120,7 +120,9 @@ def described(order: KrakenOrder, listing: Listing) -> str:
 def order_row(order: KrakenOrder, listing: Listing, *, trades: bool) -> dict[str, Any]:
     """Return an order as OpenOrders, ClosedOrders and QueryOrders show it."""
     waits = KINDS[order.kind][1]
-    first = order.stop if waits else order.price
+    # Of one whose trigger was met, and that has a limit, this stands where the trigger stood.
+    second = waits and not (order.triggered and order.is_priced)
+    first = order.stop if second else order.price
     row: dict[str, Any] = {
         "refid": None, "userref": order.userref or None,
         "status": _REST_STATUS[order.status], "opentm": order.made_ms / 1000, "starttm": 0,
@@ -128,7 +130,7 @@ def order_row(order: KrakenOrder, listing: Listing, *, trades: bool) -> dict[str
         "descr": {
             "pair": listing.altname, "type": _side(order), "ordertype": order.kind,
             "price": f"+{order.trail:f}" if order.trail else f"{first:f}",
-            "price2": f"{order.price:f}" if waits else "0", "leverage": "none",
+            "price2": f"{order.price:f}" if second else "0", "leverage": "none",
             "order": described(order, listing), "close": "",
         },
         "vol": _size(order.size), "vol_exec": _size(order.filled), "cost": _money(order.worth),

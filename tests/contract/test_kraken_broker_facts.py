@@ -6,6 +6,7 @@ from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
+import msgspec
 import pytest
 import trio
 from kraken_client import ALICE, Trader, top_of
@@ -14,11 +15,13 @@ from kraken_trading import account_at, agree, credentials, quick, session, tradi
 from piker.brokers.kraken import broker_history, broker_rest, broker_sync
 from piker.brokers.kraken.broker import trade_history
 from piker.brokers.kraken.broker_ids import cl_ord_id_of
+from piker.brokers.kraken.broker_schema import OrderRow
+from piker.brokers.kraken.broker_terms import Markets, order_of_row
 from piker.brokers.quality import venue_quality
 from piker.clearing.requests import client_id_of
 from piker.clock import wall_ns
 from piker.errors import DataQuality
-from piker.orders import Action, BrokerdBelief, BrokerdOrder, BrokerdOrderAck
+from piker.orders import Action, BrokerdBelief, BrokerdOrder, BrokerdOrderAck, OrderKind
 from piker.testing import kraken_account_rest, kraken_account_wire
 from piker.testing.faults import Fault
 from piker.testing.kraken_account_rest import CALLS, Call
@@ -50,6 +53,35 @@ async def test_a_post_only_order_never_takes_when_it_is_moved_across_the_spread(
         (order,) = account_at(venue).orders.values()
         assert (order.price, order.filled, order.is_open) == (price - 40, 0, True)
         await agree(venue, emsd)
+
+
+async def sweep(venue: Any, bob: Any, price: Decimal) -> None:
+    """Have bob buy all that is offered up to a price."""
+    levels = venue.accounts.desk._books["BTC/USD"].takeable(1, price)
+    await bob.order("buy", price, sum(size for _, size in levels), timeinforce="IOC")
+
+
+async def test_limit_and_trigger_stay_known_when_a_stop_limit_was_triggered() -> None:
+    """REST shows its limit where the trigger stood then, and nothing as its limit."""
+    async with session() as (venue, bob, emsd):
+        _, ask = top_of(venue)
+        terms = {"kind": OrderKind.STOP_LIMIT, "trigger": ask + 2}
+        await emsd.order("one", "buy", "0.01", ask - 500, **terms)
+        await emsd.status("one", "open")
+        await sweep(venue, bob, ask + 40)
+        row = (await Trader(bob.port, ALICE).ask("OpenOrders"))["open"][emsd.reqid("one")]
+        shown = (row["descr"]["ordertype"], Decimal(row["descr"]["price"]), row["descr"]["price2"])
+        assert shown == ("stop-loss-limit", ask - 500, "0")
+        venue.cut()
+        await emsd.until(lambda: emsd.sync == "lost")
+        await emsd.synced()
+        found = order_of_row("O", msgspec.convert(row, OrderRow, strict=False), "a", Markets(()))
+        assert found is not None
+        assert (found.price, found.trigger) == (ask - 500, None)
+        await emsd.cancel("one")
+        order = (await emsd.status("one", "canceled")).order
+        assert (order.price, order.trigger, order.size) == (ask - 500, ask + 2, Decimal("0.01"))
+        assert emsd.errors("one") == []
 
 
 # -- what was sent, and is not absent ----------------------------------------------------------

@@ -255,7 +255,7 @@ class Book:
 
     @staticmethod
     def _learn_terms(held: Held, found: BrokerdOrder | None) -> None:
-        """Keep the venue's terms; who ordered it, and how long, is ours to know."""
+        """Keep the venue's terms where it tells them; who ordered it is ours to know."""
         if found is None:
             return
         if held.order is None:
@@ -263,7 +263,7 @@ class Book:
             return
         held.order = msgspec.structs.replace(
             held.order, size=found.size,
-            price=found.price if held.order.price is not None else None,
+            price=(found.price or held.order.price) if held.order.price is not None else None,
             trigger=found.trigger or held.order.trigger, trail=found.trail or held.order.trail,
             reqid=found.reqid,
         )  # fmt: skip
