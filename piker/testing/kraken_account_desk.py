@@ -193,8 +193,8 @@ class KrakenDesk:
             raise Refusal("EOrder:Orders limit exceeded")
 
     def _spend(self, account: Account, order: KrakenOrder, deed: str, now_ms: int) -> None:
-        """Count a deed at the trading engine, by its order's age."""
-        age_s = 0.0 if deed == "add" else (now_ms - order.made_ms) / 1000
+        """Count a deed at the trading engine, by its order's age since it was last amended."""
+        age_s = 0.0 if deed == "add" else (now_ms - max(order.made_ms, order.amended_ms)) / 1000
         taken = self.rates.take(f"{account.spec.name} {order.market}", age_cost(deed, age_s))
         if not taken and self._enforce:
             if deed == "add":
@@ -400,7 +400,7 @@ class KrakenDesk:
         order.size, order.price = size, price
         if change.trigger:
             self._move_trigger(order, book, change.trigger)
-        order.changed_ms, order.amended, order.reason = now_ms, True, "User requested"
+        order.changed_ms, order.amended_ms, order.reason = now_ms, now_ms, "User requested"
         self._tell(order, "amended")
         order.reason = ""
         if moves:

@@ -53,7 +53,7 @@ class KrakenOrder(VenueOrder, kw_only=True, eq=False):
     fee: Decimal = ZERO
     trades: list[str] = msgspec.field(default_factory=list)
     triggered: bool = False
-    amended: bool = False
+    amended_ms: int = 0  # when it last was
 
     @property
     def waits(self) -> bool:
@@ -137,7 +137,7 @@ def order_row(order: KrakenOrder, listing: Listing, *, trades: bool) -> dict[str
         "fee": _money(order.fee),
         "price": f"{order.worth / order.filled if order.filled else ZERO:.{listing.digits}f}",
         "stopprice": f"{order.stop:f}" if waits else "0.00000", "limitprice": "0.00000",
-        "misc": "amended" if order.amended else "",
+        "misc": "amended" if order.amended_ms else "",
         "oflags": "post,fciq" if order.post_only else "fciq",
         "timeinforce": order.tif,
     }  # fmt: skip

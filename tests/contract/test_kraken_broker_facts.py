@@ -19,7 +19,7 @@ from piker.brokers.kraken.broker_schema import OrderRow
 from piker.brokers.kraken.broker_terms import Markets, order_of_row
 from piker.brokers.quality import venue_quality
 from piker.clearing.requests import client_id_of
-from piker.clock import wall_ns
+from piker.clock import NS, wall_ns
 from piker.errors import DataQuality
 from piker.orders import Action, BrokerdBelief, BrokerdOrder, BrokerdOrderAck, OrderKind
 from piker.testing import kraken_account_rest, kraken_account_wire
@@ -380,3 +380,30 @@ async def test_lists_of_what_is_over_count_as_the_dearer_of_two_documents_has_it
 def _used(rest: Any) -> float:
     """Return what is used up of a key's counter, by our reckoning."""
     return float(rest.budget.used(f"private {rest._account}"))
+
+
+@pytest.mark.parametrize("is_answered", [True, False])
+async def test_an_amendment_makes_an_order_young_again_for_the_engines_counter(
+    is_answered: bool,
+) -> None:
+    """Its cancel costs eight again, told by the answer or by the stream: ours counts as theirs."""
+    async with session() as (venue, _, emsd):
+        price = middle(venue) - 900
+        await emsd.order("one", "buy", "0.01", price)
+        await emsd.status("one", "open")
+        txid, long_ago_ns = emsd.reqid("one"), wall_ns() - 400 * NS
+        held = emsd.dialog.book.find("", txid)
+        (order,) = account_at(venue).orders.values()
+        held.made_ns, order.made_ms = long_ago_ns, long_ago_ns // 1_000_000
+        if not is_answered:
+            venue.gate.add_faults([Fault(what="drop", match="answer amend_order")])
+        await emsd.order("one", "buy", "0.02", price, reqid=txid)
+        await emsd.until(lambda: held.order.size == Decimal("0.02"))
+        kind = f"trading {emsd.account} BTC/USD"
+        before = emsd.dialog.rest.budget.used(kind), venue.accounts.desk.rates.now("alice BTC/USD")
+        await emsd.cancel("one")
+        await emsd.status("one", "canceled")
+        after = emsd.dialog.rest.budget.used(kind), venue.accounts.desk.rates.now("alice BTC/USD")
+        assert [7 < late - early <= 8 for early, late in zip(before, after, strict=True)] == [
+            True, True
+        ]  # fmt: skip

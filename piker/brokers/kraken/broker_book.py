@@ -58,6 +58,7 @@ class Held(msgspec.Struct, eq=False):
     believed: bool = False  # emsd asked about it when the dialog began
     vanished: bool = False  # the venue had it, and does not know its txid any more
     made_ns: int = 0
+    changed_ns: int = 0  # when it was last amended, as far as we heard
     names: set[str] = msgspec.field(default_factory=set)  # under which it is found
 
     @property
@@ -215,7 +216,7 @@ class Book:
             held.symbol = self._markets.symbol(said.symbol)
         expire_ns = time_ns(said.expire_time) if said.expire_time else None
         self._learn_terms(held, order_of_report(said, self.account, self._markets, expire_ns))
-        self._amend(held, said)
+        self._amend(held, said, now_ns)
         if said.cum_qty is not None:
             held.learn_sum(said.cum_qty)
         if said.exec_type == "trade" and said.exec_id:
@@ -227,8 +228,10 @@ class Book:
         return events + self._status(held, now_ns, is_open=is_open, again=whole)
 
     @staticmethod
-    def _amend(held: Held, said: Report) -> None:
-        """Keep the terms that an amendment changed."""
+    def _amend(held: Held, said: Report, now_ns: int) -> None:
+        """Keep the terms that an amendment changed, and when it did."""
+        if said.exec_type == "amended":
+            held.changed_ns = now_ns
         if held.order is None or said.exec_type not in ("amended", "restated"):
             return
         changes: dict[str, object] = {}
