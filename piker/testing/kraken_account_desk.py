@@ -89,6 +89,7 @@ class KrakenDesk:
         #: Whether the stream makes one fill of all that a taker's order hits at once, as REST does
         #: unless told: no, or under the ``first`` one's id, or under one of its ``own``.
         self.merges = ""
+        self.earn: dict[tuple[str, str], Decimal] = {}  # (account, asset) -> what can not be traded
         self._unsaid: list[tuple[dict[str, Any], Moved]] = []
         self.tier = round(TRADES[0]) if enforce else NO_LIMIT_TIER
         self._orders = self._trades = self._ledger = FIRST_ORDER
@@ -285,6 +286,15 @@ class KrakenDesk:
             self._unsaid.append((row, moved))
         else:
             self._tell_fill(order, row, moved)
+
+    def allocate(self, account: Account, asset: str, amount: Decimal, now_ms: int) -> None:
+        """Move what is free of an asset into the account's Earn wallet, and tell of both."""
+        key = account.spec.name, asset
+        account.purse.spend(asset, free=amount)
+        self.earn[key] = self.earn.get(key, ZERO) + amount
+        rows = wire.allocation_rows(account, asset, amount, self.earn[key], self._ledger, now_ms)
+        self._ledger += len(rows)
+        account.tell({"channel": "balances", "data": rows})
 
     def _tell_merged(self, order: KrakenOrder) -> None:
         """Tell what an order took as one fill, where the stream makes it one."""

@@ -16,6 +16,7 @@ from piker.testing.kraken_wire import SIZE_DIGITS, Listing, stamp
 
 __all__ = [
     "KrakenOrder",
+    "allocation_rows",
     "described",
     "fill_row",
     "ledger_rows",
@@ -252,3 +253,22 @@ def ledger_rows(
             "fee": number(fee), "balance": number(holding.free + holding.locked),
         })  # fmt: skip
     return rows
+
+
+def allocation_rows(
+    account: Account, asset: str, amount: Decimal, earn: Decimal, first: int, at_ms: int
+) -> list[dict[str, Any]]:
+    """Return the balance updates of money that goes from the spot wallet to Earn's."""
+    holding = account.purse.of(asset)
+    wallets = [("spot", "main", -amount, holding.free + holding.locked),
+               ("earn", "flex", amount, earn)]  # fmt: skip
+    ref, when = txid("L", first), stamp(at_ms * NS // 1000)
+    return [
+        {
+            "ledger_id": txid("L", first + at), "ref_id": ref, "timestamp": when, "type": "earn",
+            "asset": asset, "asset_class": "currency", "category": "earn-allocation",
+            "wallet_type": kind, "wallet_id": name, "amount": number(moved), "fee": number(ZERO),
+            "balance": number(balance),
+        }
+        for at, (kind, name, moved, balance) in enumerate(wallets)
+    ]  # fmt: skip

@@ -21,7 +21,14 @@ from piker.brokers.quality import venue_quality
 from piker.clearing.requests import client_id_of
 from piker.clock import NS, wall_ns
 from piker.errors import DataQuality
-from piker.orders import Action, BrokerdBelief, BrokerdOrder, BrokerdOrderAck, OrderKind
+from piker.orders import (
+    Action,
+    BrokerdBalance,
+    BrokerdBelief,
+    BrokerdOrder,
+    BrokerdOrderAck,
+    OrderKind,
+)
 from piker.testing import kraken_account_rest, kraken_account_wire
 from piker.testing.faults import Fault
 from piker.testing.kraken_account_rest import CALLS, Call
@@ -407,3 +414,25 @@ async def test_an_amendment_makes_an_order_young_again_for_the_engines_counter(
         assert [7 < late - early <= 8 for early, late in zip(before, after, strict=True)] == [
             True, True
         ]  # fmt: skip
+
+
+# -- balances ------------------------------------------------------------------------------------
+async def test_what_earns_is_no_balance_that_can_be_traded() -> None:
+    """By update, by snapshot and by REST: the spot wallet's alone, and still so after a trade."""
+    async with session() as (venue, _, emsd):
+        desk, account = venue.accounts.desk, account_at(venue)
+        has = account.purse.of("BTC").free
+        desk.allocate(account, "BTC", Decimal(4), wall_ns() // 1_000_000)
+        await emsd.until(lambda: emsd.balances["btc"].total == has - 4)
+        del emsd.events[:]
+        venue.cut()
+        await emsd.until(lambda: emsd.sync == "lost")
+        await emsd.synced()
+        told = [one for one in emsd.events if isinstance(one, BrokerdBalance)]
+        btc = [one for one in told if one.asset == "btc"]
+        assert len(btc) >= 2  # the snapshot's, and REST's
+        assert {one.total for one in btc} == {has - 4}
+        assert {one.total for one in told if one.asset == "xbt.f"} == {Decimal(4)}
+        await emsd.order("one", "sell", "0.5")
+        await emsd.status("one", "closed")
+        await agree(venue, emsd)

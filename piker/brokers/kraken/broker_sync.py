@@ -180,7 +180,8 @@ class Keeper:
 
     def _balances(self, rows: Iterable[BalanceRow]) -> None:
         for row in rows:
-            self._balance(row.asset.lower(), row.balance, None)
+            if row.spot is not None:
+                self._balance(row.asset.lower(), row.spot, None)
 
     def _balance(self, asset: str, total: Any, available: Any) -> None:
         balance = BrokerdBalance(
