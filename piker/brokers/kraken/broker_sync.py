@@ -24,6 +24,7 @@ from piker.brokers.kraken.broker_schema import (
     OrderRow,
     Report,
     Subscribed,
+    TradeRow,
     decode_head,
 )
 from piker.brokers.kraken.broker_terms import has_terms
@@ -276,8 +277,12 @@ class Keeper:
         whose = {row.ordertxid for tid, row in found.items() if book.lacks(tid, row.ordertxid)}
         for txid, order in (await self.dialog.rest.orders(sorted(whose))).items():
             self.dialog.tell(*book.row(txid, order, clock.wall_ns()))
-        for tid, trade in found.items():
-            self.dialog.tell(*book.trade(tid, trade, clock.wall_ns()))
+        self._tell_trades(found)
+
+    def _tell_trades(self, found: dict[str, TradeRow]) -> None:
+        """Tell fills, the newest first: where a sum has not room for all, those are what lacks."""
+        for tid, trade in sorted(found.items(), key=lambda item: -item[1].time):
+            self.dialog.tell(*self.dialog.book.trade(tid, trade, clock.wall_ns()))
 
     async def _orders(self) -> None:
         """Ask for what stands, for what does not any more, and for what is in doubt."""
@@ -392,9 +397,7 @@ class Keeper:
         unnamed = [one.txid for one in book.incomplete() if not one.trade_ids - one.fills.keys()]
         for txid, row in (await rest.orders(unnamed)).items():
             self.dialog.tell(*book.row(txid, row, clock.wall_ns()))
-        found = await rest.trades(book.wanted_trades())
-        for tid, trade in sorted(found.items(), key=lambda item: -item[1].time):
-            self.dialog.tell(*book.trade(tid, trade, clock.wall_ns()))
+        self._tell_trades(await rest.trades(book.wanted_trades()))
 
     async def _all_balances(self) -> None:
         self._assets = self._assets or await self.dialog.rest.asset_names()
