@@ -250,13 +250,14 @@ class BrokerdBelief(_Message, frozen=True, tag="belief"):
     """An order that emsd thinks the venue has, or may have: told when a dialog begins.
 
     ``order`` has its last confirmed terms, and the venue's id if one is known; ``filled`` is what
-    the journal has of it. The backend answers for every one of them before it is synced. ``ends``
-    says that its cancel was asked for, or will be: a venue that remembers nothing does not let it
-    stand again.
+    the journal has of it, in the fills that ``tids`` names. The backend answers for every one of
+    them before it is synced. ``ends`` says that its cancel was asked for, or will be: a venue that
+    remembers nothing does not let it stand again.
     """
 
     order: BrokerdOrder
     filled: Decimal = ZERO
+    tids: frozenset[str] = frozenset()
     ends: bool = False
 
 

@@ -15,8 +15,9 @@ its entry; an absent venue is no error: it is connected to for as long as it tak
 - It tells ``BrokerdSync`` LOST, SYNCING, SYNCED as they come to be: first SYNCING, and anew after
   every loss of the venue's user stream. What SYNCED promises is said there. The beliefs, and every
   order sent since that has not ended, are compared with the venue: each gets a ``BrokerdStatus``,
-  and each fill that emsd does not have a ``BrokerdFill``. An order that the venue never had is
-  ``absent``, and only after the venue has proved it. Positions and balances are told whole.
+  and each fill that emsd does not have a ``BrokerdFill``; a belief names those that it has. An
+  order that the venue never had is ``absent``, and only after the venue has proved it. Positions
+  and balances are told whole.
 - Every request has its outcome among the events: an ack, a status, or an error. An error
   (``BrokerdError``) is the venue's proof that a request was not carried out. An answer that did not
   come, a 5xx, or one that can not be read proves nothing: the order is ``unknown``, told at once,

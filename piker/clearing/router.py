@@ -145,7 +145,7 @@ class Router:
         ask, halted = self.deeds.outbox.request, self.deeds.is_halted(name)
         return [
             BrokerdBelief(
-                order=ask(state.order, state.reqid), filled=state.filled,
+                order=ask(state.order, state.reqid), filled=state.filled, tids=state.tids,
                 ends=state.cancel_called or halted,
             )
             for state in found

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from decimal import ROUND_DOWN, Decimal
 from functools import partial
+from typing import Any
 
 import msgspec
 
@@ -29,12 +30,16 @@ FEE_UNIT = Decimal("1e-5")
 COST_MIN = Decimal("0.5")
 NO_LIMIT_TIER = 18_000  # a hundred times the largest: what is told where nothing is counted
 FIRST_ORDER = 1_000_000
+Moved = list[tuple[str, Decimal, Decimal]]  # of each asset how much, and its fee
 Announce = Callable[[Listing, Top, list[Trade], int], None]
 _MODES = {"cancel_only": "cancel_only", "post_only": "post_only", "limit_only": "limit_only"}
 
 
 class Change(msgspec.Struct, frozen=True, kw_only=True):
-    """New terms of an order; zero is what stays as it was."""
+    """New terms of an order; zero is what stays as it was.
+
+    ``post_only`` is of this change alone: without it a post-only order that is moved may take.
+    """
 
     size: Decimal = ZERO
     price: Decimal = ZERO
@@ -81,6 +86,11 @@ class KrakenDesk:
             for listing in listings
         }
         self._enforce = enforce
+        #: Whether the stream makes one fill of all that a taker's order hits at once, as REST does
+        #: unless told: no, or under the ``first`` one's id, or under one of its ``own``.
+        self.merges = ""
+        self.earn: dict[tuple[str, str], Decimal] = {}  # (account, asset) -> what can not be traded
+        self._unsaid: list[tuple[dict[str, Any], Moved]] = []
         self.tier = round(TRADES[0]) if enforce else NO_LIMIT_TIER
         self._orders = self._trades = self._ledger = FIRST_ORDER
 
@@ -184,8 +194,8 @@ class KrakenDesk:
             raise Refusal("EOrder:Orders limit exceeded")
 
     def _spend(self, account: Account, order: KrakenOrder, deed: str, now_ms: int) -> None:
-        """Count a deed at the trading engine, by its order's age."""
-        age_s = 0.0 if deed == "add" else (now_ms - order.made_ms) / 1000
+        """Count a deed at the trading engine, by its order's age since it was last amended."""
+        age_s = 0.0 if deed == "add" else (now_ms - max(order.made_ms, order.amended_ms)) / 1000
         taken = self.rates.take(f"{account.spec.name} {order.market}", age_cost(deed, age_s))
         if not taken and self._enforce:
             if deed == "add":
@@ -236,6 +246,7 @@ class KrakenDesk:
                 self.end(order, "CANCELED", now_ms, "FOK order could not be filled")
                 return
         book.enter(order, now_ms, priced=order.is_priced)
+        self._tell_merged(order)
         if order.is_open and (not order.is_priced or order.tif == "IOC"):
             self.end(order, "CANCELED", now_ms, "Immediate or cancel")
 
@@ -271,11 +282,36 @@ class KrakenDesk:
         if not order.left:
             self._let_go(order, listing)
             order.account.ended(order)
+        if self.merges and not fill.maker:
+            self._unsaid.append((row, moved))
+        else:
+            self._tell_fill(order, row, moved)
+
+    def allocate(self, account: Account, asset: str, amount: Decimal, now_ms: int) -> None:
+        """Move what is free of an asset into the account's Earn wallet, and tell of both."""
+        key = account.spec.name, asset
+        account.purse.spend(asset, free=amount)
+        self.earn[key] = self.earn.get(key, ZERO) + amount
+        rows = wire.allocation_rows(account, asset, amount, self.earn[key], self._ledger, now_ms)
+        self._ledger += len(rows)
+        account.tell({"channel": "balances", "data": rows})
+
+    def _tell_merged(self, order: KrakenOrder) -> None:
+        """Tell what an order took as one fill, where the stream makes it one."""
+        unsaid = [one for one in self._unsaid if one[0]["ordertxid"] == order.txid]
+        if not unsaid:
+            return
+        self._unsaid = [one for one in self._unsaid if one[0]["ordertxid"] != order.txid]
+        row, moved = unsaid[0]
+        for other, more in unsaid[1:]:
+            row = wire.consolidated(row, other)
+            pairs = zip(moved, more, strict=True)
+            moved = [(name, one + two, fee + rest) for (name, one, fee), (_, two, rest) in pairs]
+        if self.merges == "own" and len(unsaid) > 1:
+            row = {**row, "id": wire.txid("T", FIRST_ORDER // 2 + self._trades)}
         self._tell_fill(order, row, moved)
 
-    def _tell_fill(
-        self, order: KrakenOrder, row: dict[str, object], moved: list[tuple[str, Decimal, Decimal]]
-    ) -> None:
+    def _tell_fill(self, order: KrakenOrder, row: dict[str, Any], moved: Moved) -> None:
         told = wire.report(order, "trade", fill=row)
         told["order_status"] = "partially_filled"  # even of the one that fills it
         order.account.tell({"channel": "executions", "data": [told]})
@@ -362,8 +398,7 @@ class KrakenDesk:
         if size <= order.filled:
             self.end(order, "CANCELED", now_ms, "User requested")
             return order
-        post_only = order.post_only or change.post_only
-        if post_only and not order.waits and book.crosses(order.side, price):
+        if change.post_only and not order.waits and book.crosses(order.side, price):
             raise Refusal("EOrder:Post only order")
         self._retain(order, size, price)
         shrinks = price == order.price and size < order.size and bool(order.engine_id)
@@ -372,10 +407,10 @@ class KrakenDesk:
             book.shrink(order, order.size - size, now_ms)
         elif moves:
             book.withdraw(order, now_ms)
-        order.size, order.price, order.post_only = size, price, post_only
+        order.size, order.price = size, price
         if change.trigger:
             self._move_trigger(order, book, change.trigger)
-        order.changed_ms, order.amended, order.reason = now_ms, True, "User requested"
+        order.changed_ms, order.amended_ms, order.reason = now_ms, now_ms, "User requested"
         self._tell(order, "amended")
         order.reason = ""
         if moves:

@@ -17,7 +17,7 @@ TRADES = (125.0, 2.34)  # of the trading engine, by account and market
 MAX_OPEN = 80  # orders of an account in a market
 _HEAVY = frozenset({"ClosedOrders", "TradesHistory", "Ledgers", "QueryLedgers"})
 _FREE = frozenset({"AddOrder", "AmendOrder", "EditOrder", "CancelOrder", "CancelAll",
-                   "CancelAllOrdersAfter", "AddOrderBatch"})  # fmt: skip
+                   "AddOrderBatch"})  # fmt: skip
 #: what a deed costs besides by the order's age: (younger than s, cost);
 #: the order that an edit places counts as one that is added
 _BY_AGE: dict[str, tuple[float, Sequence[tuple[float, int]]]] = {

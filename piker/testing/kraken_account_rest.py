@@ -17,6 +17,7 @@ from piker.testing.kraken_account_wire import KrakenOrder
 __all__ = ["CALLS", "Ask", "Call", "asset_ids", "countdown"]
 
 PAGE = 50  # rows of an answer
+_OLD_NAMES = {"BTC": "XBT", "DOGE": "XDG"}
 MAX_IDS = {"QueryOrders": 50, "QueryTrades": 20}
 
 
@@ -89,20 +90,32 @@ def _may(ask: Ask, right: str) -> bool:
 
 def _balance(ask: Ask) -> Any:
     ids = asset_ids(ask.desk)
-    return {
+    found = {
         ids.get(name, name): f"{holding.free + holding.locked:.10f}"
         for name, holding in ask.account.purse.assets.items()
     }
+    return found | {name: f"{amount:.10f}" for name, amount in _earning(ask)}
+
+
+def _earning(ask: Ask) -> list[tuple[str, Decimal]]:
+    """Return what is in Earn, by the names that REST has for it."""
+    mine = [(name, amount) for (whose, name), amount in ask.desk.earn.items()
+            if whose == ask.account.spec.name]  # fmt: skip
+    return [(f"{_OLD_NAMES.get(name, name)}.F", amount) for name, amount in mine]
 
 
 def _balance_ex(ask: Ask) -> Any:
     ids = asset_ids(ask.desk)
-    return {
+    found = {
         ids.get(name, name): {
             "balance": f"{holding.free + holding.locked:.10f}",
             "hold_trade": f"{holding.locked:.10f}",
         }
         for name, holding in ask.account.purse.assets.items()
+    }
+    none = f"{0:.10f}"
+    return found | {
+        name: {"balance": f"{amount:.10f}", "hold_trade": none} for name, amount in _earning(ask)
     }
 
 

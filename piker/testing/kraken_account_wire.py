@@ -16,6 +16,7 @@ from piker.testing.kraken_wire import SIZE_DIGITS, Listing, stamp
 
 __all__ = [
     "KrakenOrder",
+    "allocation_rows",
     "described",
     "fill_row",
     "ledger_rows",
@@ -23,6 +24,7 @@ __all__ = [
     "number_of",
     "order_row",
     "report",
+    "shown_id",
     "txid",
 ]
 
@@ -52,7 +54,7 @@ class KrakenOrder(VenueOrder, kw_only=True, eq=False):
     fee: Decimal = ZERO
     trades: list[str] = msgspec.field(default_factory=list)
     triggered: bool = False
-    amended: bool = False
+    amended_ms: int = 0  # when it last was
 
     @property
     def waits(self) -> bool:
@@ -79,6 +81,11 @@ def number_of(name: str, letter: str) -> int:
         return 0
     mixed = sum(_LETTERS.index(char) << 5 * at for at, char in enumerate(text))
     return mixed * _UNMIX % (1 << _BITS)
+
+
+def shown_id(cl_ord_id: str) -> str:
+    """Return a cl_ord_id as it is told; a test may have it told in another of its forms."""
+    return cl_ord_id
 
 
 def number(value: Decimal) -> msgspec.Raw:
@@ -114,7 +121,9 @@ def described(order: KrakenOrder, listing: Listing) -> str:
 def order_row(order: KrakenOrder, listing: Listing, *, trades: bool) -> dict[str, Any]:
     """Return an order as OpenOrders, ClosedOrders and QueryOrders show it."""
     waits = KINDS[order.kind][1]
-    first = order.stop if waits else order.price
+    # Of one whose trigger was met, and that has a limit, this stands where the trigger stood.
+    second = waits and not (order.triggered and order.is_priced)
+    first = order.stop if second else order.price
     row: dict[str, Any] = {
         "refid": None, "userref": order.userref or None,
         "status": _REST_STATUS[order.status], "opentm": order.made_ms / 1000, "starttm": 0,
@@ -122,19 +131,19 @@ def order_row(order: KrakenOrder, listing: Listing, *, trades: bool) -> dict[str
         "descr": {
             "pair": listing.altname, "type": _side(order), "ordertype": order.kind,
             "price": f"+{order.trail:f}" if order.trail else f"{first:f}",
-            "price2": f"{order.price:f}" if waits else "0", "leverage": "none",
+            "price2": f"{order.price:f}" if second else "0", "leverage": "none",
             "order": described(order, listing), "close": "",
         },
         "vol": _size(order.size), "vol_exec": _size(order.filled), "cost": _money(order.worth),
         "fee": _money(order.fee),
         "price": f"{order.worth / order.filled if order.filled else ZERO:.{listing.digits}f}",
         "stopprice": f"{order.stop:f}" if waits else "0.00000", "limitprice": "0.00000",
-        "misc": "amended" if order.amended else "",
+        "misc": "amended" if order.amended_ms else "",
         "oflags": "post,fciq" if order.post_only else "fciq",
         "timeinforce": order.tif,
     }  # fmt: skip
     if order.cl_ord_id:
-        row["cl_ord_id"] = order.cl_ord_id
+        row["cl_ord_id"] = shown_id(order.cl_ord_id)
     if waits:
         row["trigger"] = order.reference
     if order.status in _CLOSED:
@@ -178,7 +187,7 @@ def report(
         "timestamp": stamp(order.changed_ms * NS // 1000),
     }  # fmt: skip
     if order.cl_ord_id:
-        said["cl_ord_id"] = order.cl_ord_id
+        said["cl_ord_id"] = shown_id(order.cl_ord_id)
     if order.userref:
         said["order_userref"] = order.userref
     if whole:
@@ -244,3 +253,22 @@ def ledger_rows(
             "fee": number(fee), "balance": number(holding.free + holding.locked),
         })  # fmt: skip
     return rows
+
+
+def allocation_rows(
+    account: Account, asset: str, amount: Decimal, earn: Decimal, first: int, at_ms: int
+) -> list[dict[str, Any]]:
+    """Return the balance updates of money that goes from the spot wallet to Earn's."""
+    holding = account.purse.of(asset)
+    wallets = [("spot", "main", -amount, holding.free + holding.locked),
+               ("earn", "flex", amount, earn)]  # fmt: skip
+    ref, when = txid("L", first), stamp(at_ms * NS // 1000)
+    return [
+        {
+            "ledger_id": txid("L", first + at), "ref_id": ref, "timestamp": when, "type": "earn",
+            "asset": asset, "asset_class": "currency", "category": "earn-allocation",
+            "wallet_type": kind, "wallet_id": name, "amount": number(moved), "fee": number(ZERO),
+            "balance": number(balance),
+        }
+        for at, (kind, name, moved, balance) in enumerate(wallets)
+    ]  # fmt: skip

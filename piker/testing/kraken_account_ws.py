@@ -168,17 +168,18 @@ class PrivateSocket:
     def _sums(order: KrakenOrder) -> Told:
         return {"cum_qty": wire.number(order.filled), "cum_cost": wire.number(order.worth)}
 
-    @staticmethod
-    def _balances(account: Account) -> list[Told]:
-        return [
-            {
-                "asset": name, "asset_class": "currency",
-                "balance": wire.number(one.free + one.locked),
-                "wallets": [{"type": "spot", "id": "main",
-                             "balance": wire.number(one.free + one.locked)}],
-            }
-            for name, one in sorted(account.purse.assets.items())
-        ]  # fmt: skip
+    def _balances(self, account: Account) -> list[Told]:
+        rows = []
+        for name, one in sorted(account.purse.assets.items()):
+            spot, earn = one.free + one.locked, self._desk.earn.get((account.spec.name, name))
+            wallets = [{"type": "spot", "id": "main", "balance": wire.number(spot)}]
+            if earn:
+                wallets.append({"type": "earn", "id": "flex", "balance": wire.number(earn)})
+            total = wire.number(spot + (earn or 0))
+            rows.append({
+                "asset": name, "asset_class": "currency", "balance": total, "wallets": wallets,
+            })  # fmt: skip
+        return rows
 
     # -- deeds ---------------------------------------------------------------------------------
     def _deed(self, client: Client, ask: _Ask, fields: Fields) -> None:
@@ -205,7 +206,7 @@ class PrivateSocket:
 
     @staticmethod
     def _names(order: KrakenOrder) -> Told:
-        more: Told = {"cl_ord_id": order.cl_ord_id} if order.cl_ord_id else {}
+        more: Told = {"cl_ord_id": wire.shown_id(order.cl_ord_id)} if order.cl_ord_id else {}
         if order.userref:
             more["order_userref"] = order.userref
         return {"order_id": order.txid, **more}

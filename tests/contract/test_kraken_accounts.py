@@ -270,6 +270,20 @@ async def test_an_amendment_keeps_the_order_when_its_terms_change() -> None:
         assert set((await alice.ask("OpenOrders"))["open"]) == {edited["txid"]}
 
 
+async def test_an_amendment_takes_unless_it_says_itself_that_it_is_post_only() -> None:
+    """The flag of an order does not hold for its amendments: one without it may cross."""
+    async with loopback() as (venue, alice, _, _):
+        price = middle(venue)
+        async with private(alice) as socket:
+            name = await alice.order("buy", price, "0.01", oflags="post")
+            across = {"order_id": name, "limit_price": float(price + 500)}
+            refused = await socket.ask("amend_order", **across, post_only=True)
+            assert refused["error"] == "EOrder:Post only order"
+            assert (await socket.ask("amend_order", **across))["success"]
+            row = (await alice.ask("QueryOrders", txid=name))[name]
+            assert (row["status"], row["oflags"]) == ("closed", "post,fciq")
+
+
 async def test_the_dead_mans_switch_cancels_when_it_is_not_pushed_back() -> None:
     """Every order of the account and nobody else's; 0 stops it."""
     async with loopback() as (venue, alice, bob, _):
@@ -325,14 +339,17 @@ async def test_the_engines_counter_refuses_when_orders_come_too_fast() -> None:
 
 
 async def test_private_calls_are_counted_by_key_when_there_are_too_many() -> None:
-    """Twenty at once of an Intermediate account; histories count twice, orders not at all."""
+    """Twenty at once of an Intermediate account; histories count 2, orders 0, the switch 1."""
     async with loopback() as (venue, alice, bob, _):
-        for _ in range(10):
+        for _ in range(9):
             await alice.ask("TradesHistory")
+        for _ in range(2):
+            assert "triggerTime" in await alice.ask("CancelAllOrdersAfter", timeout=60)
+        assert await alice.ask("CancelAllOrdersAfter", timeout=0) == ["EAPI:Rate limit exceeded"]
         assert await alice.ask("Balance") == ["EAPI:Rate limit exceeded"]
         assert "ZUSD" in await bob.ask("Balance")
         assert isinstance(await alice.order("buy", top_of(venue)[0] - 900, "0.01"), str)
-        assert venue.gate.stats()["violations"]["private"] == 1
+        assert venue.gate.stats()["violations"]["private"] == 2
 
 
 # -- faults ----------------------------------------------------------------------------------

@@ -377,7 +377,7 @@ async def test_an_order_that_the_venue_had_is_not_absent_when_it_forgot_it(
 
     if refuses:
         monkeypatch.setitem(CALLS, "QueryOrders", Call(strict))
-    async with venue_at() as (venue, bob):
+    async with venue_at(limits=False) as (venue, bob):
         price, ended = top_of(venue)[0] - 900, []
         trader = Trader(bob.port, ALICE)
         for _ in range(3):
@@ -443,7 +443,7 @@ async def test_unknown_stays_unknown_when_the_venue_can_not_be_asked() -> None:
         Fault(what="close", match="ClosedOrders", on="http", count=1),
         Fault(what="cut-short", match="ClosedOrders|OpenOrders", count=1),
     ]
-    async with venue_at() as (venue, _):
+    async with venue_at(limits=False) as (venue, _):
         venue.gate.add_faults(faults)
         async with trading([belief("never", "buy", "0.1", 50_000)]) as emsd:
             await emsd.synced()

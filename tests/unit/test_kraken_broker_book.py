@@ -6,6 +6,7 @@ import random
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import msgspec
 import pytest
@@ -67,6 +68,7 @@ def test_an_id_is_made_back_when_it_is_emsds(oid: str) -> None:
     assert len(theirs) == 32
     assert int(theirs, 16) >= 0
     assert client_id_of(theirs) == client_id
+    assert client_id_of(str(UUID(theirs))) == client_id_of(theirs.upper()) == client_id
 
 
 @given(st.text(max_size=60))
@@ -154,6 +156,9 @@ def test_an_amendment_names_what_changed_when_it_can_be_amended() -> None:
     moved = msgspec.structs.replace(stop, trigger=Decimal(27_100))
     assert "trigger_price" in amend_params(moved, stop, "")
     assert amend_params(moved, None, "")["cl_ord_id"] == cl_ord_id_of(stop.client_id)
+    post = order(post_only=True)
+    assert amend_params(post, post, TXID)["post_only"] is True
+    assert "post_only" not in amend_params(order(), order(), TXID)
     with pytest.raises(Rejected, match="tif can not be amended"):
         amend_params(msgspec.structs.replace(stop, tif=TimeInForce.DAY), stop, TXID)
 
@@ -165,6 +170,8 @@ def test_an_error_proves_something_only_when_it_says_so() -> None:
         assert proves(error)
     for error in ("EService:Unavailable", "EService:Deadline elapsed", "EService:Timeout",
                   "EGeneral:Internal error", "EOrder:cl_ord_id already in use", "",
+                  "EOrder:Cl_Ord_Id is taken", "EGeneral:Invalid arguments:cl_ord_id",
+                  "EOrder:Duplicate clOrdId",
                   "something that no document has"):  # fmt: skip
         assert not proves(error)
 
@@ -250,6 +257,44 @@ def test_an_order_ends_alike_when_reports_are_lost_doubled_and_out_of_order(seed
     assert ends[0].filled == filled
     assert events.index(ends[0]) == len(events) - 1
     assert list(book) == []
+
+
+@given(st.integers(0, 10**9), st.sampled_from(["each", "first", "own"]))
+def test_no_more_is_told_than_the_venue_says_was_filled_whatever_fills_are_called(
+    seed: int, names: str
+) -> None:
+    """The stream makes one of some, or calls them otherwise; half is lost, the rest in any order.
+
+    Never more than the venue's sum at that moment; all of it once REST has told each.
+    """
+    dice, part = random.Random(seed), Decimal("0.1")
+    said, count = [Report(TXID, "new", "new", cl_ord_id=cl_ord_id_of(order().client_id))], 0
+    while count < 5:
+        size = 1 if names == "each" else dice.randrange(1, 6 - count)
+        name = f"T{count}" if names != "own" or size == 1 else f"C{count}"
+        count += size
+        told = Report(
+            TXID, "trade", "partially_filled", side="buy", symbol="BTC/USD", exec_id=name,
+            last_qty=size * part, last_price=Decimal("26500.5"), cum_qty=count * part,
+        )  # fmt: skip
+        said.append(told)
+    heard: list[Report | str] = [one for one in said for _ in range(dice.randrange(3))]
+    heard += [f"T{number}" for number in range(5) if dice.random() < 0.5]
+    dice.shuffle(heard)
+    book = Book("kraken.main", MARKETS)
+    held = book.sent(order())
+    events = book.row(TXID, _row("open", Decimal(0)), 1)
+    trade = TradeRow(TXID, "XXBTZUSD", Decimal(1), "buy", Decimal("26500.5"), part)
+    for one in [*heard, None, *(f"T{number}" for number in reversed(range(5)))]:
+        if one is None:
+            events += book.row(TXID, _row("filled", 5 * part), 1)
+        else:
+            events += book.trade(one, trade, 1) if isinstance(one, str) else book.report(one, 1)
+        fills = [event for event in events if isinstance(event, BrokerdFill)]
+        assert sum(fill.size for fill in fills) <= held.filled
+        assert len({fill.tid for fill in fills}) == len(fills)
+    assert sum(fill.size for fill in fills) == held.filled == 5 * part
+    assert (held.missing, held.told) == (0, "closed")
 
 
 def test_a_strangers_fill_is_ours_when_its_order_turns_out_to_be() -> None:

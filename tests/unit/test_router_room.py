@@ -126,6 +126,17 @@ async def test_stop_that_is_absent_waits_for_room_like_any_other(tmp_path: Path)
         assert sent(link) == [10, 7]
 
 
+async def test_beliefs_name_the_fills_that_they_count(tmp_path: Path) -> None:
+    """A backend tells what lacks by them, whatever its venue calls a fill the next time."""
+    async with met(tmp_path) as (router, link):
+        link.fills("tp", (3, 2), Action.SELL)
+        await rest()
+        (known,) = router.beliefs(PAPER)
+        assert (known.order.oid, known.filled) == ("tp", 5)
+        assert known.tids == router.orders["tp"].tids
+        assert len(known.tids) == 2
+
+
 @pytest.mark.parametrize(("status", "filled"), [("closed", 10), ("closed", 0), ("canceled", 4)])
 async def test_stop_does_not_sell_what_its_venue_says_was_sold(
     tmp_path: Path, status: str, filled: int

@@ -37,12 +37,15 @@ _AGES = {  # deed -> (what it costs, (younger than s, and besides), ...)
 _PROOFS = ("EOrder:", "EQuery:", "EAPI:", "ESession:", "EAccount:", "EGeneral:Invalid",
            "EGeneral:Permission", "EGeneral:Temporary lockout", "EGeneral:Too many",
            "EGeneral:Unknown method", "EService:Market in")  # fmt: skip
-_IN_USE = "EOrder:cl_ord_id already in use"  # an earlier one has arrived
+#: What says one of these may mean that an earlier one has arrived: the venue's documents have no
+#: words for a cl_ord_id that is in use.
+_IN_USE = ("clordid", "duplicate", "in use")
 
 
 def proves(error: str) -> bool:
     """Tell whether an error proves that a request was not carried out."""
-    return error.startswith(_PROOFS) and not error.startswith(_IN_USE)
+    said = error.lower().replace("_", "")
+    return error.startswith(_PROOFS) and not any(words in said for words in _IN_USE)
 
 
 class Rates:

@@ -36,7 +36,11 @@ _ENDS = {"filled": "closed", "closed": "closed", "canceled": "canceled", "expire
 
 
 class Held(msgspec.Struct, eq=False):
-    """One order, ours or a stranger's. ``filled`` is the venue's sum, ``fills`` what we told."""
+    """One order, ours or a stranger's.
+
+    ``filled`` is the venue's own sum, ``fills`` what was told: a fill that the first has no room
+    for is another name of one that was told.
+    """
 
     client_id: str = ""
     oid: str = ""
@@ -46,12 +50,15 @@ class Held(msgspec.Struct, eq=False):
     fills: dict[str, Decimal] = msgspec.field(default_factory=dict)
     trade_ids: set[str] = msgspec.field(default_factory=set)  # that REST named
     filled: Decimal = ZERO
+    had: Decimal = ZERO  # of it, what emsd knew when the dialog began
+    is_summed: bool = False  # the venue has told its sum
     end: str = ""  # the venue's word for it; told once every fill has been
     reason: str = ""
     told: str = ""  # the last status that was told
     believed: bool = False  # emsd asked about it when the dialog began
     vanished: bool = False  # the venue had it, and does not know its txid any more
     made_ns: int = 0
+    changed_ns: int = 0  # when it was last amended, as far as we heard
     names: set[str] = msgspec.field(default_factory=set)  # under which it is found
 
     @property
@@ -62,7 +69,16 @@ class Held(msgspec.Struct, eq=False):
     @property
     def missing(self) -> Decimal:
         """Return how much was filled that has not been told."""
-        return self.filled - sum(self.fills.values(), ZERO)
+        return self.filled - self.told_sum
+
+    @property
+    def told_sum(self) -> Decimal:
+        """Return what the fills come to that emsd knows."""
+        return sum(self.fills.values(), self.had)
+
+    def learn_sum(self, filled: Decimal) -> None:
+        """Take a sum of the venue's: one that is less is an older one."""
+        self.filled, self.is_summed = max(self.filled, filled), True
 
 
 class Book:
@@ -74,6 +90,8 @@ class Book:
         self._named: dict[str, Held] = {}  # by txid and by client id: the two are never alike
         self._live: dict[int, Held] = {}  # by identity, oldest first
         self._ended: dict[int, Held] = {}  # whose end was told, likewise
+        self.odd: list[str] = []  # why fills were withheld just now; taken by who asks anew
+        self._withheld: dict[str, None] = {}  # for which a sum had no room, oldest first
 
     def __iter__(self) -> Iterator[Held]:
         """Yield every order that has not ended, or of which not everything is told."""
@@ -82,6 +100,16 @@ class Book:
     def find(self, client_id: str = "", txid: str = "") -> Held | None:
         """Return an order by either id."""
         return self._named.get(txid) or self._named.get(client_id)
+
+    def lacks(self, tid: str, txid: str) -> bool:
+        """Tell whether a fill of an order was not told, under that name at least."""
+        held = self._named.get(txid)
+        return held is None or tid not in held.fills
+
+    def is_named(self, txid: str) -> bool:
+        """Tell whether it is known whose order has a txid: a fill alone does not say."""
+        held = self._named.get(txid)
+        return held is not None and bool(held.client_id or held.order is not None)
 
     def incomplete(self) -> list[Held]:
         """Return the orders that were filled by more than has been told."""
@@ -96,6 +124,8 @@ class Book:
         """Take an order that emsd thinks the venue has."""
         held = self.sent(belief.order)
         held.txid, held.believed = belief.order.reqid, True
+        if belief.tids:
+            held.had, held.fills = belief.filled, dict.fromkeys(belief.tids, ZERO)
         self._name(held, held.txid)
         return held
 
@@ -186,10 +216,11 @@ class Book:
             held.symbol = self._markets.symbol(said.symbol)
         expire_ns = time_ns(said.expire_time) if said.expire_time else None
         self._learn_terms(held, order_of_report(said, self.account, self._markets, expire_ns))
-        self._amend(held, said)
+        self._amend(held, said, now_ns)
+        if said.cum_qty is not None:
+            held.learn_sum(said.cum_qty)
         if said.exec_type == "trade" and said.exec_id:
             events += self._fill(held, said, now_ns)
-        held.filled = max(held.filled, said.cum_qty or ZERO)
         word = said.order_status if whole else said.exec_type
         if word in _ENDS:
             held.end, held.reason = held.end or word, held.reason or said.reason or ""
@@ -197,8 +228,10 @@ class Book:
         return events + self._status(held, now_ns, is_open=is_open, again=whole)
 
     @staticmethod
-    def _amend(held: Held, said: Report) -> None:
-        """Keep the terms that an amendment changed."""
+    def _amend(held: Held, said: Report, now_ns: int) -> None:
+        """Keep the terms that an amendment changed, and when it did."""
+        if said.exec_type == "amended":
+            held.changed_ns = now_ns
         if held.order is None or said.exec_type not in ("amended", "restated"):
             return
         changes: dict[str, object] = {}
@@ -217,7 +250,7 @@ class Book:
         held.symbol = held.symbol or self._markets.symbol(said.descr.pair)
         if not held.end:
             self._learn_terms(held, order_of_row(txid, said, self.account, self._markets))
-        held.filled = max(held.filled, said.vol_exec)
+        held.learn_sum(said.vol_exec)
         held.trade_ids.update(said.trades)
         if said.status in _ENDS:
             held.end, held.reason = held.end or said.status, held.reason or said.reason or ""
@@ -225,7 +258,7 @@ class Book:
 
     @staticmethod
     def _learn_terms(held: Held, found: BrokerdOrder | None) -> None:
-        """Keep the venue's terms; who ordered it, and how long, is ours to know."""
+        """Keep the venue's terms where it tells them; who ordered it is ours to know."""
         if found is None:
             return
         if held.order is None:
@@ -233,7 +266,7 @@ class Book:
             return
         held.order = msgspec.structs.replace(
             held.order, size=found.size,
-            price=found.price if held.order.price is not None else None,
+            price=(found.price or held.order.price) if held.order.price is not None else None,
             trigger=found.trigger or held.order.trigger, trail=found.trail or held.order.trail,
             reqid=found.reqid,
         )  # fmt: skip
@@ -265,10 +298,11 @@ class Book:
     ) -> BrokerdStatus:  # fmt: skip
         """Return a status of an order, with what the venue has of it."""
         size = held.order.size if held.order is not None else None
+        filled = max(held.filled, held.told_sum)
         return BrokerdStatus(
             reqid=held.txid, time_ns=now_ns, status=status, account=self.account, oid=held.oid,
-            client_id=held.client_id, symbol=held.symbol, filled=held.filled,
-            remaining=None if size is None else max(ZERO, size - held.filled), reason=reason,
+            client_id=held.client_id, symbol=held.symbol, filled=filled,
+            remaining=None if size is None else max(ZERO, size - filled), reason=reason,
             order=held.order,
         )  # fmt: skip
 
@@ -282,6 +316,8 @@ class Book:
         tid, size, price = said.exec_id or "", said.last_qty or ZERO, said.last_price or ZERO
         if tid in held.fills or size <= 0 or price <= 0 or said.side not in ("buy", "sell"):
             return []
+        if said.cum_qty is not None and not self._has_room(held, tid, size):
+            return []
         fees = said.fees or []
         at_ns = time_ns(said.timestamp) if said.timestamp else 0
         maker = None if said.liquidity_ind is None else said.liquidity_ind == "m"
@@ -290,13 +326,31 @@ class Book:
             sum((fee.qty for fee in fees), ZERO), fees[0].asset.lower() if fees else "",
         )  # fmt: skip
 
+    def _has_room(self, held: Held, tid: str, size: Decimal) -> bool:
+        """Tell whether the venue's own sum of an order has room for one more fill.
+
+        One and the same may come under two names: whether the stream tells each trade of a taker's
+        order, as REST is asked to, is not known. Or the sum is behind: it is to be asked for anew.
+        """
+        told = held.told_sum
+        if not held.is_summed or told + size <= held.filled:
+            return True
+        if tid not in self._withheld:
+            self.odd.append(f"{tid}: {size} of {held.txid}, and of {held.filled} {told} were told")
+            self._withheld[tid] = None
+            if len(self._withheld) > MAX_ENDED:
+                del self._withheld[next(iter(self._withheld))]
+        return False
+
     def trade(self, tid: str, said: TradeRow, now_ns: int) -> list[BrokerdEvent]:
-        """Take a fill as REST tells it."""
+        """Take a fill as REST tells it; nothing is told of one too many for its order's sum."""
         held = self._whose(said.ordertxid, None)
         if held.txid != said.ordertxid:
             self._learn_txid(held, said.ordertxid, now_ns)
         held.symbol = held.symbol or self._markets.symbol(said.pair)
         if tid in held.fills or said.vol <= 0 or said.price <= 0:
+            return []
+        if not self._has_room(held, tid, said.vol):
             return []
         asset = self._markets.quote_of(said.pair)  # what REST reckons every fee in
         events = self._told_fill(
@@ -310,7 +364,6 @@ class Book:
         at_ns: int, maker: bool | None, fee: Decimal, asset: str,
     ) -> list[BrokerdEvent]:  # fmt: skip
         held.fills[tid] = size
-        held.filled = max(held.filled, sum(held.fills.values(), ZERO))
         fill = BrokerdFill(
             reqid=held.txid, tid=tid, time_ns=now_ns, size=size, price=price, action=action,
             account=self.account, oid=held.oid, client_id=held.client_id, symbol=held.symbol,

@@ -155,7 +155,9 @@ class Dialog:
         return stamp(now_ns + round(self.patience.deadline_s * NS))
 
     def _age_s(self, held: Held) -> float:
-        return (clock.wall_ns() - held.made_ns) / NS if held.made_ns else 0.0
+        """Return how long an order stands as it is: an amendment makes it young again."""
+        since_ns = max(held.made_ns, held.changed_ns)
+        return (clock.wall_ns() - since_ns) / NS if since_ns else 0.0
 
     async def _wire(self, symbol: str) -> Any:  # Any: a Listing
         listing = self.markets.find(symbol)
@@ -290,6 +292,7 @@ class Dialog:
             held.order or edit, size=edit.size, price=edit.price, trigger=edit.trigger,
             trail=edit.trail,
         )  # fmt: skip
+        held.changed_ns = clock.wall_ns()
         ack = BrokerdOrderAck(
             oid=edit.oid, reqid=held.txid or edit.reqid, account=self.account,
             client_id=edit.client_id, request="edit", time_ns=clock.wall_ns(), terms=edit,

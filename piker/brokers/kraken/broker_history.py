@@ -15,7 +15,7 @@ from piker.brokers.credentials import Credentials
 from piker.brokers.kraken.api import PROVIDER, load_listings
 from piker.brokers.kraken.broker_book import Book
 from piker.brokers.kraken.broker_rest import PAGE, PrivateRest, open_private
-from piker.brokers.kraken.broker_schema import TradeRow
+from piker.brokers.kraken.broker_schema import TradeRow, TradesPage
 from piker.brokers.kraken.broker_terms import Markets
 from piker.clock import NS
 from piker.errors import DataQuality, Refused, Rejected
@@ -91,17 +91,28 @@ async def _rows(rest: PrivateRest, start_s: int) -> AsyncGenerator[dict[str, Tra
         at = max(0, count - done - PAGE)
         page = await rest.trades_page(start_s, at)
         rows = sorted(page.trades.items(), key=lambda item: -item[1].time)  # as they should come
-        if page.count - at - len(rows) > done:  # there are more than was reckoned with
-            _check(page.count != count, page.count, done)
-            count = page.count
+        told = _count_of(page)
+        if told - at - len(rows) > done:  # there are more than was reckoned with
+            _check(told != count, told, done)
+            count = told
             continue
-        count = page.count
+        count = told
         fresh = rows[: max(0, count - at - done)]
         done += len(fresh)
         yield dict(reversed(fresh))
         if done >= count:
             return
         _check(bool(fresh), count, done)
+
+
+def _count_of(page: TradesPage) -> int:
+    """Return of how many trades a page is: without it the oldest can not be told from the rest."""
+    if page.count is None:
+        raise DataQuality(
+            "kraken: TradesHistory does not tell how many trades there are.",
+            remedy="Fetch again later, or import Kraken's own file: piker ledger import.",
+        )
+    return page.count
 
 
 def _check(is_well: bool, count: int, done: int) -> None:

@@ -20,7 +20,7 @@ from piker.clock import wall_ns
 from piker.config import data_dir
 from piker.errors import ConfigError, Transient
 
-__all__ = ["NonceFile", "cl_ord_id_of", "client_id_of"]
+__all__ = ["NonceFile", "cl_ord_id_of", "client_id_of", "plain"]
 
 _OURS = re.compile(r"pk[a-z2-7]{26}", re.ASCII)
 _FREE = re.compile(r"[A-Za-z0-9_.:-]{1,18}", re.ASCII)
@@ -44,8 +44,19 @@ def cl_ord_id_of(client_id: str) -> str:
     return blake2b(client_id.encode(), digest_size=16).hexdigest()
 
 
+def plain(cl_ord_id: str | None) -> str:
+    """Return a cl_ord_id in the form in which two are compared, empty for none.
+
+    One of 32 hex digits is the short form of a UUID: the venue may tell it with dashes, or in upper
+    case. Free text stays as it is.
+    """
+    digits = (cl_ord_id or "").replace("-", "").lower()
+    return digits if _HEX.fullmatch(digits) else cl_ord_id or ""
+
+
 def client_id_of(cl_ord_id: str) -> str:
-    """Return emsd's id of a cl_ord_id; one that is not made by us stays as it is."""
+    """Return emsd's id of a cl_ord_id; one that is no UUID stays as it is."""
+    cl_ord_id = plain(cl_ord_id)
     if not _HEX.fullmatch(cl_ord_id):
         return cl_ord_id
     return "pk" + b32encode(bytes.fromhex(cl_ord_id)).decode()[:26].lower()

@@ -13,7 +13,7 @@ import trio
 from piker.brokers._backoff import Backoff
 from piker.brokers.credentials import Credentials
 from piker.brokers.kraken.api import PROVIDER, open_client
-from piker.brokers.kraken.broker_ids import NonceFile
+from piker.brokers.kraken.broker_ids import NonceFile, plain
 from piker.brokers.kraken.broker_schema import (
     AssetRow,
     BalanceEx,
@@ -47,6 +47,8 @@ _INVALID_NONCE = "EAPI:Invalid nonce"
 #: ``OpenOrders`` can not be told so.
 _EACH_TRADE: Mapping[str, Param] = {"consolidate_taker": False}
 _NO_SUCH_ORDER = ("EOrder:Unknown order", "EOrder:Invalid order")
+LISTS = 4  # of ClosedOrders, TradesHistory, Ledgers; the venue's documents say 2, and 4
+STOP_WAIT_S = 0.5  # for room in the counter, to stop the dead man's switch
 QUERY_TRIES = 3  # of a question that changes nothing: what it is a part of need not begin anew
 _AGAIN = Backoff(floor_s=0.1, cap_s=2.0)
 
@@ -61,6 +63,16 @@ def _turn_of(key: str) -> trio.Lock:
     except LookupError:
         _turns.set(turns := {})
     return turns.setdefault(blake2b(key.encode(), digest_size=8).hexdigest(), trio.Lock())
+
+
+def _goes_on(at: int, rows: int, count: int | None) -> bool:
+    """Tell whether there may be a page at ``at``, by the rows of the last one.
+
+    Without a count, which may be absent, a page that is short is the last one.
+    """
+    if at == 0:
+        return True
+    return rows > 0 and at < count if count is not None else rows >= PAGE
 
 
 def private_limit(account: str, tier: int = 60) -> Limit:
@@ -185,9 +197,10 @@ class PrivateRest:
         found: dict[str, BalanceEx] = await self.query("BalanceEx", {}, dict[str, BalanceEx])
         return found
 
-    async def open_orders(self) -> dict[str, OrderRow]:
-        """Return the orders that stand, by txid; without their trades: see ``_EACH_TRADE``."""
-        found: OpenPage = await self.query("OpenOrders", {}, OpenPage)
+    async def open_orders(self, cl_ord_id: str = "") -> dict[str, OrderRow]:
+        """Return the orders that stand, all or one's, by txid; without trades: ``_EACH_TRADE``."""
+        asked: dict[str, Param] = {"cl_ord_id": cl_ord_id} if cl_ord_id else {}
+        found: OpenPage = await self.query("OpenOrders", asked, OpenPage)
         return found.open
 
     async def orders(self, txids: Sequence[str]) -> dict[str, OrderRow]:
@@ -216,20 +229,24 @@ class PrivateRest:
     async def closed_orders(self, cl_ord_id: str) -> dict[str, OrderRow]:
         """Return the orders of one cl_ord_id that have ended."""
         asked: dict[str, Param] = {"trades": True, "cl_ord_id": cl_ord_id, **_EACH_TRADE}
-        found: ClosedPage = await self.query("ClosedOrders", asked, ClosedPage, weight=2)
-        return {k: row for k, row in found.closed.items() if row.cl_ord_id in (cl_ord_id, None)}
+        found: ClosedPage = await self.query("ClosedOrders", asked, ClosedPage, weight=LISTS)
+        wanted = ("", plain(cl_ord_id))
+        return {k: row for k, row in found.closed.items() if plain(row.cl_ord_id) in wanted}
 
     async def closed_since(self, start_s: int) -> dict[str, OrderRow]:
         """Return every order that ended, or was placed, after a moment: newest first."""
         found: dict[str, OrderRow] = {}
-        at, count = 0, 1
-        while at < count:  # what ends meanwhile comes first: pages overlap, and none is missed
+        at = rows = 0
+        count: int | None = None
+        while _goes_on(
+            at, rows, count
+        ):  # what ends meanwhile comes first: pages overlap, and none is missed
             asked: dict[str, Param] = {
                 "trades": True, "start": start_s, "ofs": at, **_EACH_TRADE
             }  # fmt: skip
-            page: ClosedPage = await self.query("ClosedOrders", asked, ClosedPage, weight=2)
+            page: ClosedPage = await self.query("ClosedOrders", asked, ClosedPage, weight=LISTS)
             found |= page.closed
-            at, count = at + PAGE, page.count if page.closed else 0
+            at, rows, count = at + PAGE, len(page.closed), page.count
         return found
 
     async def trades(self, names: Sequence[str]) -> dict[str, TradeRow]:
@@ -244,18 +261,19 @@ class PrivateRest:
         """Return a page of the fills after a moment (0: of all), ``at`` from the newest on."""
         asked: dict[str, Param] = {"start": start_s} if start_s > 0 else {}
         page: TradesPage = await self.query(
-            "TradesHistory", {**asked, "ofs": at, **_EACH_TRADE}, TradesPage, weight=2
+            "TradesHistory", {**asked, "ofs": at, **_EACH_TRADE}, TradesPage, weight=LISTS
         )
         return page
 
     async def trades_since(self, start_s: int) -> dict[str, TradeRow]:
         """Return every fill after a moment."""
         found: dict[str, TradeRow] = {}
-        at, count = 0, 1
-        while at < count:
+        at = rows = 0
+        count: int | None = None
+        while _goes_on(at, rows, count):
             page = await self.trades_page(start_s, at)
             found |= page.trades
-            at, count = at + PAGE, page.count if page.trades else 0
+            at, rows, count = at + PAGE, len(page.trades), page.count
         return found
 
     # -- deeds that can not wait for the websocket ---------------------------------------------
@@ -264,9 +282,23 @@ class PrivateRest:
         await self.call("CancelOrder", params, Any, weight=0, priority=Priority.CANCEL)
 
     async def cancel_after(self, timeout_s: int) -> None:
-        """Push the dead man's switch back, or stop it with 0."""
+        """Push the dead man's switch back, or stop it with 0.
+
+        It counts at the venue, unlike a cancel. To be stopped it waits for no room: else all that
+        stands would be canceled for want of it.
+        """
+        weight = 1.0
+        if not timeout_s:
+            try:
+                permit = await self.budget.acquire(
+                    1, kind=self._kind, priority=Priority.CANCEL, max_wait_s=STOP_WAIT_S
+                )
+                permit.done()
+            except Transient:
+                pass
+            weight = 0.0
         await self.call(
-            "CancelAllOrdersAfter", {"timeout": timeout_s}, Any, weight=0,
+            "CancelAllOrdersAfter", {"timeout": timeout_s}, Any, weight=weight,
             priority=Priority.CANCEL, deadline_s=5.0,
         )  # fmt: skip
 

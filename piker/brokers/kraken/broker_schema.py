@@ -131,15 +131,40 @@ class Report(msgspec.Struct, frozen=True):
         _check(self.order_qty, self.limit_price, self.cum_qty, self.last_qty, self.last_price)
 
 
-class BalanceRow(msgspec.Struct, frozen=True):
-    """An asset of the balances channel."""
+class Wallet(msgspec.Struct, frozen=True):
+    """What one wallet holds of an asset; ``earn`` ones hold what can not be traded."""
 
-    asset: str
+    type: str
     balance: Decimal
 
     def __post_init__(self) -> None:
         """Check its number."""
         _check(self.balance.copy_abs())
+
+
+# {"asset":"MATIC","asset_class":"currency","balance":500,"wallets":[
+#  {"type":"spot","id":"main","balance":300},{"type":"earn","id":"flex","balance":200}]}
+# {"ledger_id":"...","ref_id":"...","timestamp":"2023-09-22T10:23:42.925034Z","type":"deposit",
+#  "asset":"BTC","asset_class":"currency","category":"deposit","wallet_type":"spot",
+#  "wallet_id":"main","amount":0.01,"fee":0.0,"balance":0.02}
+class BalanceRow(msgspec.Struct, frozen=True):
+    """An asset of the balances channel: of a snapshot with its wallets, of an update with one."""
+
+    asset: str
+    balance: Decimal  # of a snapshot, over all wallets
+    wallets: list[Wallet] = []
+    wallet_type: Text = None
+
+    def __post_init__(self) -> None:
+        """Check its number."""
+        _check(self.balance.copy_abs())
+
+    @property
+    def spot(self) -> Decimal | None:
+        """Return what can be traded of it; None where this tells of another wallet."""
+        if self.wallets:
+            return sum((one.balance for one in self.wallets if one.type == "spot"), Decimal(0))
+        return None if self.wallet_type == "earn" else self.balance
 
 
 _head = msgspec.json.Decoder(Head)
@@ -219,10 +244,10 @@ class OpenPage(msgspec.Struct, frozen=True):
 
 
 class ClosedPage(msgspec.Struct, frozen=True):
-    """Result of ClosedOrders: 50 of ``count``, the newest first."""
+    """Result of ClosedOrders: 50 of ``count``, where it is told, the newest first."""
 
     closed: dict[str, OrderRow]
-    count: int = 0
+    count: int | None = None
 
 
 # "TCCCTY-WJ6EO-4FP4VZ":{"ordertxid":"O26VBY-ISGAE-JP5TLU","pair":"XBTUSDT","time":1688585840.8921,
@@ -246,7 +271,7 @@ class TradeRow(msgspec.Struct, frozen=True):
 
 
 class TradesPage(msgspec.Struct, frozen=True):
-    """Result of TradesHistory: 50 of ``count``, the newest first."""
+    """Result of TradesHistory: 50 of ``count``, where it is told, the newest first."""
 
     trades: dict[str, TradeRow]
-    count: int = 0
+    count: int | None = None

@@ -17,13 +17,14 @@ import trio
 from piker import clock
 from piker.brokers.kraken.broker_book import Held
 from piker.brokers.kraken.broker_dialog import Dialog, Doubt
-from piker.brokers.kraken.broker_ids import cl_ord_id_of
+from piker.brokers.kraken.broker_ids import cl_ord_id_of, plain
 from piker.brokers.kraken.broker_schema import (
     BalanceRow,
     Head,
     OrderRow,
     Report,
     Subscribed,
+    TradeRow,
     decode_head,
 )
 from piker.brokers.kraken.broker_terms import has_terms
@@ -45,6 +46,7 @@ ONE_BY_ONE = 3  # so many orders without an id are asked for each alone; more by
 PAGES_S = 3600  # those that were sent within so long: pages would go on for too long
 MARGIN_S = 120  # of what is asked by time: clocks differ, and so do the venue's parts
 GUARD_S = 1.0  # how often it is looked whether the dead man's switch is due
+GUARD_AGAIN_S = 5.0  # between two tries while it can not be set: each counts
 GUARD_WAIT_S = 3.0  # for an answer of the switch
 BAD_KEY_S = 60.0  # between two tries of a key that the venue took before and refuses now
 
@@ -169,7 +171,9 @@ class Keeper:
             for said in msgspec.json.decode(head.data, type=list[Report]):
                 whole = head.type == "snapshot"
                 self.dialog.tell(*self.dialog.book.report(said, recv_ns, whole=whole))
-            if self.dialog.book.incomplete():
+            if self._is_odd():
+                self._gap("a fill that its order's sum has no room for", CHANNELS[0])
+            elif self.dialog.book.incomplete():
                 self.dialog.heed()
         if not self.dialog.live and all(name in self._sequences for name in CHANNELS):
             self.dialog.live = True
@@ -177,7 +181,8 @@ class Keeper:
 
     def _balances(self, rows: Iterable[BalanceRow]) -> None:
         for row in rows:
-            self._balance(row.asset.lower(), row.balance, None)
+            if row.spot is not None:
+                self._balance(row.asset.lower(), row.spot, None)
 
     def _balance(self, asset: str, total: Any, available: Any) -> None:
         balance = BrokerdBalance(
@@ -235,13 +240,24 @@ class Keeper:
             await self._fills()
         if balances:
             await self._all_balances()
-        if dialog.doubts or dialog.book.incomplete() or self._untold():
+        if self._is_odd() or dialog.doubts or dialog.book.incomplete() or self._untold():
             return False
         if gaps == self._gaps and dialog.live:
             self._gaps = dict.fromkeys(CHANNELS, 0)
             self._heard_s = began_s
             self._become(SyncState.SYNCED)
         return not any(self._gaps.values()) or not dialog.live
+
+    def _is_odd(self) -> bool:
+        """Count the fills that were withheld for the first time; tell whether there were any.
+
+        It is asked anew then: a sum may be behind a list of trades.
+        """
+        odd, self.dialog.book.odd = self.dialog.book.odd, []
+        for why in odd:
+            venue_quality("kraken").count("fill-ids", why)
+            log.warning("kraken.fill-ids", account=self.dialog.account, why=why)
+        return bool(odd)
 
     def _venue_s(self, ns: int) -> int:
         """Return a time of our clock as the venue's has it, in seconds."""
@@ -252,14 +268,21 @@ class Keeper:
         return [one for one in self.dialog.book if one.believed and not one.told]
 
     async def _missed_trades(self) -> None:
-        """Ask for fills while away: those of strangers' orders are found in no other way."""
+        """Ask for fills while away: those of strangers' orders are found in no other way.
+
+        Of each order that has one what it traded in all is asked first: no more is told of it.
+        """
         book = self.dialog.book
         found = await self.dialog.rest.trades_since(self._heard_s - MARGIN_S)
-        strange = {row.ordertxid for row in found.values() if book.find("", row.ordertxid) is None}
-        for txid, order in (await self.dialog.rest.orders(sorted(strange))).items():
+        whose = {row.ordertxid for tid, row in found.items() if book.lacks(tid, row.ordertxid)}
+        for txid, order in (await self.dialog.rest.orders(sorted(whose))).items():
             self.dialog.tell(*book.row(txid, order, clock.wall_ns()))
-        for tid, trade in found.items():
-            self.dialog.tell(*book.trade(tid, trade, clock.wall_ns()))
+        self._tell_trades(found)
+
+    def _tell_trades(self, found: dict[str, TradeRow]) -> None:
+        """Tell fills, the newest first: where a sum has not room for all, those are what lacks."""
+        for tid, trade in sorted(found.items(), key=lambda item: -item[1].time):
+            self.dialog.tell(*self.dialog.book.trade(tid, trade, clock.wall_ns()))
 
     async def _orders(self) -> None:
         """Ask for what stands, for what does not any more, and for what is in doubt."""
@@ -268,9 +291,13 @@ class Keeper:
         stood = [one.txid for one in dialog.book if one.txid and not one.end]
         rows = await dialog.rest.open_orders()
         gone = [txid for txid in stood if txid not in rows]
-        nameless = [one.held for one in doubts if not one.held.txid and not self._is_in(one, rows)]
+        nameless = [one for one in doubts if not one.held.txid and not self._is_in(one, rows)]
         rows |= await dialog.rest.orders(gone)
-        rows |= await self._ended(nameless)
+        # The list of what is over is dear, and tells nothing final before a request is late.
+        rows |= await self._ended([one.held for one in nameless if began_ns > one.ends_ns])
+        rows |= await self._elsewhere(
+            [one for one in nameless if one.missed and not self._is_in(one, rows)]
+        )
         for txid, row in rows.items():
             dialog.tell(*dialog.book.row(txid, row, clock.wall_ns()))
         for txid in gone:
@@ -280,8 +307,8 @@ class Keeper:
 
     @staticmethod
     def _is_in(doubt: Doubt, rows: dict[str, OrderRow]) -> bool:
-        name = cl_ord_id_of(doubt.held.client_id)
-        return any(row.cl_ord_id == name for row in rows.values())
+        name = plain(cl_ord_id_of(doubt.held.client_id))
+        return any(plain(row.cl_ord_id) == name for row in rows.values())
 
     async def _ended(self, nameless: list[Held]) -> dict[str, OrderRow]:
         """Return what the venue has of orders that do not stand and whose txid is not known."""
@@ -293,10 +320,35 @@ class Keeper:
         if len(recent) > ONE_BY_ONE:
             oldest_s = self._venue_s(min(one.made_ns for one in recent)) - MARGIN_S
             rows = await rest.closed_since(oldest_s)
-            found |= {txid: row for txid, row in rows.items() if row.cl_ord_id in names}
+            found |= {txid: row for txid, row in rows.items() if plain(row.cl_ord_id) in names}
             alone -= {cl_ord_id_of(one.client_id) for one in recent}
         for name in sorted(alone):
             found |= await rest.closed_orders(name)
+        return found
+
+    async def _elsewhere(self, missed: list[Doubt]) -> dict[str, OrderRow]:
+        """Look for orders in every other place before they are called absent.
+
+        emsd may send again what is absent. A list of what stands may be cut some day: each is asked
+        for by its own id. A list of orders may be behind that of trades: whose those are that came
+        since the orders were made is asked, too. Where that is not answered nothing is proved yet.
+        """
+        rest, found, now_ns = self.dialog.rest, dict[str, OrderRow](), clock.wall_ns()
+        if not missed:
+            return found
+        for name in sorted({cl_ord_id_of(one.held.client_id) for one in missed}):
+            found |= await rest.open_orders(name)
+        oldest_ns = min(one.held.made_ns or now_ns - PAGES_S * NS for one in missed)
+        trades = await rest.trades_since(self._venue_s(oldest_ns) - MARGIN_S)
+        known = self.dialog.book.is_named
+        strange = {row.ordertxid: row for row in trades.values() if not known(row.ordertxid)}
+        found |= await rest.orders(sorted(strange.keys() - found.keys()))
+        symbol = self.dialog.markets.symbol
+        nobodys = {symbol(row.pair) for txid, row in strange.items() if txid not in found}
+        for one in missed:
+            if one.held.symbol in nobodys:
+                one.missed = False
+                log.warning("kraken.nobodys-trade", account=self.dialog.account, oid=one.held.oid)
         return found
 
     def _vanished(self, txid: str) -> None:
@@ -345,8 +397,7 @@ class Keeper:
         unnamed = [one.txid for one in book.incomplete() if not one.trade_ids - one.fills.keys()]
         for txid, row in (await rest.orders(unnamed)).items():
             self.dialog.tell(*book.row(txid, row, clock.wall_ns()))
-        for tid, trade in (await rest.trades(book.wanted_trades())).items():
-            self.dialog.tell(*book.trade(tid, trade, clock.wall_ns()))
+        self._tell_trades(await rest.trades(book.wanted_trades()))
 
     async def _all_balances(self) -> None:
         self._assets = self._assets or await self.dialog.rest.asset_names()
@@ -357,16 +408,16 @@ class Keeper:
     # -- the dead man's switch -----------------------------------------------------------------
     async def guard(self) -> None:
         """Push the switch back while orders of ours stand; stop it when none does."""
-        due = 0.0
+        due = again = 0.0
         while True:
             await trio.sleep(GUARD_S)
             self._see_to_snapshots()
             stand = any(one.oid for one in self.dialog.book.standing())
             now = trio.current_time()
-            if (stand and now >= due) or (self.armed and not stand):
-                set_ = await self._switch(self.dialog.patience.timeout_s if stand else 0)
-                if set_:
-                    due = now + self.dialog.patience.rearm_s if stand else 0.0
+            if now >= again and ((stand and now >= due) or (self.armed and not stand)):
+                again = now + GUARD_AGAIN_S
+                if await self._switch(self.dialog.patience.timeout_s if stand else 0):
+                    due, again = (now + self.dialog.patience.rearm_s if stand else 0.0), 0.0
 
     def _see_to_snapshots(self) -> None:
         """Subscribe anew where the first message of a channel does not come."""

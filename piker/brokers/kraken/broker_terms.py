@@ -172,6 +172,8 @@ def amend_params(edit: BrokerdOrder, before: BrokerdOrder | None, txid: str) -> 
     params: dict[str, Any] = {**named, "order_qty": _number(edit.size)}
     if edit.kind in _LIMITED and edit.price is not None:
         params["limit_price"] = _number(edit.price)
+        if edit.post_only:
+            params["post_only"] = True  # holds for one amendment; unsent, this one may take
     if edit.kind in _WAITING and (before is None or _waits_for(before) != _waits_for(edit)):
         rules = _triggers(edit)
         params |= {"trigger_price": rules["price"], "trigger_price_type": rules["price_type"]}
@@ -202,12 +204,17 @@ def _decimal(text: str) -> Decimal | None:
 
 
 def order_of_row(txid: str, row: OrderRow, account: str, markets: Markets) -> BrokerdOrder | None:
-    """Return an order as REST tells it; None of a kind that we have no word for."""
+    """Return an order as REST tells it; None of a kind that we have no word for.
+
+    Of one whose trigger was met, and that has a limit, no trigger is told any more.
+    """
     kind = _THEIR_KINDS.get(row.descr.ordertype)
     if kind is None or row.descr.type not in ("buy", "sell"):
         return None
     first, second = _decimal(row.descr.price), _decimal(row.descr.price2)
     waits, trails = kind in _WAITING, kind is OrderKind.TRAILING_STOP
+    if waits and kind in _LIMITED and second is None:  # once its trigger is met, its limit is first
+        first, second = None, first
     expires = _decimal(str(row.expiretm))
     if expires is not None and expires > FAR_S:
         expires = None
