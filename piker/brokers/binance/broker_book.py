@@ -39,7 +39,7 @@ from piker.orders import (
     OrderKind,
 )
 
-__all__ = ["MAX_ENDED", "Book", "Known", "Market", "differs", "market_by_name", "next_id",
+__all__ = ["MAX_ENDED", "Book", "Known", "Market", "Miss", "differs", "market_by_name", "next_id",
            "told_fill"]  # fmt: skip
 
 ZERO = Decimal(0)
@@ -51,6 +51,13 @@ class Market(msgspec.Struct, frozen=True):
 
     venue: VenueName
     wire: str
+
+
+class Miss(msgspec.Struct):
+    """Since when, by its time, the venue says that it has no such order, and how often it did."""
+
+    since_ms: int
+    count: int = 0
 
 
 class Known:
@@ -74,7 +81,8 @@ class Known:
         self.landed = trio.Event()  # none is
         self.editing = False
         self.probing = False  # whether later legs exist is not known yet
-        self.misses: dict[int, int] = {}  # times it said that it has no such leg
+        self.misses: dict[str, Miss] = {}  # by id: since when it says that it has no such leg
+        self.listed: frozenset[str] = frozenset()  # among the open ones just now: proved to stand
         self.lane = trio.Lock()  # edits, one after the other
         self.proof: trio.Event | None = None  # set once what is true of it is known
         self.again = False  # something came while it was being proved
@@ -195,6 +203,10 @@ class Book:
         """Return the orders of a market kind whose end emsd was not told."""
         return [one for one in self._live if one.market.venue == venue and not one.is_over]
 
+    def has_leg(self, reqid: str) -> bool:
+        """Tell whether an order is known by an id of the venue's."""
+        return reqid in self._by_leg
+
     def waiting_algos(self, symbol: str) -> list[OrderFact]:
         """Return the conditional orders of a market that may have become an order unseen."""
         return [
@@ -224,8 +236,11 @@ class Book:
     def learn(self, fact: OrderFact) -> Known:
         """Take in how an order stood, and tell what is new of it."""
         known = self.owner(fact) or self._foreign(fact)
-        if known.is_over and not known.legs:
-            known.told = ""  # it was refused, or never there, and stands all the same
+        if known.is_over and _overrules(fact, known):
+            known.told = ""
+        if not fact.is_inferred:
+            known.misses.pop(fact.reqid, None)
+            known.misses.pop(fact.client_id, None)
         if not known.is_over:
             self._live[known] = None
         leg = _merged(known.legs.get(fact.reqid), fact)
@@ -434,18 +449,32 @@ def next_id(known: Known) -> str:
     return derived_id(known.order.client_id, known.last_index + 1)
 
 
+def _overrules(fact: OrderFact, known: Known) -> bool:
+    """Tell whether a fact proves an end wrong that emsd was told.
+
+    The order was refused, or never there, and stands all the same; its end was inferred; or a leg
+    of it stands that nobody knew of.
+    """
+    leg = known.legs.get(fact.reqid)
+    if leg is None:
+        return not known.legs or fact.status not in ENDED
+    return leg.is_inferred and not fact.is_inferred
+
+
 def _merged(old: OrderFact | None, new: OrderFact) -> OrderFact:
-    """Return what two facts about one leg come to: ends are final, what is filled only rises."""
+    """Return what two facts about one leg come to: ends are final, what is filled only rises.
+
+    An end that we inferred is not: whatever the venue says of the order overrules it.
+    """
     if old is None:
         return msgspec.structs.replace(new, fills=())
+    if old.is_inferred and not new.is_inferred:
+        old = msgspec.structs.replace(old, status="open", is_inferred=False, reason="")
     newer = new if new.time_ms >= old.time_ms else old
-    status = newer.status
-    for one in (old, new):
-        if one.status in ENDED:
-            status = one.status
-            break
+    end = next((one for one in (old, new) if one.status in ENDED), newer)
     return msgspec.structs.replace(
-        newer, status=status, executed=max(old.executed, new.executed), fills=(),
+        newer, status=end.status, is_inferred=end.is_inferred,
+        executed=max(old.executed, new.executed), fills=(),
         sent=new.sent or old.sent, reason=new.reason or old.reason,
         made_ms=new.made_ms or old.made_ms,
         client_id=old.client_id if newer.client_id == "" else newer.client_id,

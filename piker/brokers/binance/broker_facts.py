@@ -81,7 +81,8 @@ class OrderFact(msgspec.Struct, frozen=True, kw_only=True):
     """An order as the venue had it at ``time_ms``. ``executed`` only ever rises.
 
     ``sent`` is the number of the order that a triggered conditional order (``is_algo``) became;
-    ``fills`` what an answer lists of its trades.
+    ``fills`` what an answer lists of its trades. An end that ``is_inferred`` the venue never told:
+    we concluded it from its silence.
     """
 
     venue: VenueName
@@ -102,6 +103,7 @@ class OrderFact(msgspec.Struct, frozen=True, kw_only=True):
     reduce_only: bool = False
     is_algo: bool = False
     sent: int = 0
+    is_inferred: bool = False
     made_ms: int = 0  # 0 where that was not told
     time_ms: int = 0
     reason: str = ""

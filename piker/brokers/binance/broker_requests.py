@@ -15,8 +15,9 @@ import trio
 
 from piker.brokers._backoff import Backoff
 from piker.brokers.binance.broker_book import Book, Known, Market
+from piker.brokers.binance.broker_doubt import Desk
 from piker.brokers.binance.broker_facts import OrderFact, derived_id, leg_of
-from piker.brokers.binance.broker_proof import Desk, Prover
+from piker.brokers.binance.broker_proof import Prover
 from piker.brokers.binance.broker_rest import SLACK_MS, Sent
 from piker.errors import BrokerError, PikerError, Rejected, Transient
 from piker.log import get_logger

@@ -26,13 +26,25 @@ from piker.brokers.signing import Param, Signer, binance_query, binance_ws_param
 from piker.errors import BrokerError, PikerError, Rejected, Transient, Unknown
 from piker.log import Secret, get_logger
 
-__all__ = ["SLACK_MS", "NotServed", "Sent", "Signed", "Skewed", "VenueClock", "open_signed"]
+__all__ = [
+    "PATIENCE_S",
+    "SLACK_MS",
+    "NotServed",
+    "Sent",
+    "Signed",
+    "Skewed",
+    "VenueClock",
+    "open_signed",
+]
 
 log = get_logger("binance.broker")
 
 SAMPLES = 5  # of the venue's time; the best half of them by round trip is trusted
 FRESH_S = 1.0  # a measure so young is not taken again because another request was refused too
 MEASURE_EVERY_S = 600.0  # a clock that is off by 100 ppm drifts 60 ms in that time
+#: The venue's queries are believed when they have said for so long that there is no order; no
+#: figure of its own is documented, and reports of -2013 right after an ack speak of seconds.
+PATIENCE_S = 60.0
 SLACK_MS = 1000  # beyond recvWindow until a request can no longer be taken
 DEADLINE_MORE_S = 2.0  # an answer is waited for so much longer than the request is valid
 QUERY_DEADLINE_S = 10.0  # the toolkit's own
@@ -180,10 +192,12 @@ class Signed:
         *,
         clients: Mapping[str, RestClient],
         window_ms: int,
+        patience_s: float,
     ) -> None:
         self.venue: VenueName = venue
         self.account = account
         self.window_ms = window_ms
+        self.patience_s = patience_s  # for which its queries may be behind what takes orders
         self.order_kind = f"order.{account}"  # the venue counts an account's orders by themselves
         self.budget = venue_budget(f"{PROVIDER}.{venue}")
         self._sign = sign
@@ -315,8 +329,9 @@ def _usage(account: str) -> Any:
 
 @asynccontextmanager
 async def open_signed(
-    venue: VenueName, account: str, sign: Signer, key: Secret, *, window_ms: int
-) -> AsyncIterator[Signed]:
+    venue: VenueName, account: str, sign: Signer, key: Secret, *, window_ms: int,
+    patience_s: float = PATIENCE_S,
+) -> AsyncIterator[Signed]:  # fmt: skip
     """Open an account's requests to a market; connects nothing by itself."""
     async with AsyncExitStack() as stack:
         clients = {}
@@ -328,7 +343,9 @@ async def open_signed(
                     connections=connections, max_body=MAX_BODY,
                 )
             )  # fmt: skip
-        yield Signed(venue, account, sign, key, clients=clients, window_ms=window_ms)
+        yield Signed(
+            venue, account, sign, key, clients=clients, window_ms=window_ms, patience_s=patience_s
+        )
 
 
 MAX_BODY = 16 * 2**20  # bytes: a thousand open orders are half a megabyte

@@ -19,6 +19,7 @@ from piker import clock
 from piker.brokers._backoff import Backoff
 from piker.brokers.binance.api import PROVIDER
 from piker.brokers.binance.broker_book import Book, Market
+from piker.brokers.binance.broker_doubt import Desk
 from piker.brokers.binance.broker_edits import Edits
 from piker.brokers.binance.broker_facts import (
     BalanceFact,
@@ -27,7 +28,7 @@ from piker.brokers.binance.broker_facts import (
     PositionFact,
     VenueName,
 )
-from piker.brokers.binance.broker_proof import Desk, Prover
+from piker.brokers.binance.broker_proof import Prover
 from piker.brokers.binance.broker_requests import Requests
 from piker.brokers.quality import venue_quality
 from piker.errors import BrokerError, DataQuality
@@ -181,13 +182,14 @@ class Venue:
                     known.told = ""  # each is told how it stands
         for row in rows:
             self._order(row)
-        there = {row.reqid for row in rows}
+        there = frozenset(row.reqid for row in rows)
         proofs = []
         for known in self.book.live(self.name):
             if (known.flying or known.editing) and not known.probing:
                 continue  # its outcome is told when it is known
             leg = known.open_leg()
             if known.probing or leg is None or leg.reqid not in there or known.lacks_fills:
+                known.listed = there.intersection(known.legs)
                 proofs.append(self.prover.want(known))
         await self._flush()
         for proof in proofs:

@@ -237,10 +237,16 @@ class UsdmDesk:
             raise
         return order_fact(row)
 
-    async def open_orders(self) -> list[OrderFact]:
-        """Return every open order of the account, conditional ones too."""
-        rows = await self.signed.query("/fapi/v1/openOrders", type=list[OrderRow], weight=40)
-        algos = await self.signed.query("/fapi/v1/openAlgoOrders", type=list[AlgoRow], weight=40)
+    async def open_orders(self, symbol: str = "") -> list[OrderFact]:
+        """Return every open order of the account, or of one market; conditional ones too."""
+        said: dict[str, Param] = {"symbol": symbol} if symbol else {}
+        weight = 1 if symbol else 40
+        rows = await self.signed.query(
+            "/fapi/v1/openOrders", said, type=list[OrderRow], weight=weight
+        )
+        algos = await self.signed.query(
+            "/fapi/v1/openAlgoOrders", said, type=list[AlgoRow], weight=weight
+        )
         return [*map(order_fact, rows), *map(algo_fact, algos)]
 
     async def trades(self, leg: OrderFact) -> list[FillFact]:
@@ -248,16 +254,22 @@ class UsdmDesk:
         said: dict[str, Param] = {"orderId": leg.number, "limit": MAX_TRADES}
         found = await self.trade_page(leg.symbol, said)
         is_cut = len(found) == MAX_TRADES
-        if not is_cut and (sum(fill.size for fill in found) >= leg.executed or not leg.made_ms):
+        if not is_cut and sum(fill.size for fill in found) >= leg.executed:
             return found
         now_ms = self.signed.clock.now_ms()
         start = max(leg.made_ms, now_ms - KEPT_MS)
-        until = found[-1].time_ms if is_cut else now_ms - WEEK_MS
-        ask = partial(self.trade_page, leg.symbol)
+        until = now_ms if is_cut else now_ms - WEEK_MS
+        ask, whole = partial(self.trade_page, leg.symbol), [] if is_cut else found
         async with aclosing(weeks(ask, start, until, page_size=MAX_TRADES)) as pages:
             async for page in pages:
-                found += [fill for fill in page if fill.number == leg.number]
-        return found
+                whole += [fill for fill in page if fill.number == leg.number]
+        return list({fill.trade: fill for fill in whole}.values())
+
+    async def trades_since(self, symbol: str, since_ms: int) -> list[FillFact]:
+        """Return the fills of a market from a moment on."""
+        ask, until = partial(self.trade_page, symbol), self.signed.clock.now_ms()
+        async with aclosing(weeks(ask, since_ms, until, page_size=MAX_TRADES)) as pages:
+            return [fill async for page in pages for fill in page]
 
     async def trade_page(self, symbol: str, said: Mapping[str, Param]) -> list[FillFact]:
         """Return the fills of a market that ``said`` asks for, oldest first."""

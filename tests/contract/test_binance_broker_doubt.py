@@ -1,0 +1,119 @@
+"""Binance's order dialog when the venue's queries are behind what takes its orders."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+from account_client import ALICE, account_of, loopback, top_of
+from binance_broker_client import PERP, SPOT, dialog_of, order_of, point_at
+
+from piker.testing.faults import Fault
+
+BOB = account_of("bob:bobkey:bobsecret:USDT=1000000,BTC=1000")
+KINDS = {SPOT: "spot", PERP: "usdm"}
+EVENTS = "executionReport|ORDER_TRADE_UPDATE|ALGO_UPDATE|TRADE_LITE"
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compare five times a second."""
+    monkeypatch.setattr("piker.brokers.binance.broker_sync.AUDIT_S", 0.2)
+
+
+def statuses(ems: Any, oid: str) -> list[str]:
+    """Return what was told of how an order stands."""
+    return [
+        e.status for e in ems.view.events if getattr(e, "oid", "") == oid and hasattr(e, "status")
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("symbol", [SPOT, PERP])
+async def test_an_order_stands_when_queries_deny_it_right_after_its_ack(
+    piker_dirs: Path, symbol: str
+) -> None:
+    """Neither asked for nor among the open ones for a while: it was taken, and that is proved."""
+    async with loopback(accounts=(ALICE, BOB)) as (venue, alice, _):
+        point_at(alice.port, recv_window_ms=500)
+        desk = venue.accounts.desks[KINDS[symbol]]
+        bid, _ = top_of(venue, KINDS[symbol])
+        async with dialog_of(ALICE) as ems:
+            desk.lag_ms = 1500
+            order = await ems.send(order_of("buy", "0.01", bid - 100, symbol=symbol))
+            await ems.view.until_status(order.oid, "open")
+            await trio.sleep(2.5)
+            assert statuses(ems, order.oid) == ["open"]
+            desk.lag_ms = 0
+            await ems.cancel(order)
+            await ems.view.until_status(order.oid, "canceled")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("symbol", [SPOT, PERP])
+async def test_an_order_is_followed_again_when_it_was_called_gone_and_is_listed(
+    piker_dirs: Path, symbol: str
+) -> None:
+    """That end was only inferred: the venue never told it."""
+    async with loopback(accounts=(ALICE, BOB)) as (venue, alice, _):
+        point_at(alice.port, recv_window_ms=500)
+        desk = venue.accounts.desks[KINDS[symbol]]
+        bid, _ = top_of(venue, KINDS[symbol])
+        async with dialog_of(ALICE) as ems:
+            desk.lag_ms = 60_000
+            order = await ems.send(order_of("buy", "0.01", bid - 100, symbol=symbol))
+            told = await ems.view.until_status(order.oid, "canceled")
+            assert told.reason == "the venue does not know it any more"
+            desk.lag_ms = 0
+            await ems.view.until_status(order.oid, "open")
+            await ems.cancel(order)
+            told = await ems.view.until_status(order.oid, "canceled")
+            assert not told.reason
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["limit", "stop"])
+async def test_an_order_of_long_ago_is_open_when_only_the_list_has_it(
+    piker_dirs: Path, kind: str
+) -> None:
+    """USD-M can not be asked for an order that was made 90 days ago, though it stands."""
+    async with loopback(accounts=(ALICE, BOB)) as (venue, alice, _):
+        point_at(alice.port, recv_window_ms=500)
+        bid, ask = top_of(venue, "usdm")
+        more = {"price": bid - 100} if kind == "limit" else {"trigger": ask + 1000}
+        async with dialog_of(ALICE) as ems:
+            order = await ems.send(order_of("buy", "0.01", kind=kind, symbol=PERP, **more))
+            await ems.view.until_status(order.oid, "open")
+            beliefs = [ems.view.believe(order)]
+        venue.accounts.usdm.memory_ms = -1
+        path = "/fapi/v1/order" if kind == "limit" else "/fapi/v1/algoOrder"
+        name = {"origClientOrderId" if kind == "limit" else "clientAlgoId": order.client_id}
+        assert (await alice.ask("GET", path, symbol="BTCUSDT", **name))[0] == 400
+        async with dialog_of(ALICE, beliefs) as ems:
+            assert statuses(ems, order.oid) == ["open"]
+            await trio.sleep(2.5)
+            assert statuses(ems, order.oid) == ["open"]
+            await ems.cancel(order)
+            await ems.view.until_status(order.oid, "canceled")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("symbol", [SPOT, PERP])
+async def test_an_order_that_traded_is_not_absent_when_queries_show_it_late(
+    piker_dirs: Path, symbol: str
+) -> None:
+    """Its answer and its events were lost: a stop that emsd had set free it would send again."""
+    async with loopback(accounts=(ALICE, BOB)) as (venue, alice, _):
+        point_at(alice.port, recv_window_ms=500, patience_s=2)
+        desk = venue.accounts.desks[KINDS[symbol]]
+        async with dialog_of(ALICE) as ems:
+            order = order_of("buy", "0.01", symbol=symbol)
+            desk.lag_ms = 2800
+            lost = Fault(what="unanswered", match=f"POST .*{order.client_id}", count=1)
+            venue.gate.add_faults([lost, Fault(what="drop", match=EVENTS)])
+            await ems.send(order)
+            await ems.view.until_status(order.oid, "closed", "absent")
+            assert statuses(ems, order.oid) == ["unknown", "closed"]
+            assert ems.view.filled(order.oid) == order.size
