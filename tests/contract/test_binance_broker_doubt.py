@@ -10,6 +10,11 @@ import trio
 from account_client import ALICE, account_of, loopback, top_of
 from binance_broker_client import PERP, SPOT, dialog_of, order_of, point_at
 
+from piker.testing.binance_account_calls import Call
+from piker.testing.binance_account_params import VenueRefusal
+from piker.testing.binance_account_spot import SpotDesk
+from piker.testing.binance_account_usdm import UsdmDesk
+from piker.testing.binance_account_usdm_calls import USDM_CALLS
 from piker.testing.faults import Fault
 
 BOB = account_of("bob:bobkey:bobsecret:USDT=1000000,BTC=1000")
@@ -117,3 +122,57 @@ async def test_an_order_that_traded_is_not_absent_when_queries_show_it_late(
             await ems.view.until_status(order.oid, "closed", "absent")
             assert statuses(ems, order.oid) == ["unknown", "closed"]
             assert ems.view.filled(order.oid) == order.size
+
+
+@pytest.mark.slow
+async def test_an_edit_is_followed_when_its_new_order_was_not_answered_inside_the_venue(
+    piker_dirs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """409 and -2021: the old order is canceled, and what became of the new one it does not know."""
+    new = SpotDesk.new
+
+    def silent(desk: SpotDesk, account: Any, p: Any, now_ms: int, **more: Any) -> Any:
+        answer = new(desk, account, p, now_ms, **more)
+        if "cancelOrderId" in p:
+            text = "Timeout waiting for response from backend server. Send status unknown"
+            raise VenueRefusal(-1007, f"{text}; execution status unknown.")
+        return answer
+
+    monkeypatch.setattr(SpotDesk, "new", silent)
+    async with loopback(accounts=(ALICE, BOB)) as (venue, alice, _):
+        point_at(alice.port, recv_window_ms=500)
+        bid, _ = top_of(venue)
+        async with dialog_of(ALICE) as ems:
+            order = await ems.send(order_of("buy", "0.01", bid - 100))
+            await ems.view.until_status(order.oid, "open")
+            venue.accounts.spot.lag_ms = 1500
+            venue.gate.add_faults([Fault(what="drop", match=EVENTS)])
+            await ems.edited(order, price=bid - 50)
+            assert statuses(ems, order.oid)[:2] == ["open", "unknown"]
+            await ems.view.until_status(order.oid, "open")
+            assert "canceled" not in statuses(ems, order.oid)
+
+
+async def test_a_cancel_is_sent_again_when_the_engine_refuses_its_time(
+    piker_dirs: Path,
+) -> None:
+    """-5028 is the -1021 of USD-M's engine: nothing was done."""
+    refused = []
+
+    def late(desk: UsdmDesk, account: Any, p: Any, now_ms: int) -> Any:
+        if len(refused) < 3:
+            refused.append(p)
+            raise VenueRefusal(-5028, "Timestamp for this request is outside of the ME recvWindow.")
+        return desk.cancel(account, p, now_ms)
+
+    async with loopback(accounts=(ALICE, BOB)) as (venue, alice, _):
+        venue.accounts.calls["usdm"] = {**USDM_CALLS, "DELETE order": Call(late, "futures")}
+        point_at(alice.port)
+        bid, _ = top_of(venue, "usdm")
+        async with dialog_of(ALICE) as ems:
+            order = await ems.send(order_of("buy", "0.01", bid - 100, symbol=PERP))
+            await ems.view.until_status(order.oid, "open")
+            await ems.cancel(order)
+            await ems.view.until_status(order.oid, "canceled")
+            assert len(refused) == 3
+            assert not ems.view.errors

@@ -56,7 +56,8 @@ CONNECTIONS = {"orders": 8, "cancels": 4, "queries": 4}  # sockets: a flood of o
 #: The venue's codes for "what became of it is not known", whatever the HTTP status.
 _UNKNOWN = frozenset({-1000, -1001, -1006, -1007, -1008, -1016})
 _AGAIN = frozenset({-1003, -1015, -1034})  # not carried out: too many requests, orders, connections
-_SKEWED = -1021
+#: A time that the venue refuses; -5028 is that of USD-M's engine, which looks at it once more.
+_SKEWED = frozenset({-1021, -5028})
 
 T = TypeVar("T")
 
@@ -97,24 +98,27 @@ def classify(status: int, headers: Mapping[str, str], body: bytes) -> PikerError
         said = _Refusal()
     if status == 404 and not said.code:
         return NotServed("binance: HTTP 404")
-    if not said.code or said.code > 0 or said.code in _UNKNOWN or status >= 500:
+    halves = _halves(said)
+    is_open = said.code in _UNKNOWN or any(half.code in _UNKNOWN for half in halves)
+    if not said.code or said.code > 0 or is_open or status >= 500:
         return Unknown(f"binance: HTTP {status} {said.msg} ({said.code})")
-    text = f"binance: {said.msg}{_halves(said)} ({said.code})"
-    if said.code == _SKEWED:
+    why = "".join(f" {half.msg}" for half in halves)
+    text = f"binance: {said.msg}{why} ({said.code})"
+    if said.code in _SKEWED:
         return Skewed(text)
     return Transient(text) if said.code in _AGAIN else Rejected(text, code=str(said.code))
 
 
-def _halves(said: _Refusal) -> str:
-    """Return why the halves of a cancel-and-replace failed."""
+def _halves(said: _Refusal) -> list[_Inner]:
+    """Return the halves of a cancel-and-replace that failed; what became of one may be open."""
     try:
         data = msgspec.json.decode(said.data, type=_Halves | None)
     except msgspec.DecodeError:
-        return ""
+        return []
     if data is None:
-        return ""
-    found = [half for half in (data.cancel_response, data.new_order_response) if half is not None]
-    return "".join(f" {half.msg}" for half in found if half.code)
+        return []
+    found = (data.cancel_response, data.new_order_response)
+    return [half for half in found if half is not None and half.code]
 
 
 # -- time --------------------------------------------------------------------------------------
