@@ -10,6 +10,7 @@ import trio
 from account_client import ALICE, account_of, loopback, top_of
 from binance_broker_client import PERP, SPOT, dialog_of, order_of, point_at
 
+from piker.testing.binance_account_algo import AlgoDesk
 from piker.testing.binance_account_calls import Call
 from piker.testing.binance_account_params import VenueRefusal
 from piker.testing.binance_account_spot import SpotDesk
@@ -176,3 +177,60 @@ async def test_a_cancel_is_sent_again_when_the_engine_refuses_its_time(
             await ems.view.until_status(order.oid, "canceled")
             assert len(refused) == 3
             assert not ems.view.errors
+
+
+@pytest.mark.parametrize("price", [None, -600])
+async def test_what_a_trigger_made_is_canceled_when_it_came_before_the_cancel(
+    piker_dirs: Path, price: int | None
+) -> None:
+    """The cancel of a conditional order is accepted all the same: that is not its end."""
+
+    def raced(desk: AlgoDesk, account: Any, p: Any, now_ms: int) -> Any:
+        assert "algoId" not in p
+        order = desk._found_algo(account, p)
+        assert order is not None
+        desk.place_of(order.market).book.withdraw(order, now_ms)
+        desk.triggered(order, now_ms)
+        return {"algoId": order.number, "clientAlgoId": order.client_id, "code": "200",
+                "msg": "success"}  # fmt: skip
+
+    async with loopback(accounts=(ALICE, BOB)) as (venue, alice, _):
+        venue.accounts.calls["usdm"] = {**USDM_CALLS, "DELETE algoOrder": Call(raced, "futures")}
+        point_at(alice.port, recv_window_ms=500)
+        bid, _ = top_of(venue, "usdm")
+        more = {"price": bid + price} if price else {}
+        kind = "take_profit_limit" if price else "take_profit"
+        async with dialog_of(ALICE) as ems:
+            order = await ems.send(
+                order_of("buy", "0.01", symbol=PERP, kind=kind, trigger=bid - 500, **more)
+            )
+            await ems.view.until_status(order.oid, "open")
+            venue.gate.add_faults([Fault(what="drop", match=EVENTS)])
+            await ems.cancel(order)
+            if price:
+                await ems.view.until_status(order.oid, "canceled")
+                assert not ems.view.filled(order.oid)
+            else:
+                assert "ended: closed" in (await ems.view.until_error(order.oid)).reason
+                assert ems.view.filled(order.oid) == order.size
+            assert not venue.accounts.usdm.accounts["alice"].open
+
+
+async def test_no_answer_about_another_conditional_order_is_believed(piker_dirs: Path) -> None:
+    """A cancel is by the client id, and the answer has to name it."""
+
+    def another(desk: AlgoDesk, account: Any, p: Any, now_ms: int) -> Any:
+        return {"algoId": 1, "clientAlgoId": "another", "code": "200", "msg": "success"}
+
+    async with loopback(accounts=(ALICE, BOB)) as (venue, alice, _):
+        venue.accounts.calls["usdm"] = {**USDM_CALLS, "DELETE algoOrder": Call(another, "futures")}
+        point_at(alice.port, recv_window_ms=500)
+        bid, _ = top_of(venue, "usdm")
+        async with dialog_of(ALICE) as ems:
+            order = await ems.send(
+                order_of("sell", "0.01", symbol=PERP, kind="stop", trigger=bid - 500)
+            )
+            await ems.view.until_status(order.oid, "open")
+            await ems.cancel(order)
+            assert "'another'" in (await ems.view.until_error(order.oid)).reason
+            assert statuses(ems, order.oid) == ["open", "unknown", "open"]

@@ -122,7 +122,10 @@ class Evidence:
     async def standing(self, known: Known, leg: OrderFact) -> OrderFact | None:
         """Return how a leg stands; None while the venue may only be late with it."""
         try:
-            fact = await self.order(leg.symbol, number=leg.number, is_algo=leg.is_algo)
+            fact = await self.order(
+                leg.symbol, number=leg.number, is_algo=leg.is_algo,
+                client_id=leg.client_id if leg.is_algo else "",
+            )  # fmt: skip
         except Rejected as error:
             if error.code != _ARCHIVED:
                 raise
