@@ -98,6 +98,7 @@ class BinanceDesk(ABC):
         #: What is younger than so much the queries do not show: the venue answers them beside its
         #: engine, and documents that they may be behind it.
         self.lag_ms = 0
+        self.trades_kept_ms = 10**15  # what was traded longer ago is told no more
 
     # -- markets -------------------------------------------------------------------------------
     def place_of(self, symbol: str) -> Place:
@@ -150,6 +151,10 @@ class BinanceDesk(ABC):
     def shows(self, at_ms: int) -> bool:
         """Tell whether queries show what happened at a moment."""
         return at_ms <= wall_ns() // 1_000_000 - self.lag_ms
+
+    def shows_trade(self, at_ms: int) -> bool:
+        """Tell whether queries show what was traded at a moment."""
+        return self.shows(at_ms) and at_ms >= wall_ns() // 1_000_000 - self.trades_kept_ms
 
     def asked(self, account: Account, symbol: str, name: tuple[int, str]) -> VenueOrder:
         """Return an order to whoever asks for it; -2013 where queries have none."""

@@ -77,6 +77,7 @@ class UsdmDesk(BinanceDesk):
         self._shrunk: list[tuple[Account, str, str]] = []  # positions that became smaller
         self._countdowns: dict[tuple[str, str], int] = {}  # -> when all is cancelled
         self._dated: list[VenueOrder] = []  # that are good till a date
+        self.trades_kept_ms = 90 * 86_400_000  # three months
 
     def margin_of(self, account: Account) -> Margin:
         """Return an account's wallet and positions."""

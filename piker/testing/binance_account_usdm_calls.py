@@ -41,7 +41,7 @@ def _trades(desk: UsdmDesk, account: Account, p: Params, now_ms: int) -> Any:
     found = [
         row for row in account.fills
         if row["symbol"] == symbol and row["id"] >= first and start <= row["time"] <= end
-        and number in (0, row["orderId"]) and desk.shows(row["time"])
+        and number in (0, row["orderId"]) and desk.shows_trade(row["time"])
     ]  # fmt: skip
     return found[:limit] if "fromId" in p or "startTime" in p else found[-limit:]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from piker.testing.faults import Fault
 
 BOB = account_of("bob:bobkey:bobsecret:USDT=1000000,BTC=1000")
 KINDS = {SPOT: "spot", PERP: "usdm"}
+TICK = Decimal("0.01")
 EVENTS = "executionReport|ORDER_TRADE_UPDATE|ALGO_UPDATE|TRADE_LITE"
 
 
@@ -234,3 +236,55 @@ async def test_no_answer_about_another_conditional_order_is_believed(piker_dirs:
             await ems.cancel(order)
             assert "'another'" in (await ems.view.until_error(order.oid)).reason
             assert statuses(ems, order.oid) == ["open", "unknown", "open"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("symbol", [SPOT, PERP])
+async def test_an_account_is_synced_when_fills_of_an_order_can_not_be_had(
+    piker_dirs: Path, symbol: str
+) -> None:
+    """The venue keeps no trades of long ago: what was believed counts, what is missing is told."""
+    kind = KINDS[symbol]
+    path = "/api/v3/order" if symbol == SPOT else "/fapi/v1/order"
+    async with loopback(accounts=(ALICE, BOB)) as (venue, alice, bob):
+        point_at(alice.port, recv_window_ms=500)
+        bid, ask = top_of(venue, kind)
+        price = (bid + ask) / 2 // TICK * TICK
+
+        async def sell(size: str) -> None:
+            await bob.ask(
+                "POST", path, symbol="BTCUSDT", side="SELL", type="LIMIT", timeInForce="IOC",
+                price=price, quantity=size,
+            )  # fmt: skip
+
+        async with dialog_of(ALICE) as ems:
+            order = await ems.send(order_of("buy", "0.05", price, symbol=symbol))
+            await ems.view.until_status(order.oid, "open")
+            await sell("0.01")
+            await ems.view.until(lambda: ems.view.filled(order.oid) == Decimal("0.01"))
+            beliefs = [ems.view.believe(order)]
+        await sell("0.01")
+        venue.accounts.desks[kind].trades_kept_ms = -1000
+        async with dialog_of(ALICE, beliefs) as ems:
+            told = ems.view.status[order.oid]
+            assert (told.status, told.filled, len(ems.view.fills)) == ("open", Decimal("0.02"), 0)
+            await sell("0.03")
+            told = await ems.view.until_status(order.oid, "closed")
+            assert (told.filled, ems.view.filled(order.oid)) == (Decimal("0.05"), Decimal("0.03"))
+
+
+@pytest.mark.slow
+async def test_no_order_of_others_is_waited_for_when_its_fills_can_not_be_had(
+    piker_dirs: Path,
+) -> None:
+    """What spot routed to other books has no trades of its own: nobody would ever be synced."""
+    async with loopback(accounts=(ALICE, BOB)) as (venue, alice, bob):
+        point_at(alice.port, patience_s=600)
+        bid, ask = top_of(venue)
+        price = (bid + ask) / 2 // TICK * TICK
+        _, theirs = await alice.order("BUY", price, "0.05", newClientOrderId="mine-1")
+        await bob.order("SELL", price, "0.01")
+        venue.accounts.spot.trades_kept_ms = -1000
+        async with dialog_of(ALICE) as ems:
+            told = ems.view.status[f"spot-BTCUSDT-{theirs['orderId']}"]
+            assert (told.status, told.filled) == ("open", Decimal("0.01"))

@@ -72,7 +72,8 @@ class Known:
         self.believed = ZERO  # filled by what emsd knew when the dialog began
         self.is_believed = False  # a former dialog's requests may be on their way
         self.sought = ""  # the leg that is proved to be the last one
-        self.fetched = False  # every fill was asked for: what was believed counts no more
+        self.unseen: Decimal | None = None  # of what was believed, once every fill was asked for
+        self.forgone = ZERO  # filled by the venue's count, and of which it has no trades
         self.tids: dict[int, Decimal] = {}
         self.told = ""  # the status that emsd was told last
         self.sent = Sent()  # when its latest request was signed
@@ -100,12 +101,13 @@ class Known:
     @property
     def told_size(self) -> Decimal:
         """Return what emsd knows to be filled."""
-        return (ZERO if self.fetched else self.believed) + sum(self.tids.values(), ZERO)
+        before = self.believed if self.unseen is None else self.unseen
+        return before + sum(self.tids.values(), ZERO)
 
     @property
     def lacks_fills(self) -> bool:
-        """Tell whether the venue has filled more than was told."""
-        return self.executed > self.told_size
+        """Tell whether the venue has filled more than was told, and may tell how."""
+        return self.executed > self.told_size + self.forgone
 
     def index_of(self, leg: OrderFact) -> int:
         """Return which leg of the order's it is, by its client id; 0 where that says nothing."""
@@ -266,6 +268,20 @@ class Book:
             client_id=order.client_id,
         )  # fmt: skip
         self.out.append(told)
+
+    def fetched(self, known: Known) -> None:
+        """Take note that every fill was asked for: what is believed is among them, or is too old.
+
+        The venue keeps trades for a while only. What it does not show counts as it was believed.
+        """
+        unseen = max(ZERO, known.believed - sum(known.tids.values(), ZERO))
+        known.unseen = unseen if known.unseen is None else min(unseen, known.unseen)
+        known.forgone = ZERO
+
+    def forgo(self, known: Known) -> None:
+        """Wait no longer for fills of which the venue has no trades; tell how much was filled."""
+        known.forgone = known.executed - known.told_size
+        known.told = "" if known.told not in ENDED else known.told
 
     def settle(self, known: Known) -> None:
         """Tell how an order stands where that is another than was told; ask where it is unclear."""

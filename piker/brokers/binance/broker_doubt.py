@@ -22,7 +22,7 @@ from piker.brokers.binance.broker_rest import Sent, Signed
 from piker.errors import Rejected
 from piker.orders import BrokerdOrder
 
-__all__ = ["FORGOT", "MISSES", "Desk", "Evidence"]
+__all__ = ["FILLS", "FORGOT", "MISSES", "Desk", "Evidence"]
 
 MISSES = 2  # times the venue has to say that there is no such order, when none can come any more
 GONE = 2  # times the account's patience until the venue is believed to have forgotten an order
@@ -30,6 +30,7 @@ BACK_MS = 7 * 86_400_000  # trades of strangers are looked for so far back: no q
 EARLY_MS = 60_000  # before the order was made by our clock: it is not the venue's
 STRANGERS = 20  # orders of others that are asked for at one look
 MAX_STRANGERS = 100_000  # numbers of others' orders that are remembered; some 10 MB
+FILLS = "fills"  # what is missing, beside ids of orders
 FORGOT = "the venue does not know it any more"
 _ARCHIVED = "-2026"  # canceled or expired without a fill, more than 90 days ago
 _NO_MARKET = "-1121"  # it was delisted, or delivered: nothing stands there
@@ -155,6 +156,10 @@ class Evidence:
         miss = known.misses.setdefault(name, Miss(self.now_ms))
         miss.count += 1
         return miss.count >= MISSES and self.now_ms - miss.since_ms >= for_ms
+
+    def has_no_fills(self, known: Known) -> bool:
+        """Count that the venue tells fewer fills than it counts; tell whether it did for long."""
+        return self._is_denied(known, FILLS, self.patience_ms)
 
     # -- an order that it may never have had ---------------------------------------------------
     async def never_came(self, known: Known, client_id: str, asked_ms: int) -> bool:

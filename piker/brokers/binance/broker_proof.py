@@ -13,9 +13,11 @@ import msgspec
 import trio
 
 from piker.brokers._backoff import Backoff
+from piker.brokers.binance.api import PROVIDER
 from piker.brokers.binance.broker_book import Book, Known
-from piker.brokers.binance.broker_doubt import Desk, Evidence
+from piker.brokers.binance.broker_doubt import FILLS, Desk, Evidence
 from piker.brokers.binance.broker_facts import ENDED, MAX_DERIVED, OrderFact, derived_id
+from piker.brokers.quality import venue_quality
 from piker.errors import BrokerError
 from piker.log import get_logger
 
@@ -109,6 +111,9 @@ class Prover:
             self._book.learn(fact)
         if known.lacks_fills:
             await self._fetch(known)
+        if not known.lacks_fills or self.evidence.has_no_fills(known):
+            known.misses.pop(FILLS, None)
+            self._forgo(known)
         self._book.probed(known)
         self._book.settle(known)
         return not known.lacks_fills and known.missing_child() is None
@@ -168,4 +173,14 @@ class Prover:
             if leg.executed and not leg.is_algo:
                 for fill in await self._desk.trades(leg):
                     self._book.fill(known, fill)
-        known.fetched = True
+        self._book.fetched(known)
+
+    def _forgo(self, known: Known) -> None:
+        """Wait no longer for fills that the venue does not tell, where there are any."""
+        order, missing = known.order, known.executed - known.told_size - known.forgone
+        if missing <= 0:
+            return
+        what = f"{missing} of {known.executed} filled of {known.reqid or order.client_id}"
+        log.error("binance.missing_fills", oid=order.oid, symbol=order.symbol, what=what)
+        venue_quality(PROVIDER).count("missing-fills", what)
+        self._book.forgo(known)

@@ -190,7 +190,9 @@ class Venue:
             leg = known.open_leg()
             if known.probing or leg is None or leg.reqid not in there or known.lacks_fills:
                 known.listed = there.intersection(known.legs)
-                proofs.append(self.prover.want(known))
+                proof = self.prover.want(known)
+                if not known.is_foreign:  # emsd waits for its own alone
+                    proofs.append(proof)
         await self._flush()
         for proof in proofs:
             await proof.wait()
