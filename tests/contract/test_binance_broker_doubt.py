@@ -10,6 +10,7 @@ import pytest
 import trio
 from account_client import ALICE, account_of, loopback, top_of
 from binance_broker_client import PERP, SPOT, dialog_of, order_of, point_at
+from msgspec.structs import replace
 
 from piker.testing.binance_account_algo import AlgoDesk
 from piker.testing.binance_account_calls import Call
@@ -288,3 +289,25 @@ async def test_no_order_of_others_is_waited_for_when_its_fills_can_not_be_had(
         async with dialog_of(ALICE) as ems:
             told = ems.view.status[f"spot-BTCUSDT-{theirs['orderId']}"]
             assert (told.status, told.filled) == ("open", Decimal("0.01"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("is_known", [True, False])
+async def test_an_order_is_canceled_when_the_venue_has_archived_it(
+    piker_dirs: Path, is_known: bool
+) -> None:
+    """By its number and by its client id: it was there, so it is not absent."""
+    async with loopback(accounts=(ALICE, BOB)) as (venue, alice, _):
+        point_at(alice.port, recv_window_ms=500)
+        bid, _ = top_of(venue)
+        async with dialog_of(ALICE) as ems:
+            order = await ems.send(order_of("buy", "0.01", bid - 100))
+            await ems.view.until_status(order.oid, "open")
+            belief = ems.view.believe(order)
+            await ems.cancel(order)
+            await ems.view.until_status(order.oid, "canceled")
+        if not is_known:
+            belief = replace(belief, order=replace(order, reqid=""))
+        venue.accounts.spot.archive_ms = -1000
+        async with dialog_of(ALICE, [belief]) as ems:
+            assert statuses(ems, order.oid) == ["canceled"]

@@ -81,6 +81,7 @@ class Known:
         self.flying = 0  # requests whose answers are awaited
         self.landed = trio.Event()  # none is
         self.editing = False
+        self.is_archived = False  # it was canceled long ago, whatever its number was
         self.probing = False  # whether later legs exist is not known yet
         self.misses: dict[str, Miss] = {}  # by id: since when it says that it has no such leg
         self.listed: frozenset[str] = frozenset()  # among the open ones just now: proved to stand
@@ -335,10 +336,10 @@ class Book:
     def gone(self, known: Known) -> None:
         """Tell that the venue has proved not to have an order: it never had one without its id.
 
-        One with an id has ended. It forgets what ended without a fill; what is absent emsd may send
-        once more.
+        One with an id has ended, and one that is archived. It forgets what ended without a fill;
+        what is absent emsd may send once more.
         """
-        if leg_of(known.reqid) is None:
+        if leg_of(known.reqid) is None and not known.is_archived:
             self._status(known, "absent", "the venue was asked, and never had it")
         else:
             self._status(known, "canceled", "the venue does not know it any more")

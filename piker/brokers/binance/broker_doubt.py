@@ -22,7 +22,7 @@ from piker.brokers.binance.broker_rest import Sent, Signed
 from piker.errors import Rejected
 from piker.orders import BrokerdOrder
 
-__all__ = ["FILLS", "FORGOT", "MISSES", "Desk", "Evidence"]
+__all__ = ["ARCHIVED", "FILLS", "FORGOT", "MISSES", "Desk", "Evidence"]
 
 MISSES = 2  # times the venue has to say that there is no such order, when none can come any more
 GONE = 2  # times the account's patience until the venue is believed to have forgotten an order
@@ -32,7 +32,7 @@ STRANGERS = 20  # orders of others that are asked for at one look
 MAX_STRANGERS = 100_000  # numbers of others' orders that are remembered; some 10 MB
 FILLS = "fills"  # what is missing, beside ids of orders
 FORGOT = "the venue does not know it any more"
-_ARCHIVED = "-2026"  # canceled or expired without a fill, more than 90 days ago
+ARCHIVED = "-2026"  # canceled or expired without a fill, more than 90 days ago
 _NO_MARKET = "-1121"  # it was delisted, or delivered: nothing stands there
 
 
@@ -128,7 +128,7 @@ class Evidence:
                 client_id=leg.client_id if leg.is_algo else "",
             )  # fmt: skip
         except Rejected as error:
-            if error.code != _ARCHIVED:
+            if error.code != ARCHIVED:
                 raise
             return msgspec.structs.replace(leg, status="canceled", reason="archived")
         return fact if fact is not None else await self.listed_or_gone(known, leg)

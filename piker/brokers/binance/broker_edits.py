@@ -261,7 +261,9 @@ class Edits:
         self, symbol: str, *, number: int = 0, client_id: str = "", is_algo: bool = False
     ) -> OrderFact | None:
         return await _until_answered(
-            lambda: self._desk.order(symbol, number=number, client_id=client_id, is_algo=is_algo)
+            lambda: self._evidence.order(
+                symbol, number=number, client_id=client_id, is_algo=is_algo
+            )
         )
 
 

@@ -15,10 +15,10 @@ import trio
 from piker.brokers._backoff import Backoff
 from piker.brokers.binance.api import PROVIDER
 from piker.brokers.binance.broker_book import Book, Known
-from piker.brokers.binance.broker_doubt import FILLS, Desk, Evidence
+from piker.brokers.binance.broker_doubt import ARCHIVED, FILLS, Desk, Evidence
 from piker.brokers.binance.broker_facts import ENDED, MAX_DERIVED, OrderFact, derived_id
 from piker.brokers.quality import venue_quality
-from piker.errors import BrokerError
+from piker.errors import BrokerError, Rejected
 from piker.log import get_logger
 
 __all__ = ["Prover"]
@@ -144,9 +144,15 @@ class Prover:
             found = next((leg for leg in legs if leg.client_id == derived_id(base, index)), None)
             asked_ms = self._desk.signed.clock.now_ms()
             if found is None:
-                found = await self.evidence.order(
-                    known.market.wire, client_id=derived_id(base, index), is_algo=is_algo
-                )
+                try:
+                    found = await self.evidence.order(
+                        known.market.wire, client_id=derived_id(base, index), is_algo=is_algo
+                    )
+                except Rejected as error:
+                    if error.code != ARCHIVED:
+                        raise
+                    known.is_archived = True
+                    continue
                 if found is not None:
                     found = self._learnt(known, found)
             if found is None:
