@@ -311,3 +311,27 @@ async def test_an_order_is_canceled_when_the_venue_has_archived_it(
         venue.accounts.spot.archive_ms = -1000
         async with dialog_of(ALICE, [belief]) as ems:
             assert statuses(ems, order.oid) == ["canceled"]
+
+
+@pytest.mark.parametrize("symbol", [SPOT, PERP])
+async def test_a_cancel_is_sent_when_too_many_orders_were(
+    piker_dirs: Path, monkeypatch: pytest.MonkeyPatch, symbol: str
+) -> None:
+    """429 with -1015 is about new orders of that account: cancels and queries go on."""
+    async with loopback(accounts=(ALICE, BOB)) as (venue, alice, _):
+        point_at(alice.port)
+        bid, _ = top_of(venue, KINDS[symbol])
+        async with dialog_of(ALICE) as ems:
+            order = await ems.send(order_of("buy", "0.01", bid - 100, symbol=symbol))
+            await ems.view.until_status(order.oid, "open")
+            counts = venue.accounts.counts[KINDS[symbol]]
+            monkeypatch.setattr(counts, "add", lambda *_, **__: "100 orders per 10 SECOND")
+            venue.accounts.retry_after_s = 600
+            for _ in range(2):
+                more = await ems.send(order_of("buy", "0.01", bid - 100, symbol=symbol))
+                await ems.view.until_error(more.oid)
+            assert venue.accounts.refusals["-1015"] == 1
+            with trio.fail_after(5):
+                assert await ems.dialog.venues[KINDS[symbol]].desk.open_orders()
+                await ems.cancel(order)
+                await ems.view.until_status(order.oid, "canceled")

@@ -27,6 +27,7 @@ from piker.brokers.binance.broker_spot import spot_events, spot_order, unfit_for
 from piker.brokers.binance.broker_usdm import position_side, unfit_for_usdm, usdm_order
 from piker.brokers.binance.broker_usdm_facts import AlgoRow, OrderRow, algo_fact, order_fact
 from piker.brokers.binance.broker_usdm_facts import usdm_events as events_of_usdm
+from piker.brokers.rest import OverKind
 from piker.errors import DataQuality, Rejected, Transient, Unknown
 from piker.orders import (
     Action,
@@ -252,7 +253,8 @@ def test_what_the_venue_can_not_do_is_said_when_it_is_asked_for() -> None:
         (409, b'{"code":-2021,"data":{"newOrderResponse":{"code":-1007}}}', Unknown),
         (409, b'{"code":-2021,"data":{"newOrderResponse":{"code":-2010}}}', Rejected),
         (400, b'{"code":-2022,"data":{"cancelResponse":{"code":-1006}}}', Unknown),
-        (429, b'{"code":-1015,"msg":"Too many new orders"}', Transient),
+        (429, b'{"code":-1015,"msg":"Too many new orders"}', OverKind),
+        (429, b'{"code":-1003,"msg":"Too much weight"}', Transient),
         (408, b'{"code":-1007,"msg":"Timeout waiting"}', Unknown),
         (400, b'{"code":-1006,"msg":"An unexpected response"}', Unknown),
         (503, b'{"code":-1008,"msg":"Server is currently overloaded"}', Unknown),

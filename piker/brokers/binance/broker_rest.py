@@ -21,7 +21,7 @@ from piker.brokers.binance import schema
 from piker.brokers.binance.api import KINDS, PROVIDER, url
 from piker.brokers.binance.broker_facts import VenueName
 from piker.brokers.limits import CANCEL, DATA, Limit, Priority, venue_budget
-from piker.brokers.rest import RestClient, open_rest
+from piker.brokers.rest import OverKind, RestClient, open_rest
 from piker.brokers.signing import Param, Signer, binance_query, binance_ws_params
 from piker.errors import BrokerError, PikerError, Rejected, Transient, Unknown
 from piker.log import Secret, get_logger
@@ -51,10 +51,12 @@ QUERY_DEADLINE_S = 10.0  # the toolkit's own
 #: A query that comes late does no harm: it is valid for as long as the venue allows, and may wait
 #: its turn behind orders for half of that.
 QUERY_WINDOW_MS = 60_000
+SIT_OUT_S = 10.0  # the market of an order that waits for longer is another one
 CONNECTIONS = {"orders": 8, "cancels": 4, "queries": 4}  # sockets: a flood of one holds no other up
 
 #: The venue's codes for "what became of it is not known", whatever the HTTP status.
 _UNKNOWN = frozenset({-1000, -1001, -1006, -1007, -1008, -1016})
+_ORDERS = -1015  # too many new orders, of that account: nothing else has to wait
 _AGAIN = frozenset({-1003, -1015, -1034})  # not carried out: too many requests, orders, connections
 #: A time that the venue refuses; -5028 is that of USD-M's engine, which looks at it once more.
 _SKEWED = frozenset({-1021, -5028})
@@ -106,6 +108,8 @@ def classify(status: int, headers: Mapping[str, str], body: bytes) -> PikerError
     text = f"binance: {said.msg}{why} ({said.code})"
     if said.code in _SKEWED:
         return Skewed(text)
+    if said.code == _ORDERS:
+        return OverKind(text)
     return Transient(text) if said.code in _AGAIN else Rejected(text, code=str(said.code))
 
 
@@ -249,10 +253,10 @@ class Signed:
         weight: int, role: str, signed: bool, sent: Sent | None,
     ) -> T:  # fmt: skip
         await self.clock.ready()
-        await self._sit_out()
         kind, priority = {
             "orders": (self.order_kind, Priority.ORDER), "cancels": (CANCEL, Priority.CANCEL),
         }.get(role, (DATA, Priority.DATA))  # fmt: skip
+        await self._sit_out(kind)
         changes = method != "GET"
         window_ms = self.window_ms if changes else QUERY_WINDOW_MS
         now_ms = self.clock.now_ms()
@@ -272,9 +276,15 @@ class Signed:
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise Unknown(f"binance: {method} {path}: it can not be read: {error}") from error
 
-    async def _sit_out(self) -> None:
-        """Wait until the venue's wish for silence is over: a signature does not keep."""
-        while (wait_s := self.budget.penalty_s) > 0:
+    async def _sit_out(self, kind: str) -> None:
+        """Wait until the venue's wish for silence is over: a signature does not keep.
+
+        An order waits for ``SIT_OUT_S`` at most; then it is not sent.
+        """
+        while (wait_s := self.budget.penalty_of(kind)) > 0:
+            if kind == self.order_kind and wait_s > SIT_OUT_S:
+                text = f"binance: no order may be sent for {wait_s:.0f} s"
+                raise Transient(text, retry_after=wait_s)
             await trio.sleep(wait_s)
 
     def ws_params(self, more: Mapping[str, Param]) -> dict[str, str | int | bool]:
