@@ -18,9 +18,9 @@ import trio
 
 from piker import clock
 from piker.brokers.binance import schema
-from piker.brokers.binance.api import KINDS, PROVIDER, url
+from piker.brokers.binance.api import KINDS, PROVIDER, budget_of, url
 from piker.brokers.binance.broker_facts import VenueName
-from piker.brokers.limits import CANCEL, DATA, Limit, Priority, venue_budget
+from piker.brokers.limits import CANCEL, DATA, Limit, Priority
 from piker.brokers.rest import OverKind, RestClient, open_rest
 from piker.brokers.signing import Param, Signer, binance_query, binance_ws_params
 from piker.errors import BrokerError, PikerError, Rejected, Transient, Unknown
@@ -207,7 +207,7 @@ class Signed:
         self.window_ms = window_ms
         self.patience_s = patience_s  # for which its queries may be behind what takes orders
         self.order_kind = f"order.{account}"  # the venue counts an account's orders by themselves
-        self.budget = venue_budget(f"{PROVIDER}.{venue}")
+        self.budget = budget_of(venue)
         self._sign = sign
         self._key = key
         self._clients = clients
@@ -354,7 +354,7 @@ async def open_signed(
                 open_rest(
                     f"{PROVIDER}.{venue}", url(_kind(venue), "http"), classify=classify,
                     usage=_usage(account), headers={"X-MBX-APIKEY": key.reveal()},
-                    connections=connections, max_body=MAX_BODY,
+                    connections=connections, max_body=MAX_BODY, budget=budget_of(venue),
                 )
             )  # fmt: skip
         yield Signed(
