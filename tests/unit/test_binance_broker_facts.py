@@ -391,6 +391,27 @@ def test_a_liquidation_is_a_fill_when_it_has_a_trade() -> None:
     assert (found.fills, found.executed, found.status) == ((), 2, "closed")
 
 
+def test_a_liquidation_is_read_when_it_has_no_fee_and_a_status_of_its_own() -> None:
+    """NEW_ADL and NEW_INSURANCE end with the last of what they fill; the fee may be null."""
+    said = {"x": "CALCULATED", "l": "1", "L": "9", "c": "adl_autoclose", "n": None, "N": None}
+    (part,) = order_event(**said, X="NEW_ADL", z="1", t=3)
+    assert (part.status, part.fills[0].fee) == ("open", 0)
+    for word in ("NEW_ADL", "NEW_INSURANCE"):
+        (whole,) = order_event(**said, X=word, z="2", t=4)
+        assert whole.status == "closed"
+
+
+def test_a_trade_of_nothing_takes_no_trades_id() -> None:
+    """What it says of the order counts; the fill comes with the same number."""
+    book = Book("binance.main", lambda known: None)
+    known = book.add(order(), MARKET)
+    nothing = msgspec.structs.replace(fill(1), size=Decimal(0))
+    book.learn(fact("open", 0, 5, fills=(nothing,)))
+    book.learn(fact("open", 1, 6, fills=(fill(1),)))
+    assert [e.size for e in book.out if isinstance(e, BrokerdFill)] == [ONE]
+    assert not known.lacks_fills
+
+
 @given(st.binary(max_size=200))
 def test_a_user_event_is_read_or_refused_when_it_is_garbage(raw: bytes) -> None:
     """Nothing but DataQuality comes of it."""

@@ -260,7 +260,7 @@ class Book:
 
     def fill(self, known: Known, fill: FillFact) -> None:
         """Tell a fill, once."""
-        if fill.trade in known.tids:
+        if fill.trade in known.tids or not fill.size:  # what traded nothing is no trade yet
             return
         known.tids[fill.trade] = fill.size
         order = known.order

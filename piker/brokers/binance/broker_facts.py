@@ -30,6 +30,7 @@ __all__ = [
     "leg_of",
     "number_of",
     "reqid_of",
+    "status_of",
 ]
 
 ZERO = Decimal(0)
@@ -46,6 +47,17 @@ STATUSES: dict[str, OrderStatus] = {
     "FILLED": "closed", "CANCELED": "canceled", "REJECTED": "rejected", "EXPIRED": "expired",
     "EXPIRED_IN_MATCH": "expired",
 }  # fmt: skip
+
+
+#: Words for an order of the venue's own, of a liquidation: ended once all of it is filled.
+_VENUES_OWN = ("NEW_ADL", "NEW_INSURANCE")
+
+
+def status_of(word: str, size: Decimal, executed: Decimal) -> OrderStatus:
+    """Return how an order stands by the venue's word for it."""
+    if word in _VENUES_OWN and executed >= size > 0:
+        return "closed"
+    return STATUSES.get(word, "open")
 
 
 class AnyOrder(msgspec.Struct, rename="camel", kw_only=True):

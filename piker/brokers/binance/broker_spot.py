@@ -187,10 +187,10 @@ class _Report(msgspec.Struct):
     l: str  # noqa: E741  # the venue's own name
     z: str
     L: str
-    n: str
     T: int
     t: int
     m: bool
+    n: str | None = "0"
     N: str | None = None
     eR: str = ""  # why the venue ended it by itself; since March 2026
 
@@ -231,7 +231,7 @@ def _report(said: _Report) -> list[Fact]:
         fill = FillFact(
             venue="spot", symbol=said.s, number=said.i, trade=said.t,
             size=number_of(said.l, "size"), price=number_of(said.L, "price"), action=action,
-            fee=number_of(said.n, "fee", signed=True), fee_asset=(said.N or "").lower(),
+            fee=number_of(said.n or "0", "fee", signed=True), fee_asset=(said.N or "").lower(),
             maker=said.m, time_ms=said.T,
         )  # fmt: skip
         fills = (fill,)

@@ -210,6 +210,9 @@ class Venue:
             for side in sides:
                 if (symbol, side) not in held:
                     facts.append(PositionFact(symbol=symbol, side=side, size=ZERO, entry=ZERO))
+        there = {fact.asset for fact in facts if isinstance(fact, BalanceFact)}
+        for asset in self._balances.keys() - there:  # spot is asked for what is not zero
+            facts.append(BalanceFact(venue=self.name, asset=asset, total=ZERO, available=ZERO))
         for fact in facts:
             self._standing(fact)
         self._tell_positions()

@@ -9,7 +9,6 @@ from __future__ import annotations
 import msgspec
 
 from piker.brokers.binance.broker_facts import (
-    STATUSES,
     AnyOrder,
     AnyTrade,
     BalanceFact,
@@ -19,6 +18,7 @@ from piker.brokers.binance.broker_facts import (
     OrderStatus,
     PositionFact,
     number_of,
+    status_of,
 )
 from piker.errors import DataQuality
 from piker.log import get_logger
@@ -137,11 +137,11 @@ def _reduces(action: Action, flagged: bool, side: str) -> bool:
 def order_fact(row: OrderRow) -> OrderFact:
     """Return what a row says of an order."""
     action = _action(row.side, row.order_id)
+    size, executed = number_of(row.orig_qty, "size"), number_of(row.executed_qty, "filled size")
     expires = row.good_till_date if row.time_in_force == "GTD" else 0
     return OrderFact(
         venue="usdm", symbol=row.symbol, number=row.order_id, client_id=row.client_order_id,
-        status=STATUSES.get(row.status, "open"), action=action,
-        size=number_of(row.orig_qty, "size"), executed=number_of(row.executed_qty, "filled size"),
+        status=status_of(row.status, size, executed), action=action, size=size, executed=executed,
         kind=_KINDS.get(row.type, OrderKind.LIMIT), price=number_of(row.price, "price") or None,
         tif=TimeInForce(_TIFS.get(row.time_in_force, "gtc")), post_only=row.time_in_force == "GTX",
         expire_ns=expires * 1_000_000 or None,
@@ -231,7 +231,7 @@ class _Update(msgspec.Struct):
     R: bool = False
     ps: str = "BOTH"
     rp: str = "0"
-    n: str = "0"
+    n: str | None = "0"  # none of a liquidation
     N: str | None = None
     gtd: int = 0
     er: str | int = "0"
@@ -330,7 +330,7 @@ def _update(said: _Update) -> list[Fact]:
             raise DataQuality(f"binance: a trade {said.t} of order {said.i}")
         row = TradeRow(
             symbol=said.s, id=said.t, order_id=said.i, side=said.S, price=said.L, qty=said.l,
-            commission=said.n, commission_asset=said.N or "", time=said.T, maker=said.m,
+            commission=said.n or "0", commission_asset=said.N or "", time=said.T, maker=said.m,
             realized_pnl=said.rp,
         )  # fmt: skip
         fills = (trade_fact(row),)
