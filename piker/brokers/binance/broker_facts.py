@@ -20,6 +20,7 @@ __all__ = [
     "AnyOrder",
     "AnyTrade",
     "BalanceFact",
+    "Changed",
     "Fact",
     "FillFact",
     "OrderFact",
@@ -163,7 +164,11 @@ class PositionFact(msgspec.Struct, frozen=True, kw_only=True):
     currency: str = ""
 
 
-Fact = OrderFact | FillFact | BalanceFact | PositionFact
+class Changed(msgspec.Struct, frozen=True):
+    """Balances changed; whose the event does not prove, so they are to be asked for."""
+
+
+Fact = OrderFact | FillFact | BalanceFact | PositionFact | Changed
 
 
 def number_of(text: str, what: str, *, signed: bool = False) -> Decimal:

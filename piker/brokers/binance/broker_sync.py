@@ -23,6 +23,7 @@ from piker.brokers.binance.broker_doubt import Desk
 from piker.brokers.binance.broker_edits import Edits
 from piker.brokers.binance.broker_facts import (
     BalanceFact,
+    Changed,
     FillFact,
     OrderFact,
     PositionFact,
@@ -43,6 +44,7 @@ AUDIT_S = (
     60.0  # between comparisons without a loss: 104 of spot's 6,000 weight a minute, 120 of 2,400
 )
 AGAIN = Backoff(floor_s=0.5, cap_s=30.0)
+READ_S = 2.0  # between an event and the question that it leads to: 10 of the weight
 STEADY = 3  # times balances are read until no event came between
 ZERO = Decimal(0)
 
@@ -79,6 +81,8 @@ class Venue:
         self._positions: dict[str, dict[str, PositionFact]] = {}
         self._told: dict[str, tuple[PositionLeg, ...]] = {}
         self._account_events = 0
+        self._will_read = False
+        self._reading = trio.Lock()
         self._adopting: Counter[str] = Counter()
 
     # -- what the user stream says -------------------------------------------------------------
@@ -116,6 +120,9 @@ class Venue:
         for fact in facts:
             if isinstance(fact, OrderFact):
                 self._order(fact)
+            elif isinstance(fact, Changed):
+                self._account_events += 1
+                self._read_soon()
             elif not isinstance(fact, FillFact):
                 self._account_events += 1
                 self._standing(fact)
@@ -198,8 +205,28 @@ class Venue:
             await proof.wait()
         await self._read_standing()
 
+    def _read_soon(self) -> None:
+        """Have balances and positions read, once for what comes within ``READ_S``."""
+        if not self._will_read:
+            self._will_read = True
+            self._nursery.start_soon(self._read_again)
+
+    async def _read_again(self) -> None:
+        await trio.sleep(READ_S)
+        self._will_read = False
+        try:
+            await self._read_standing()
+        except BrokerError as error:
+            log.info("binance.not_read", venue=self.name, why=error)
+            self._wanted.set()  # the comparison asks for them, too
+        await self._flush()
+
     async def _read_standing(self) -> None:
         """Read balances and positions, again where they changed while they were read."""
+        async with self._reading:  # what was asked for first is told first
+            await self._read_all()
+
+    async def _read_all(self) -> None:
         for _ in range(STEADY):
             before = self._account_events
             facts = await self.desk.standing()
