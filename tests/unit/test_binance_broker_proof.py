@@ -298,3 +298,18 @@ async def test_order_is_not_absent_while_a_trade_may_be_its_own(
     desk.orders = {8: filled}
     async with proving(desk, belief(reqid="")) as (book, _):
         assert statuses(book) == ["closed"]
+
+
+async def test_fills_of_a_believed_order_are_told_before_it_is_gone(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """emsd knows its number: its trades are asked for by that, after two minutes of denial."""
+    desk = Desk()
+    desk.filled = [trade(7, "0.4")]
+    began = trio.current_time()
+    async with proving(desk, belief()) as (book, known):
+        assert trio.current_time() - began >= 120
+        assert (statuses(book), known.told_size) == (["canceled"], D("0.4"))
+    desk.filled = [trade(7)]
+    async with proving(desk, belief()) as (book, _):
+        assert statuses(book) == ["closed"]

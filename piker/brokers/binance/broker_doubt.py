@@ -181,9 +181,12 @@ class Evidence:
     async def _is_traded(self, known: Known) -> bool:
         """Tell whether there are trades since an order was made that may be its own."""
         symbol, now_ms = known.market.wire, self.now_ms
-        made_ms = min(known.order.time_ns // 1_000_000, now_ms) - EARLY_MS
+        made_ms = known.order.time_ns // 1_000_000
+        if known.legs:  # it would follow these
+            made_ms = max(made_ms, known.newest.time_ms)
+        since_ms = max(min(made_ms, now_ms) - EARLY_MS, now_ms - BACK_MS)
         try:
-            fills = await self._desk.trades_since(symbol, max(made_ms, now_ms - BACK_MS))
+            fills = await self._desk.trades_since(symbol, since_ms)
         except Rejected as error:
             if error.code == _NO_MARKET:
                 return False

@@ -8,6 +8,7 @@ is believed then is said in :mod:`piker.brokers.binance.broker_doubt`.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from decimal import Decimal
 
 import msgspec
 import trio
@@ -16,7 +17,7 @@ from piker.brokers._backoff import Backoff
 from piker.brokers.binance.api import PROVIDER
 from piker.brokers.binance.broker_book import Book, Known
 from piker.brokers.binance.broker_doubt import ARCHIVED, FILLS, Desk, Evidence
-from piker.brokers.binance.broker_facts import ENDED, MAX_DERIVED, OrderFact, derived_id
+from piker.brokers.binance.broker_facts import ENDED, MAX_DERIVED, OrderFact, derived_id, leg_of
 from piker.brokers.quality import venue_quality
 from piker.errors import BrokerError, Rejected
 from piker.log import get_logger
@@ -30,6 +31,7 @@ ASK_AGAIN = Backoff(floor_s=0.25, cap_s=5.0)  # while an outcome is open, by its
 AFTER_FAILURE = Backoff(floor_s=0.5, cap_s=30.0)  # while the venue does not answer
 #: USD-M does not find an order that ended without a fill and was made more than three days ago.
 KEPT_MS = 3 * 86_400_000
+ZERO = Decimal(0)
 
 
 class Prover:
@@ -97,6 +99,11 @@ class Prover:
         for leg in list(known.legs.values()):
             if leg.reqid not in listed and (leg.status not in ENDED or known.probing):
                 await self._look_at(known, leg)
+        if not known.legs and (believed := believed_leg(known)) is not None:
+            there = await self.evidence.standing(known, believed)
+            if there is None:
+                return False
+            self._book.learn(there)
         if not known.legs or known.probing:
             if not await self._search(known):
                 return False
@@ -190,3 +197,18 @@ class Prover:
         log.error("binance.missing_fills", oid=order.oid, symbol=order.symbol, what=what)
         venue_quality(PROVIDER).count("missing-fills", what)
         self._book.forgo(known)
+
+
+def believed_leg(known: Known) -> OrderFact | None:
+    """Return the order that emsd believes in, as far as it knows it; None without its number."""
+    name, order = leg_of(known.reqid), known.order
+    if name is None:
+        return None
+    _, symbol, number, is_algo = name
+    return OrderFact(
+        venue=known.market.venue, symbol=symbol, number=number, client_id="", status="open",
+        action=order.action, size=order.size, executed=ZERO if is_algo else known.believed,
+        kind=order.kind, price=order.price, trigger=order.trigger, trigger_by=order.trigger_by,
+        tif=order.tif, expire_ns=order.expire_ns, post_only=order.post_only,
+        reduce_only=order.reduce_only, is_algo=is_algo,
+    )  # fmt: skip
