@@ -335,3 +335,54 @@ async def test_a_cancel_is_sent_when_too_many_orders_were(
                 assert await ems.dialog.venues[KINDS[symbol]].desk.open_orders()
                 await ems.cancel(order)
                 await ems.view.until_status(order.oid, "canceled")
+
+
+@pytest.mark.slow
+async def test_an_edit_is_refused_when_its_order_stands_though_there_is_much_patience(
+    piker_dirs: Path,
+) -> None:
+    """One is canceled for the other: where it stands after its request's time, there is none."""
+    async with loopback(accounts=(ALICE, BOB)) as (venue, alice, _):
+        point_at(alice.port, recv_window_ms=500, patience_s=600)
+        bid, _ = top_of(venue)
+        async with dialog_of(ALICE) as ems:
+            order = await ems.send(order_of("buy", "0.01", bid - 100))
+            await ems.view.until_status(order.oid, "open")
+            venue.gate.add_faults(
+                [Fault(what="half-open", on="http", match="cancelReplace", count=1)]
+            )
+            await ems.edit(order, price=bid - 50)
+            await ems.view.until_error(order.oid)
+            await ems.view.until_status(order.oid, "open")
+            await ems.cancel(order)
+            await ems.view.until_status(order.oid, "canceled")
+            assert not venue.accounts.spot.accounts["alice"].open
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("symbol", [SPOT, PERP])
+async def test_what_an_edit_may_have_made_is_canceled_at_once_when_a_cancel_comes(
+    piker_dirs: Path, symbol: str
+) -> None:
+    """Nobody knows for minutes whether it stands: the cancel does not wait for that."""
+    async with loopback(accounts=(ALICE, BOB)) as (venue, alice, _):
+        point_at(alice.port, recv_window_ms=500, patience_s=600)
+        desk = venue.accounts.desks[KINDS[symbol]]
+        account = desk.accounts["alice"]
+        bid, ask = top_of(venue, KINDS[symbol])
+        more = {"price": bid - 100} if symbol == SPOT else {"kind": "stop", "trigger": ask + 1000}
+        changed = {"price": bid - 50} if symbol == SPOT else {"trigger": ask + 900}
+        async with dialog_of(ALICE) as ems:
+            order = await ems.send(order_of("buy", "0.01", symbol=symbol, **more))
+            await ems.view.until_status(order.oid, "open")
+            lost = Fault(what="unanswered", match=f"POST .*{order.client_id}-1", count=1)
+            venue.gate.add_faults([lost, Fault(what="drop", match=EVENTS)])
+            desk.lag_ms = 10**9
+            await ems.edit(order, **changed)
+            await ems.view.until_status(order.oid, "unknown")
+            await ems.cancel(order)
+            with trio.fail_after(10):
+                while account.open or (symbol == PERP and desk._open_algos(account)):
+                    await trio.sleep(0.02)
+            desk.lag_ms = 0
+            await ems.view.until_status(order.oid, "canceled")

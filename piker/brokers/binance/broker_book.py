@@ -70,7 +70,9 @@ class Known:
         self.legs: dict[str, OrderFact] = {}
         self.reqid = order.reqid  # that emsd was told
         self.believed = ZERO  # filled by what emsd knew when the dialog began
-        self.is_believed = False  # a former dialog's requests may be on their way
+        #: Requests of a former dialog's, or one that was given up, may be taken all the same.
+        self.is_believed = False
+        self.in_doubt = ""  # the client id of the leg that an edit may have made
         self.sought = ""  # the leg that is proved to be the last one
         self.unseen: Decimal | None = None  # of what was believed, once every fill was asked for
         self.forgone = ZERO  # filled by the venue's count, and of which it has no trades
@@ -134,7 +136,7 @@ class Known:
 
     @property
     def may_be_replaced(self) -> bool:
-        """Tell whether a former dialog's request may have canceled it for another leg.
+        """Tell whether a request that nobody waits for may have canceled it for another leg.
 
         Spot does both at once; the request may arrive after the order was found to stand.
         """

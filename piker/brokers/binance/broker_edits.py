@@ -205,6 +205,16 @@ class Edits:
         old: OrderFact | None,
     ) -> OrderFact:  # fmt: skip
         """Ask until a new leg is found, and told, or proved never to have come; return the old."""
+        known.in_doubt = client_id
+        try:
+            return await self._look_for(known, order, client_id, error, old)
+        finally:
+            known.in_doubt = ""
+
+    async def _look_for(
+        self, known: Known, order: BrokerdOrder, client_id: str, error: PikerError,
+        old: OrderFact | None,
+    ) -> OrderFact:  # fmt: skip
         refused = isinstance(error, Rejected) and not is_duplicate(error)
         looks = misses = 0
         while True:
@@ -212,9 +222,11 @@ class Edits:
             found = await self._ask(
                 known.market.wire, client_id=client_id, is_algo=self._desk.is_algo(order)
             )
+            stands = False
             if old is not None:
                 fact = await self._ask(old.symbol, number=old.number)
                 old = self._book.learn(fact).legs[old.reqid] if fact is not None else old
+                stands = fact is not None and old.status == "open"
             if found is not None:
                 self._book.learn(found)
                 terms = self._book.terms(known, found)
@@ -224,6 +236,9 @@ class Edits:
                 else:
                     self._book.ack_edit(known, order, found)
                 return old or found
+            if stands and asked_ms > known.expires_ms:
+                misses += 1  # one is there only where the other is not: should both be late,
+                known.is_believed = True  # its end is not told before that was looked for
             misses += refused
             if misses >= MISSES or await self._never_came(known, client_id, asked_ms):
                 return old or known.legs[known.reqid]

@@ -154,9 +154,27 @@ class Requests:
         if known is None:
             await self._cancel_stranger(request, market)
         else:
+            if known.in_doubt:
+                await self._cancel_doubted(known)
             async with _editing(known):
                 await self._cancel(known)
         await self.flush()
+
+    async def _cancel_doubted(self, known: Known) -> None:
+        """Cancel at once what an edit may have made: whether it did may not be known for minutes.
+
+        What that comes to is found out by the edit; what stands then is canceled after it.
+        """
+        client_id, is_algo = known.in_doubt, self.desk.is_algo(known.order)
+
+        async def once() -> None:
+            fact = await self.desk.cancel(
+                known.market.wire, 0, client_id, is_algo=is_algo, sent=Sent()
+            )
+            if fact is not None:
+                self.book.learn(fact)
+
+        await self.fly(known, once, CANCEL_RESEND_S)
 
     async def _cancel(self, known: Known) -> None:
         for _ in range(CANCEL_TRIES):
