@@ -12,6 +12,7 @@ from account_client import ALICE, account_of, loopback, top_of
 from binance_broker_client import PERP, SPOT, dialog_of, order_of, point_at
 from msgspec.structs import replace
 
+from piker.clock import wall_ns
 from piker.testing.binance_account_algo import AlgoDesk
 from piker.testing.binance_account_calls import Call
 from piker.testing.binance_account_params import VenueRefusal
@@ -386,3 +387,29 @@ async def test_what_an_edit_may_have_made_is_canceled_at_once_when_a_cancel_come
                     await trio.sleep(0.02)
             desk.lag_ms = 0
             await ems.view.until_status(order.oid, "canceled")
+
+
+@pytest.mark.parametrize("symbol", [SPOT, PERP])
+async def test_dropped_events_are_found_when_another_order_is_in_doubt(
+    piker_dirs: Path, monkeypatch: pytest.MonkeyPatch, symbol: str
+) -> None:
+    """The minute's comparison waits for no proof: only an account that is not synced does."""
+    path = "/api/v3/order" if symbol == SPOT else "/fapi/v1/order"
+    async with loopback(accounts=(ALICE, BOB)) as (venue, alice, _):
+        point_at(alice.port, patience_s=600)
+        desk = venue.accounts.desks[KINDS[symbol]]
+        bid, _ = top_of(venue, KINDS[symbol])
+        async with dialog_of(ALICE) as ems:
+            order = await ems.send(order_of("buy", "0.01", bid - 100, symbol=symbol))
+            await ems.view.until_status(order.oid, "open")
+            now_ms = wall_ns() // 1_000_000
+            monkeypatch.setattr(desk, "shows", lambda at_ms: at_ms <= now_ms)
+            await trio.sleep(0.01)
+            doubted = await ems.send(order_of("buy", "0.01", bid - 200, symbol=symbol))
+            await ems.view.until_status(doubted.oid, "open")
+            await trio.sleep(0.5)
+            venue.gate.add_faults([Fault(what="drop", match=EVENTS)])
+            name = {"symbol": "BTCUSDT", "origClientOrderId": order.client_id}
+            await alice.ask("DELETE", path, **name)
+            await ems.view.until_status(order.oid, "canceled")
+            assert statuses(ems, doubted.oid) == ["open"]
