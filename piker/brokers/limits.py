@@ -56,6 +56,7 @@ log = get_logger("limits")
 MAX_WAITERS = 4096  # callers in the queue of one venue; a history scan asks a few hundred at once
 FLIGHT_MAX_S = 120.0  # a permit nobody gave back counts as answered then; above any REST deadline
 BAN_DEFAULT_S = 120.0  # a 418 without Retry-After: the shortest Binance ban by its documents
+KIND_DEFAULT_S = 10.0  # a refused kind without Retry-After that no limit of ours counts
 _SOON_S = 0.001  # shortest sleep: below it the event loop would spin on rounding
 
 DATA, ORDER, CANCEL = "data", "order", "cancel"  # kinds of request
@@ -87,10 +88,11 @@ class Permit:
 
 
 class _Waiter:
-    __slots__ = ("costs", "key", "permit", "wake")
+    __slots__ = ("costs", "key", "kind", "permit", "wake")
 
-    def __init__(self, key: tuple[int, int], costs: dict[str, float]) -> None:
+    def __init__(self, key: tuple[int, int], costs: dict[str, float], kind: str) -> None:
         self.key = key
+        self.kind = kind
         self.costs = costs
         self.permit: Permit | None = None
         self.wake = trio.Event()
@@ -107,6 +109,7 @@ class Budget:
         self.venue = venue
         self.blocked_until = -math.inf  # monotonic seconds; nothing but CONNECT is sent before
         self.penalties = 0
+        self._kinds_until: dict[str, float] = {}  # the same of one kind of request
         self._meters: dict[str, Meter] = {}
         self._open: deque[Permit] = deque()  # oldest first, to find those never given back
         self._waiters: list[_Waiter] = []  # by (priority, arrival)
@@ -175,10 +178,28 @@ class Budget:
             log.warning("limits.penalty", venue=self.venue, wait_s=retry_after_s)
         self._wake_leader()
 
+    def penalise_kind(self, kind: str, retry_after_s: float | None) -> None:
+        """Send nothing of one kind for ``retry_after_s``; whatever is of another goes on.
+
+        Without a figure, for the shortest window that counts that kind.
+        """
+        if retry_after_s is None or not math.isfinite(retry_after_s) or retry_after_s < 0:
+            windows = (limit.window_s for limit in self.limits if kind in limit.kinds)
+            retry_after_s = min(windows, default=KIND_DEFAULT_S)
+        until = max(self._kinds_until.get(kind, -math.inf), _now() + retry_after_s)
+        self._kinds_until[kind] = until
+        self.penalties += 1
+        log.warning("limits.penalty", venue=self.venue, kind=kind, wait_s=retry_after_s)
+        self._wake_leader()
+
     @property
     def penalty_s(self) -> float:
         """Return for how long nothing will be sent, 0 when something may be."""
         return max(0.0, self.blocked_until - _now())
+
+    def penalty_of(self, kind: str) -> float:
+        """Return for how long nothing of a kind will be sent, 0 when something may be."""
+        return max(self.penalty_s, self._kinds_until.get(kind, -math.inf) - _now())
 
     # -- permits --------------------------------------------------------------------------
     async def acquire(
@@ -206,7 +227,7 @@ class Budget:
         if waiter.permit is None:
             raise Transient(
                 f"{self.venue}: no room in its rate limits within {max_wait_s:g} s",
-                retry_after=self.penalty_s or None,
+                retry_after=self.penalty_of(kind) or None,
             )
         return waiter.permit
 
@@ -223,7 +244,7 @@ class Budget:
         if kind != CONNECT:
             costs.setdefault("", 0.0)  # stands for the penalty
         self._arrivals += 1
-        waiter = _Waiter((int(priority), self._arrivals), costs)
+        waiter = _Waiter((int(priority), self._arrivals), costs, kind)
         bisect.insort(self._waiters, waiter, key=lambda w: w.key)
         return waiter
 
@@ -283,6 +304,9 @@ class Budget:
             wait = self._meters[name].room_in(cost, now) if name else self.blocked_until - now
             if wait > 0:
                 waits[name] = wait
+        wait = self._kinds_until.get(waiter.kind, -math.inf) - now
+        if wait > 0:
+            waits[f"kind {waiter.kind}"] = wait
         return waits
 
     def _permit(self, waiter: _Waiter, now: float) -> None:

@@ -19,7 +19,8 @@ other 3xx, 4xx                 Rejected               Rejected
 =============================  =====================  ==========================
 
 ``classify`` of the venue has the first word on every answer but 429 and 418, except that
-nothing it says turns a 5xx of a changing call into a rejection.
+nothing it says turns a 5xx of a changing call into a rejection. Of a 429 it may say that it is for
+requests of that kind alone (:class:`OverKind`): new orders of one account.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ import msgspec
 import trio
 
 from piker.brokers._http import Http, Params, Response, encode_params
-from piker.brokers.limits import DATA, Budget, Priority, venue_budget
+from piker.brokers.limits import CANCEL, DATA, Budget, Priority, venue_budget
 from piker.brokers.tap import current_tap
 from piker.errors import (
     Bug,
@@ -54,6 +55,7 @@ __all__ = [
     "DEADLINE_S",
     "MAX_BODY",
     "Classify",
+    "OverKind",
     "Params",
     "Response",
     "RestClient",
@@ -78,6 +80,10 @@ T = TypeVar("T")
 Classify = Callable[[int, Mapping[str, str], bytes], PikerError | None]
 #: headers in lower case -> {limit name: used}, for :meth:`Budget.observe`.
 Usage = Callable[[Mapping[str, str]], Mapping[str, float]]
+
+
+class OverKind(Transient):
+    """A 429 that is for requests of its kind alone; what ``classify`` returns for it."""
 
 
 class _Call(msgspec.Struct, frozen=True):
@@ -305,9 +311,10 @@ class RestClient:
             return
         if status in (418, 429):
             retry_after = _retry_after_s(response.headers)
-            self.budget.penalise(retry_after, banned=status == 418)
+            self._penalise(call, response, retry_after)
             raise Transient(
-                self._said(call, response), retry_after=self.budget.penalty_s or retry_after
+                self._said(call, response),
+                retry_after=self.budget.penalty_of(call.kind) or retry_after,
             )
         error = self._classify(status, response.headers, response.body) if self._classify else None
         if status >= 500 and not call.idempotent and not isinstance(error, (Transient, Unknown)):
@@ -322,6 +329,15 @@ class RestClient:
             raise Transient(self._said(call, response), retry_after=retry_after)
         if not 200 <= status < 300:
             raise Rejected(self._said(call, response), code=str(status))
+
+    def _penalise(self, call: _Call, response: Response, retry_after: float | None) -> None:
+        """Have the budget do without what was one too many: all, or what that kind is told."""
+        status = response.status
+        error = self._classify(status, response.headers, response.body) if self._classify else None
+        if status == 418 or not isinstance(error, OverKind):
+            self.budget.penalise(retry_after, banned=status == 418)
+        elif call.kind not in (DATA, CANCEL):
+            self.budget.penalise_kind(call.kind, retry_after)
 
     def _said(self, call: _Call, response: Response) -> str:
         excerpt = response.body[:EXCERPT].decode("utf-8", "replace")

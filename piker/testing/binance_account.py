@@ -73,6 +73,7 @@ class AccountSide:
         self.calls: dict[str, dict[str, Call]] = {"spot": SPOT_CALLS, "usdm": USDM_CALLS}
         self.private = PrivateStreams(seed)
         self.counts = {kind: OrderCounts(kind) for kind in self.desks}
+        self.retry_after_s = 1  # that a 429 for too many orders tells
         self.refusals: Counter[str] = Counter()  # by the venue's code
 
     # -- the markets ---------------------------------------------------------------------------
@@ -125,7 +126,7 @@ class AccountSide:
     def _reply(self, kind: str, done: Done) -> Reply:
         headers = self.counts[kind].headers(done.account) if done.counted else {}
         if done.status == 429:
-            headers["Retry-After"] = "1"
+            headers["Retry-After"] = str(self.retry_after_s)
         return Reply(done.status, _encode(done.body), headers)
 
     def do(self, kind: str, name: str, request: Request) -> Done:

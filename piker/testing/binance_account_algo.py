@@ -131,13 +131,14 @@ class AlgoDesk(UsdmDesk):
     def one_algo(self, account: Account, p: Params, now_ms: int) -> dict[str, Any]:
         """Return a conditional order."""
         order = self._found_algo(account, p)
-        if order is None:
+        if order is None or not self.shows(order.made_ms) or self.forgot(order):
             raise VenueRefusal(-2013, "Order does not exist.")
         return _row(order)
 
     def open_algos(self, account: Account, p: Params, now_ms: int) -> list[dict[str, Any]]:
         """Return the conditional orders that wait."""
-        return [_row(order) for order in self._open_algos(account, p.word("symbol"))]
+        algos = self._open_algos(account, p.word("symbol"))
+        return [_row(order) for order in algos if self.shows(order.made_ms)]
 
     def all_algos(self, account: Account, p: Params, now_ms: int) -> list[dict[str, Any]]:
         """Return the conditional orders of a market, ended ones too."""

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from decimal import Decimal
 from functools import partial
 
+from piker.clock import wall_ns
 from piker.testing.account_matching import OwnBook, OwnFill
 from piker.testing.accounts import Account, AccountSpec, VenueOrder
 from piker.testing.binance_account_params import Params, VenueRefusal
@@ -94,6 +95,10 @@ class BinanceDesk(ABC):
         self._random = random.Random(f"{seed}:{self.kind}:ids")
         self._orders = self.first_order
         self._executions = 0
+        #: What is younger than so much the queries do not show: the venue answers them beside its
+        #: engine, and documents that they may be behind it.
+        self.lag_ms = 0
+        self.trades_kept_ms = 10**15  # what was traded longer ago is told no more
 
     # -- markets -------------------------------------------------------------------------------
     def place_of(self, symbol: str) -> Place:
@@ -142,6 +147,29 @@ class BinanceDesk(ABC):
             text = "Client order ID is not correct for this order ID."
             raise VenueRefusal(-2039, text)
         return order
+
+    def shows(self, at_ms: int) -> bool:
+        """Tell whether queries show what happened at a moment."""
+        return at_ms <= wall_ns() // 1_000_000 - self.lag_ms
+
+    def shows_trade(self, at_ms: int) -> bool:
+        """Tell whether queries show what was traded at a moment."""
+        return self.shows(at_ms) and at_ms >= wall_ns() // 1_000_000 - self.trades_kept_ms
+
+    def asked(self, account: Account, symbol: str, name: tuple[int, str]) -> VenueOrder:
+        """Return an order to whoever asks for it; -2013 where queries have none."""
+        order = self.found(account, symbol, name)
+        if order is None or not self.shows(order.made_ms) or self.forgot(order):
+            raise VenueRefusal(-2013, "Order does not exist.")
+        return order
+
+    def forgot(self, order: VenueOrder) -> bool:
+        """Tell whether an order is too old to be asked for; whether it stands is another matter."""
+        return False
+
+    def listed(self, account: Account, symbol: str = "") -> list[VenueOrder]:
+        """Return the open orders that queries show."""
+        return [one for one in self.open_orders(account, symbol) if self.shows(one.made_ms)]
 
     def open_orders(self, account: Account, symbol: str = "") -> list[VenueOrder]:
         """Return those that may still be filled, oldest first."""

@@ -18,15 +18,12 @@ def one_order(desk: SpotDesk, account: Account, p: Params) -> dict[str, Any]:
     """Return an order; -2013 where there is none."""
     symbol = p.needed("symbol")
     desk.place_of(symbol)
-    order = desk.found(account, symbol, p.order_name())
-    if order is None:
-        raise VenueRefusal(-2013, "Order does not exist.")
-    return wire.order_row(order)
+    return wire.order_row(desk.asked(account, symbol, p.order_name()))
 
 
 def open_orders(desk: SpotDesk, account: Account, p: Params) -> list[dict[str, Any]]:
     """Return the open orders of a market, or of all."""
-    return [wire.order_row(order) for order in desk.open_orders(account, p.word("symbol"))]
+    return [wire.order_row(order) for order in desk.listed(account, p.word("symbol"))]
 
 
 def all_orders(desk: SpotDesk, account: Account, p: Params) -> list[dict[str, Any]]:
@@ -47,7 +44,7 @@ def my_trades(desk: SpotDesk, account: Account, p: Params) -> list[dict[str, Any
     found = [
         row for row in account.fills
         if row["symbol"] == symbol and row["id"] >= first and start <= row["time"] <= end
-        and number in (0, row["orderId"])
+        and number in (0, row["orderId"]) and desk.shows_trade(row["time"])
     ]  # fmt: skip
     return found[:limit] if "fromId" in p or "startTime" in p else found[-limit:]
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from decimal import ROUND_DOWN, Decimal
 from typing import Any
 
+from piker.clock import wall_ns
 from piker.testing import binance_account_wire as wire
 from piker.testing.account_matching import OwnFill
 from piker.testing.accounts import ZERO, Account, VenueOrder
@@ -35,6 +36,17 @@ class SpotDesk(BinanceDesk):
 
     kind = "spot"
     first_order = 12_569_099_452  # numbers there have eleven digits
+
+    archive_ms = 90 * 86_400_000  # what ended without a fill longer ago is archived
+
+    def asked(self, account: Account, symbol: str, name: tuple[int, str]) -> VenueOrder:
+        """Return an order to whoever asks for it; -2026 where it is archived."""
+        order = super().asked(account, symbol, name)
+        age_ms = wall_ns() // 1_000_000 - order.changed_ms
+        if not order.is_open and not order.filled and age_ms > self.archive_ms:
+            text = "Order was canceled or expired with no executed qty over 90 days ago"
+            raise VenueRefusal(-2026, f"{text} and has been archived.")
+        return order
 
     # -- new orders ----------------------------------------------------------------------------
     def new(

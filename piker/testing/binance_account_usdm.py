@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from piker.clock import wall_ns
 from piker.testing import binance_account_usdm_wire as wire
 from piker.testing.account_matching import OwnFill
 from piker.testing.accounts import ZERO, Account, VenueOrder
@@ -64,6 +65,8 @@ class UsdmDesk(BinanceDesk):
     kind = "usdm"
     first_order = 8_389_765_000_000  # numbers there have thirteen digits
     window_days = 7
+    memory_ms = 90 * 86_400_000  # an order that was made longer ago can not be asked for
+    barren_ms = 3 * 86_400_000  # nor one that was made so long ago, and ended without a fill
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:  # Any: those of BinanceDesk
         super().__init__(*args, **kwargs)
@@ -74,6 +77,7 @@ class UsdmDesk(BinanceDesk):
         self._shrunk: list[tuple[Account, str, str]] = []  # positions that became smaller
         self._countdowns: dict[tuple[str, str], int] = {}  # -> when all is cancelled
         self._dated: list[VenueOrder] = []  # that are good till a date
+        self.trades_kept_ms = 90 * 86_400_000  # three months
 
     def margin_of(self, account: Account) -> Margin:
         """Return an account's wallet and positions."""
@@ -93,6 +97,12 @@ class UsdmDesk(BinanceDesk):
             worth = abs(position.amount) * self.place_of(market).book.last
             left += self.unrealised(market, position) - worth / margin.leverage(market)
         return left - sum(order.locked for order in account.open.values())
+
+    def forgot(self, order: VenueOrder) -> bool:
+        """Tell whether an order is too old to be asked for; it may stand all the same."""
+        age_ms = wall_ns() // 1_000_000 - order.made_ms
+        is_barren = not order.is_open and not order.filled and not order.more.get("sent")
+        return age_ms > (self.barren_ms if is_barren else self.memory_ms)
 
     # -- new orders ----------------------------------------------------------------------------
     def new(

@@ -21,14 +21,11 @@ def _test(desk: UsdmDesk, account: Account, p: Params, now_ms: int) -> Any:
 def _one_order(desk: UsdmDesk, account: Account, p: Params, now_ms: int) -> Any:
     symbol = p.needed("symbol")
     desk.place_of(symbol)
-    order = desk.found(account, symbol, p.order_name())
-    if order is None:
-        raise VenueRefusal(-2013, "Order does not exist.")
-    return wire.order_row(order)
+    return wire.order_row(desk.asked(account, symbol, p.order_name()))
 
 
 def _open_orders(desk: UsdmDesk, account: Account, p: Params, now_ms: int) -> Any:
-    return [wire.order_row(order) for order in desk.open_orders(account, p.word("symbol"))]
+    return [wire.order_row(order) for order in desk.listed(account, p.word("symbol"))]
 
 
 def _all_orders(desk: UsdmDesk, account: Account, p: Params, now_ms: int) -> Any:
@@ -44,7 +41,7 @@ def _trades(desk: UsdmDesk, account: Account, p: Params, now_ms: int) -> Any:
     found = [
         row for row in account.fills
         if row["symbol"] == symbol and row["id"] >= first and start <= row["time"] <= end
-        and number in (0, row["orderId"])
+        and number in (0, row["orderId"]) and desk.shows_trade(row["time"])
     ]  # fmt: skip
     return found[:limit] if "fromId" in p or "startTime" in p else found[-limit:]
 

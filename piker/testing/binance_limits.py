@@ -101,11 +101,12 @@ def _whole(text: str, default: int) -> int:
 
 
 class BinanceLimits:
-    """The counters of one loopback Binance; each of its three markets counts for itself."""
+    """The counters of one loopback Binance: both futures have one weight, all else is by market."""
 
     def __init__(self) -> None:
         self.violations: Counter[str] = Counter()
-        self._minutes = {kind: Window(60) for kind in WEIGHT_LIMITS}
+        spot, futures = Window(60), Window(60)  # one for USD-M and COIN-M since 2026-06-30
+        self._minutes = {"spot": spot, "usdm": futures, "coinm": futures}
         self._handshakes = {kind: Rolling(HANDSHAKES, HANDSHAKES_S) for kind in WEIGHT_LIMITS}
         self._messages: dict[Connected, list[float]] = {}
         self._refused: Counter[str] = Counter()  # in a row, by market and address
@@ -124,7 +125,7 @@ class BinanceLimits:
 
     def spend(self, kind: str, peer: str, weight: int) -> Reply | None:
         """Count so much weight; return the refusal where there is no room for it."""
-        key = f"{kind} {peer}"
+        key = f"{'spot' if kind == 'spot' else 'futures'} {peer}"
         now = monotonic_ns() / NS
         until, bans = self._bans.get(key, (0.0, 0))
         if now < until:

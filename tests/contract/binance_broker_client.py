@@ -60,7 +60,7 @@ def point_at(port: int, **options: int) -> None:
     """Point the backend at a loopback venue, with options of its own; its limits are all unused."""
     limits._budgets.clear()
     text = brokers_toml("binance", port)
-    said = {"recv_window_ms": 5000, **options}
+    said = {"recv_window_ms": 5000, "patience_s": 1, **options}
     table = ", ".join(f"{name} = {value}" for name, value in said.items())
     (config_dir() / "brokers.toml").write_text(f"[binance]\noptions = {{{table}}}\n{text}")
 

@@ -261,3 +261,18 @@ async def test_what_others_do_with_the_account_is_told_too(piker_dirs: Path) -> 
             await ems.view.until_status(f"spot-BTCUSDT-{late['orderId']}", "closed")
             (fill,) = ems.view.fills.values()
             assert (fill.client_id, fill.oid, fill.size) == ("mine-2", "", Decimal("0.2"))
+
+
+async def test_a_balance_is_zero_when_it_was_spent_while_nobody_heard(piker_dirs: Path) -> None:
+    """Spot lists what is not zero: an asset that was told, and is missing, is spent."""
+    async with loopback(accounts=(ALICE, MAKER)) as (venue, alice, _):
+        point_at(alice.port)
+        async with dialog_of(ALICE) as ems:
+            assert ems.view.balances["btc"].total == 10
+            venue.cut(refuse_s=0.3)
+            await ems.view.until(lambda: ems.view.sync == "lost")
+            venue.accounts.spot.accounts["alice"].purse.spend("BTC", free=Decimal(10))
+            await ems.view.until(lambda: ems.view.sync == "synced")
+            held = ems.view.balances["btc"]
+            assert (held.total, held.available) == (0, 0)
+            assert ems.view.balances["usdt"].total == 1_000_000

@@ -6,6 +6,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import pytest
 from account_client import ALICE, Trader, account_of, loopback, top_of
 from binance_broker_client import PERP, dialog_of, order_of, point_at
 
@@ -144,3 +145,40 @@ async def test_spot_does_not_wait_when_the_key_may_not_trade_futures(piker_dirs:
             assert "may not trade USD-M" in (await ems.view.until_error(order.oid)).reason
             assert "usdt.usdtm" not in ems.view.balances
         assert not any(p.startswith("/fapi") for p in venue.gate.counters.requests)
+
+
+async def test_nothing_of_coinm_is_told_when_its_events_come_the_same_way(
+    piker_dirs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Orders and positions by their market's name; a balance without a position is asked for."""
+    monkeypatch.setattr("piker.brokers.binance.broker_sync.READ_S", 0.05)
+    async with loopback() as (venue, alice, bob, _):
+        point_at(alice.port)
+        desk = venue.accounts.usdm
+        account = desk.accounts["alice"]
+        bid, ask = top_of(venue, "usdm")
+        price = (bid + ask) / 2 // TICK * TICK
+        theirs = {"s": "BTCUSD_PERP", "pa": "5", "ep": "9", "ps": "BOTH"}
+        wallet = {"a": "USDT", "wb": "77", "cw": "77"}
+        order = {"s": "BTCUSD_PERP", "c": "x", "S": "SELL", "o": "LIMIT", "f": "GTC", "q": "2",
+                 "p": "9", "x": "NEW", "X": "NEW", "i": 7, "l": "0", "z": "0", "L": "0", "T": 5,
+                 "t": 0, "m": False}  # fmt: skip
+        async with dialog_of(ALICE) as ems:
+            before = len(ems.view.events)
+            for event in (
+                {"e": "ORDER_TRADE_UPDATE", "o": order},
+                {"e": "ACCOUNT_UPDATE", "a": {"m": "ORDER", "B": [wallet], "P": [theirs]}},
+                {"e": "ACCOUNT_UPDATE", "a": {"m": "DEPOSIT", "B": [wallet], "P": []}},
+            ):
+                account.tell(event)
+            desk.margin_of(account).wallet += 5
+            await ems.view.until(lambda: ems.view.balances["usdt.usdtm"].total == 1_000_005)
+            (told,) = ems.view.events[before:]
+            assert told.total == 1_000_005
+            ours = await ems.send(order_of("buy", "0.02", price, symbol=PERP))
+            await ems.view.until_status(ours.oid, "open")
+            await trade(bob, "SELL", price, "0.02")
+            await ems.view.until_status(ours.oid, "closed")
+            await ems.view.until(lambda: PERP in ems.view.positions)
+            assert ems.view.positions[PERP].size == Decimal("0.02")
+            assert set(ems.view.positions) == {PERP}

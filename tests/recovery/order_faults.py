@@ -72,11 +72,11 @@ class Place(NamedTuple):
 PLACES = {
     "spot": Place(
         "binance", "spot", "btcusdt.spot.binance", "USDT=100000000,BTC=10000", "0.01",
-        "{recv_window_ms = 1500}",
+        "{recv_window_ms = 1500, patience_s = 1}",
     ),
     "usdtm": Place(
         "binance", "usdm", "btcusdt.usdtm.perp.binance", "USDT=100000000", "0.01",
-        "{recv_window_ms = 1500}",
+        "{recv_window_ms = 1500, patience_s = 1}",
     ),
     "kraken": Place(
         "kraken", "kraken", "xbtusd.spot.kraken", "USD=100000000,BTC=10000", "0.1",

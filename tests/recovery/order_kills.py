@@ -59,7 +59,7 @@ OWNER = account_of("alice:alicekey:alicesecret:USDT=100000000,BTC=10000")
 SOON = ("not-synced", "no-reference", "wrong-symbol")  # denials while something is starting
 ENDED = frozenset(str(phase) for phase in TERMINAL)
 #: What never reached the venue is proved so the sooner, the shorter a request is valid.
-BROKERS = "[binance]\noptions = {recv_window_ms = 500}\n"
+BROKERS = "[binance]\noptions = {recv_window_ms = 500, patience_s = 1}\n"
 
 
 class Session:

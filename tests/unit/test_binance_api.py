@@ -9,10 +9,12 @@ import binance_captures as captures
 import msgspec
 import pytest
 
+from piker.brokers import limits
 from piker.brokers.binance import api, schema
 from piker.brokers.quality import venue_quality
 from piker.errors import Rejected, SymbolNotFound, Transient
 from piker.market import AssetType, parse_fqme
+from piker.testing.binance_limits import BinanceLimits
 
 
 @pytest.mark.parametrize("venue", ["spot", "coinm"])
@@ -160,3 +162,36 @@ def test_a_market_ranks_by_how_it_matches_when_it_is_searched(
 ) -> None:
     """Exact, beginning, part, words, letters in order, not at all."""
     assert api.rank(wanted, mktid) == rank
+
+
+def test_futures_share_one_weight_and_one_penalty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """USD-M and COIN-M are counted together by address, spot apart; the lower limit is kept."""
+    monkeypatch.setattr(limits, "_budgets", {})
+    monkeypatch.setattr(api, "_weights", {})
+
+    def said(weight: int) -> schema.ExchangeInfo:
+        row = {"rateLimitType": "REQUEST_WEIGHT", "interval": "MINUTE", "intervalNum": 1,
+               "limit": weight}  # fmt: skip
+        return msgspec.convert({"rateLimits": [row], "symbols": []}, schema.ExchangeInfo)
+
+    spot, usdm, coinm = (api.budget_of(name) for name in ("spot", "usdm", "coinm"))
+    assert usdm is coinm
+    assert spot is not usdm
+    for kind, weight in (("usdtm", 2400), ("coinm", 6000), ("spot", 6000)):
+        api._set_limits(api.KINDS[kind], said(weight))
+    usdm.observe("REQUEST_WEIGHT", 700)
+    assert (coinm.used("REQUEST_WEIGHT"), spot.used("REQUEST_WEIGHT")) == (700, 0)
+    assert [one.capacity for one in coinm.limits if one.name == "REQUEST_WEIGHT"] == [2400]
+    coinm.penalise(30)
+    assert (usdm.penalty_s > 29, spot.penalty_s) == (True, 0)
+
+
+def test_the_loopback_counts_both_futures_together() -> None:
+    """What one used up the other lacks, and a ban holds for both."""
+    venue = BinanceLimits()
+    assert venue.spend("usdm", "here", 2000) is None
+    assert venue.spend("coinm", "there", 2000) is None
+    reply = venue.spend("coinm", "here", 401)
+    assert reply is not None
+    assert reply.status == 429
+    assert venue.spend("spot", "here", 2000) is None

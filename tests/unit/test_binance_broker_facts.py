@@ -27,6 +27,7 @@ from piker.brokers.binance.broker_spot import spot_events, spot_order, unfit_for
 from piker.brokers.binance.broker_usdm import position_side, unfit_for_usdm, usdm_order
 from piker.brokers.binance.broker_usdm_facts import AlgoRow, OrderRow, algo_fact, order_fact
 from piker.brokers.binance.broker_usdm_facts import usdm_events as events_of_usdm
+from piker.brokers.rest import OverKind
 from piker.errors import DataQuality, Rejected, Transient, Unknown
 from piker.orders import (
     Action,
@@ -248,7 +249,12 @@ def test_what_the_venue_can_not_do_is_said_when_it_is_asked_for() -> None:
         (400, b'{"code":-2010,"msg":"Account has insufficient balance"}', Rejected),
         (400, b'{"code":-1013,"msg":"Filter failure: LOT_SIZE"}', Rejected),
         (400, b'{"code":-1021,"msg":"Timestamp"}', Skewed),
-        (429, b'{"code":-1015,"msg":"Too many new orders"}', Transient),
+        (400, b'{"code":-5028,"msg":"ME_RECVWINDOW_REJECT"}', Skewed),
+        (409, b'{"code":-2021,"data":{"newOrderResponse":{"code":-1007}}}', Unknown),
+        (409, b'{"code":-2021,"data":{"newOrderResponse":{"code":-2010}}}', Rejected),
+        (400, b'{"code":-2022,"data":{"cancelResponse":{"code":-1006}}}', Unknown),
+        (429, b'{"code":-1015,"msg":"Too many new orders"}', OverKind),
+        (429, b'{"code":-1003,"msg":"Too much weight"}', Transient),
         (408, b'{"code":-1007,"msg":"Timeout waiting"}', Unknown),
         (400, b'{"code":-1006,"msg":"An unexpected response"}', Unknown),
         (503, b'{"code":-1008,"msg":"Server is currently overloaded"}', Unknown),
@@ -383,6 +389,27 @@ def test_a_liquidation_is_a_fill_when_it_has_a_trade() -> None:
     assert [(fill.trade, fill.size) for fill in found.fills] == [(3, Decimal(2))]
     (found,) = order_event(**said)
     assert (found.fills, found.executed, found.status) == ((), 2, "closed")
+
+
+def test_a_liquidation_is_read_when_it_has_no_fee_and_a_status_of_its_own() -> None:
+    """NEW_ADL and NEW_INSURANCE end with the last of what they fill; the fee may be null."""
+    said = {"x": "CALCULATED", "l": "1", "L": "9", "c": "adl_autoclose", "n": None, "N": None}
+    (part,) = order_event(**said, X="NEW_ADL", z="1", t=3)
+    assert (part.status, part.fills[0].fee) == ("open", 0)
+    for word in ("NEW_ADL", "NEW_INSURANCE"):
+        (whole,) = order_event(**said, X=word, z="2", t=4)
+        assert whole.status == "closed"
+
+
+def test_a_trade_of_nothing_takes_no_trades_id() -> None:
+    """What it says of the order counts; the fill comes with the same number."""
+    book = Book("binance.main", lambda known: None)
+    known = book.add(order(), MARKET)
+    nothing = msgspec.structs.replace(fill(1), size=Decimal(0))
+    book.learn(fact("open", 0, 5, fills=(nothing,)))
+    book.learn(fact("open", 1, 6, fills=(fill(1),)))
+    assert [e.size for e in book.out if isinstance(e, BrokerdFill)] == [ONE]
+    assert not known.lacks_fills
 
 
 @given(st.binary(max_size=200))

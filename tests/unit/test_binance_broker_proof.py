@@ -28,10 +28,32 @@ class Desk:
     """USD-M as far as it answers for orders: by their numbers or client ids."""
 
     def __init__(self) -> None:
-        self.signed: Any = SimpleNamespace(clock=SimpleNamespace(now_ms=lambda: NOW_MS))
+        self.ahead_ms = 0
+        self.signed: Any = SimpleNamespace(clock=self, patience_s=60.0)
         self.orders: dict[int | str, OrderFact] = {}
         self.error: Rejected | None = None
         self.asked = 0
+        self.open: list[OrderFact] = []
+        self.listings: list[float] = []  # when the open ones were asked for
+        self.filled: list[FillFact] = []  # of the order that is asked about
+        self.strange: list[FillFact] = []  # in that market, since it was made
+
+    def now_ms(self) -> int:
+        """Return the venue's time."""
+        return NOW_MS + self.ahead_ms + round(trio.current_time() * 1000)
+
+    async def open_orders(self, symbol: str = "") -> list[OrderFact]:
+        """Return what stands."""
+        await trio.lowlevel.checkpoint()
+        self.listings.append(trio.current_time())
+        if self.error is not None:
+            raise self.error
+        return self.open
+
+    async def trades_since(self, symbol: str, since_ms: int) -> list[FillFact]:
+        """Return what was traded."""
+        await trio.lowlevel.checkpoint()
+        return self.strange
 
     async def order(
         self, symbol: str, *, number: int = 0, client_id: str = "", is_algo: bool = False
@@ -44,8 +66,8 @@ class Desk:
         return self.orders.get(number or client_id)
 
     async def trades(self, leg: OrderFact) -> list[FillFact]:
-        """Return no fills."""
-        return []
+        """Return its fills."""
+        return self.filled
 
     def is_algo(self, order: BrokerdOrder) -> bool:
         """Tell whether it waits for a trigger."""
@@ -63,7 +85,7 @@ def belief(**changes: Any) -> BrokerdBelief:
 
 @asynccontextmanager
 async def proving(desk: Desk, one: BrokerdBelief) -> AsyncIterator[tuple[Book, Known]]:
-    """Have it proved what became of an order, within a minute."""
+    """Have it proved what became of an order, within ten minutes."""
 
     async def flush() -> None: ...
 
@@ -72,7 +94,7 @@ async def proving(desk: Desk, one: BrokerdBelief) -> AsyncIterator[tuple[Book, K
         book.markets[PERP] = "btcusdt.usdtm.perp"
         prover = Prover(desk, book, nursery, flush)  # type: ignore[arg-type]
         known = book.believe(one, PERP, NOW_MS - 1)
-        with trio.fail_after(60):
+        with trio.fail_after(600):
             await prover.prove(known)
         yield book, known
         nursery.cancel_scope.cancel()
@@ -122,7 +144,7 @@ async def test_account_waits_for_no_order_that_a_trigger_made_long_ago(
         assert statuses(book)[-1] == "canceled"
     young = msgspec.structs.replace(fact, time_ms=NOW_MS - days_ms)
     desk.orders = {7: young, "pka": young}
-    with trio.move_on_after(50) as waiting:
+    with trio.move_on_after(500) as waiting:
         async with proving(desk, stop):
             pass
     assert waiting.cancelled_caught
@@ -160,7 +182,7 @@ async def test_canceled_order_is_not_over_when_a_former_dialog_may_have_replaced
         assert (statuses(book), known.reqid) == (["open"], "spot-BTCUSDT-8")
         ended = msgspec.structs.replace(new, status="canceled", time_ms=NOW_MS + 1)
         desk.orders |= {8: ended, "pka-1": ended}
-        desk.signed.clock.now_ms = lambda: NOW_MS + 6_000
+        desk.ahead_ms = 66_000
         book.learn(ended)
         await prover.prove(known)
         assert statuses(book) == ["open", "canceled"]
@@ -169,3 +191,125 @@ async def test_canceled_order_is_not_over_when_a_former_dialog_may_have_replaced
         await trio.sleep(60)
         assert desk.asked == asked
         nursery.cancel_scope.cancel()
+
+
+def row(number: int = 7, **changes: Any) -> OrderFact:
+    """Return that order as the venue has it."""
+    fact = OrderFact(
+        venue="usdm", symbol="BTCUSDT", number=number, client_id="pka", status="open",
+        action=Action.SELL, size=D(1), price=D(100), time_ms=NOW_MS,
+    )  # fmt: skip
+    return msgspec.structs.replace(fact, **changes)
+
+
+def trade(number: int, size: str = "1") -> FillFact:
+    """Return a trade of an order."""
+    return FillFact(
+        venue="usdm", symbol="BTCUSDT", number=number, trade=1, size=D(size), price=D(100),
+        action=Action.SELL,
+    )  # fmt: skip
+
+
+async def test_order_that_is_listed_stands_though_it_can_not_be_asked_for(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """USD-M has no answer of one that was made 90 days ago."""
+    desk = Desk()
+    desk.open = [row()]
+    async with proving(desk, belief()) as (book, _):
+        assert statuses(book) == ["open"]
+        book.learn(row())
+        await trio.sleep(600)
+        assert statuses(book) == ["open"]
+
+
+async def test_order_is_gone_when_the_venue_denied_it_for_minutes_and_lists_it_no_more(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """Two looks within a second prove nothing; what it had traded is told before its end."""
+    desk = Desk()
+    desk.orders = {7: row(), "pka": row()}
+    async with trio.open_nursery() as nursery:
+
+        async def flush() -> None: ...
+
+        book = Book(NAME, lambda _: None)
+        book.markets[PERP] = "btcusdt.usdtm.perp"
+        prover = Prover(desk, book, nursery, flush)  # type: ignore[arg-type]
+        known = book.believe(belief(), PERP, NOW_MS - 1)
+        await prover.prove(known)
+        desk.orders, desk.filled = {}, [trade(7, "0.4")]
+        began = trio.current_time()
+        await prover.prove(known)
+        assert 120 <= trio.current_time() - began < 140
+        assert desk.listings[-1] >= began + 120
+        assert statuses(book) == ["open", "canceled"]
+        assert known.told_size == D("0.4")
+        book.learn(row(status="canceled", executed=D("0.4")))
+        assert (statuses(book)[-1], book.live("usdm")) == ("canceled", [])
+        nursery.cancel_scope.cancel()
+
+
+async def test_order_is_found_again_when_its_end_was_only_inferred(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """A row of the open ones, or an event, says more than our patience."""
+    async with proving(Desk(), belief(reqid="")) as (book, _):
+        book.learn(row())
+        assert statuses(book) == ["absent", "open"]
+        book.learn(row(is_inferred=True, status="canceled"))
+        book.learn(row())
+        assert statuses(book) == ["absent", "open", "canceled", "open"]
+        book.learn(row(status="canceled"))
+        book.learn(row())
+        assert statuses(book)[3:] == ["open", "canceled"]
+        assert not book.live("usdm")
+
+
+async def test_order_is_absent_a_minute_after_its_request_could_last_be_taken(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """What answers queries may be behind what takes orders; a list that has it ends the doubt."""
+    desk = Desk()
+    began = trio.current_time()
+    async with proving(desk, belief(reqid="")) as (book, _):
+        assert statuses(book) == ["absent"]
+        assert 60 <= trio.current_time() - began < 70
+        assert desk.listings[-1] >= began + 60
+    desk.open = [row()]
+    async with proving(desk, belief(reqid="")) as (book, _):
+        assert statuses(book) == ["open"]
+
+
+async def test_order_is_not_absent_while_a_trade_may_be_its_own(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """A trade whose order nobody knows; once that is found it is ours, or somebody else's."""
+    desk = Desk()
+    desk.strange = [trade(8)]
+    with trio.move_on_after(100) as waiting:
+        async with proving(desk, belief(reqid="")):
+            pass
+    assert waiting.cancelled_caught
+    desk.orders = {8: row(8, client_id="another")}
+    async with proving(desk, belief(reqid="")) as (book, _):
+        assert statuses(book) == ["absent"]
+    filled = row(8, status="closed", executed=D(1), fills=(trade(8),))
+    desk.orders = {8: filled}
+    async with proving(desk, belief(reqid="")) as (book, _):
+        assert statuses(book) == ["closed"]
+
+
+async def test_fills_of_a_believed_order_are_told_before_it_is_gone(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """emsd knows its number: its trades are asked for by that, after two minutes of denial."""
+    desk = Desk()
+    desk.filled = [trade(7, "0.4")]
+    began = trio.current_time()
+    async with proving(desk, belief()) as (book, known):
+        assert trio.current_time() - began >= 120
+        assert (statuses(book), known.told_size) == (["canceled"], D("0.4"))
+    desk.filled = [trade(7)]
+    async with proving(desk, belief()) as (book, _):
+        assert statuses(book) == ["closed"]

@@ -6,6 +6,7 @@ import io
 import random
 import threading
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import trio
@@ -216,6 +217,26 @@ def test_cancelled_waiter_gives_up_its_place_and_its_watch() -> None:
                 await budget.acquire(priority=Priority.CANCEL)
             assert scope.cancelled_caught
         assert trio.current_time() >= 5
+
+    run_mocked(main)
+
+
+def test_penalty_of_a_kind_holds_that_kind_alone() -> None:
+    """Too many new orders of one account: what gets out of risk goes on, so do others' orders."""
+
+    async def main() -> None:
+        counted = Limit("alice 10s", 100, 10, counts="requests", kinds=("order.alice",))
+        budget = Budget("sim", [counted])
+        start = trio.current_time()
+        budget.penalise_kind("order.alice", None)
+        assert (budget.penalty_s, budget.penalty_of("order.alice")) == (0, pytest.approx(10))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(partial(budget.acquire, kind="order.alice"))
+            await trio.testing.wait_all_tasks_blocked()
+            for kind in (CANCEL, DATA, "order.bob"):
+                (await budget.acquire(kind=kind)).done()
+            assert trio.current_time() == start
+        assert trio.current_time() - start == pytest.approx(10, abs=0.05)
 
     run_mocked(main)
 

@@ -13,7 +13,7 @@ import msgspec
 import trio
 
 from piker.brokers.binance import schema
-from piker.brokers.limits import CONNECT, Limit, venue_budget
+from piker.brokers.limits import CONNECT, Budget, Limit, venue_budget
 from piker.brokers.quality import venue_quality
 from piker.brokers.rest import RestClient, open_rest
 from piker.clock import monotonic_ns
@@ -25,6 +25,7 @@ __all__ = [
     "FUNDING",
     "KINDS",
     "Kind",
+    "budget_of",
     "get_mkt_info",
     "get_server_time",
     "list_markets",
@@ -42,6 +43,7 @@ FUNDING = "funding"  # the kind of a request for funding rates, which futures co
 FUNDINGS = Limit("fundings", 500, 300, "fixed", "requests", (FUNDING,))
 MARKETS_TTL_NS = 3600 * 10**9  # listings change a few times a day
 _NO_MATCH = 5
+_weights: dict[str, int] = {}  # by kind: the request weight a minute that it says last
 _listing = msgspec.json.Decoder(schema.Symbol)
 _INTERVALS = {"SECOND": 1, "MINUTE": 60, "HOUR": 3600, "DAY": 86_400}
 
@@ -74,12 +76,22 @@ def url(kind: Kind, what: str) -> str:
     return (chosen or str(getattr(kind, what))).rstrip("/")
 
 
+def budget_of(name: str) -> Budget:
+    """Return what a market's REST requests are counted by, by its kind's name.
+
+    USD-M and COIN-M have ONE request weight per address since 2026-06-30 (the derivatives' change
+    log of 2026-06-10), and so one wish for silence. Handshakes are counted by each for itself.
+    """
+    return venue_budget(f"{PROVIDER}.{'spot' if name == 'spot' else 'futures'}")
+
+
 @asynccontextmanager
 async def open_client(kind: Kind) -> AsyncIterator[RestClient]:
     """Open a REST client of one market; all of them share the process's budget."""
     async with open_rest(
-        f"{PROVIDER}.{kind.name}", url(kind, "http"), classify=_classify, usage=_usage
-    ) as client:
+        f"{PROVIDER}.{kind.name}", url(kind, "http"), classify=_classify, usage=_usage,
+        budget=budget_of(kind.name),
+    ) as client:  # fmt: skip
         yield client
 
 
@@ -192,16 +204,28 @@ def market_of(kind: Kind, symbol: schema.Symbol) -> MktPair | None:
 
 def _set_limits(kind: Kind, info: schema.ExchangeInfo) -> None:
     """Keep what the venue says, and the bounds that it does not list there."""
-    limits = [HANDSHAKES] if kind.venue == "spot" else [HANDSHAKES, FUNDINGS]
+    venue_budget(f"{PROVIDER}.{kind.name}").set_limits([HANDSHAKES])
+    budget = budget_of(kind.name)
+    limits = [] if kind.venue == "spot" else [FUNDINGS]
     for said in info.rate_limits:
         window_s = _INTERVALS.get(said.interval, 0) * said.interval_num
         if window_s <= 0 or said.limit <= 0:
             continue
         if said.rate_limit_type == "REQUEST_WEIGHT":
-            limits.append(Limit("REQUEST_WEIGHT", said.limit, window_s))
+            limits.append(Limit("REQUEST_WEIGHT", _least(budget, kind, said.limit), window_s))
         elif said.rate_limit_type == "RAW_REQUESTS":
             limits.append(Limit("RAW_REQUESTS", said.limit, window_s, counts="requests"))
-    venue_budget(f"{PROVIDER}.{kind.name}").set_limits(limits)
+    budget.set_limits(limits)
+
+
+def _least(budget: Budget, kind: Kind, weight: int) -> float:
+    """Return the request weight that is kept: where two kinds share one, the lower that they say.
+
+    The kinds' lists are read one after the other, and either may still tell its own of old.
+    """
+    _weights[kind.name] = weight
+    shared = [one for name, one in _weights.items() if budget_of(name) is budget]
+    return min(shared)
 
 
 async def get_mkt_info(fqme: str) -> MktPair:

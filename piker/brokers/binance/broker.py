@@ -251,7 +251,9 @@ async def open_trade_dialog(
     async with AsyncExitStack() as stack:
         spot, usdm = [
             await stack.enter_async_context(
-                open_signed(name, account, sign, key, window_ms=window_ms)
+                open_signed(
+                    name, account, sign, key, window_ms=window_ms, patience_s=options.patience_s
+                )
             )
             for name in (_SPOT, _USDM)
         ]

@@ -39,7 +39,7 @@ from piker.orders import (
     OrderKind,
 )
 
-__all__ = ["MAX_ENDED", "Book", "Known", "Market", "differs", "market_by_name", "next_id",
+__all__ = ["MAX_ENDED", "Book", "Known", "Market", "Miss", "differs", "market_by_name", "next_id",
            "told_fill"]  # fmt: skip
 
 ZERO = Decimal(0)
@@ -53,6 +53,13 @@ class Market(msgspec.Struct, frozen=True):
     wire: str
 
 
+class Miss(msgspec.Struct):
+    """Since when, by its time, the venue says that it has no such order, and how often it did."""
+
+    since_ms: int
+    count: int = 0
+
+
 class Known:
     """One intent, and its legs at the venue by their ids."""
 
@@ -63,9 +70,12 @@ class Known:
         self.legs: dict[str, OrderFact] = {}
         self.reqid = order.reqid  # that emsd was told
         self.believed = ZERO  # filled by what emsd knew when the dialog began
-        self.is_believed = False  # a former dialog's requests may be on their way
+        #: Requests of a former dialog's, or one that was given up, may be taken all the same.
+        self.is_believed = False
+        self.in_doubt = ""  # the client id of the leg that an edit may have made
         self.sought = ""  # the leg that is proved to be the last one
-        self.fetched = False  # every fill was asked for: what was believed counts no more
+        self.unseen: Decimal | None = None  # of what was believed, once every fill was asked for
+        self.forgone = ZERO  # filled by the venue's count, and of which it has no trades
         self.tids: dict[int, Decimal] = {}
         self.told = ""  # the status that emsd was told last
         self.sent = Sent()  # when its latest request was signed
@@ -73,8 +83,10 @@ class Known:
         self.flying = 0  # requests whose answers are awaited
         self.landed = trio.Event()  # none is
         self.editing = False
+        self.is_archived = False  # it was canceled long ago, whatever its number was
         self.probing = False  # whether later legs exist is not known yet
-        self.misses: dict[int, int] = {}  # times it said that it has no such leg
+        self.misses: dict[str, Miss] = {}  # by id: since when it says that it has no such leg
+        self.listed: frozenset[str] = frozenset()  # among the open ones just now: proved to stand
         self.lane = trio.Lock()  # edits, one after the other
         self.proof: trio.Event | None = None  # set once what is true of it is known
         self.again = False  # something came while it was being proved
@@ -92,12 +104,13 @@ class Known:
     @property
     def told_size(self) -> Decimal:
         """Return what emsd knows to be filled."""
-        return (ZERO if self.fetched else self.believed) + sum(self.tids.values(), ZERO)
+        before = self.believed if self.unseen is None else self.unseen
+        return before + sum(self.tids.values(), ZERO)
 
     @property
     def lacks_fills(self) -> bool:
-        """Tell whether the venue has filled more than was told."""
-        return self.executed > self.told_size
+        """Tell whether the venue has filled more than was told, and may tell how."""
+        return self.executed > self.told_size + self.forgone
 
     def index_of(self, leg: OrderFact) -> int:
         """Return which leg of the order's it is, by its client id; 0 where that says nothing."""
@@ -123,7 +136,7 @@ class Known:
 
     @property
     def may_be_replaced(self) -> bool:
-        """Tell whether a former dialog's request may have canceled it for another leg.
+        """Tell whether a request that nobody waits for may have canceled it for another leg.
 
         Spot does both at once; the request may arrive after the order was found to stand.
         """
@@ -195,6 +208,10 @@ class Book:
         """Return the orders of a market kind whose end emsd was not told."""
         return [one for one in self._live if one.market.venue == venue and not one.is_over]
 
+    def has_leg(self, reqid: str) -> bool:
+        """Tell whether an order is known by an id of the venue's."""
+        return reqid in self._by_leg
+
     def waiting_algos(self, symbol: str) -> list[OrderFact]:
         """Return the conditional orders of a market that may have become an order unseen."""
         return [
@@ -224,8 +241,11 @@ class Book:
     def learn(self, fact: OrderFact) -> Known:
         """Take in how an order stood, and tell what is new of it."""
         known = self.owner(fact) or self._foreign(fact)
-        if known.is_over and not known.legs:
-            known.told = ""  # it was refused, or never there, and stands all the same
+        if known.is_over and _overrules(fact, known):
+            known.told = ""
+        if not fact.is_inferred:
+            known.misses.pop(fact.reqid, None)
+            known.misses.pop(fact.client_id, None)
         if not known.is_over:
             self._live[known] = None
         leg = _merged(known.legs.get(fact.reqid), fact)
@@ -242,7 +262,7 @@ class Book:
 
     def fill(self, known: Known, fill: FillFact) -> None:
         """Tell a fill, once."""
-        if fill.trade in known.tids:
+        if fill.trade in known.tids or not fill.size:  # what traded nothing is no trade yet
             return
         known.tids[fill.trade] = fill.size
         order = known.order
@@ -251,6 +271,20 @@ class Book:
             client_id=order.client_id,
         )  # fmt: skip
         self.out.append(told)
+
+    def fetched(self, known: Known) -> None:
+        """Take note that every fill was asked for: what is believed is among them, or is too old.
+
+        The venue keeps trades for a while only. What it does not show counts as it was believed.
+        """
+        unseen = max(ZERO, known.believed - sum(known.tids.values(), ZERO))
+        known.unseen = unseen if known.unseen is None else min(unseen, known.unseen)
+        known.forgone = ZERO
+
+    def forgo(self, known: Known) -> None:
+        """Wait no longer for fills of which the venue has no trades; tell how much was filled."""
+        known.forgone = known.executed - known.told_size
+        known.told = "" if known.told not in ENDED else known.told
 
     def settle(self, known: Known) -> None:
         """Tell how an order stands where that is another than was told; ask where it is unclear."""
@@ -304,10 +338,10 @@ class Book:
     def gone(self, known: Known) -> None:
         """Tell that the venue has proved not to have an order: it never had one without its id.
 
-        One with an id has ended. It forgets what ended without a fill; what is absent emsd may send
-        once more.
+        One with an id has ended, and one that is archived. It forgets what ended without a fill;
+        what is absent emsd may send once more.
         """
-        if leg_of(known.reqid) is None:
+        if leg_of(known.reqid) is None and not known.is_archived:
             self._status(known, "absent", "the venue was asked, and never had it")
         else:
             self._status(known, "canceled", "the venue does not know it any more")
@@ -434,18 +468,32 @@ def next_id(known: Known) -> str:
     return derived_id(known.order.client_id, known.last_index + 1)
 
 
+def _overrules(fact: OrderFact, known: Known) -> bool:
+    """Tell whether a fact proves an end wrong that emsd was told.
+
+    The order was refused, or never there, and stands all the same; its end was inferred; or a leg
+    of it stands that nobody knew of.
+    """
+    leg = known.legs.get(fact.reqid)
+    if leg is None:
+        return not known.legs or fact.status not in ENDED
+    return leg.is_inferred and not fact.is_inferred
+
+
 def _merged(old: OrderFact | None, new: OrderFact) -> OrderFact:
-    """Return what two facts about one leg come to: ends are final, what is filled only rises."""
+    """Return what two facts about one leg come to: ends are final, what is filled only rises.
+
+    An end that we inferred is not: whatever the venue says of the order overrules it.
+    """
     if old is None:
         return msgspec.structs.replace(new, fills=())
+    if old.is_inferred and not new.is_inferred:
+        old = msgspec.structs.replace(old, status="open", is_inferred=False, reason="")
     newer = new if new.time_ms >= old.time_ms else old
-    status = newer.status
-    for one in (old, new):
-        if one.status in ENDED:
-            status = one.status
-            break
+    end = next((one for one in (old, new) if one.status in ENDED), newer)
     return msgspec.structs.replace(
-        newer, status=status, executed=max(old.executed, new.executed), fills=(),
+        newer, status=end.status, is_inferred=end.is_inferred,
+        executed=max(old.executed, new.executed), fills=(),
         sent=new.sent or old.sent, reason=new.reason or old.reason,
         made_ms=new.made_ms or old.made_ms,
         client_id=old.client_id if newer.client_id == "" else newer.client_id,

@@ -17,8 +17,9 @@ import msgspec
 import trio
 
 from piker.brokers.binance.broker_book import Known, Market, differs, next_id
+from piker.brokers.binance.broker_doubt import MISSES
 from piker.brokers.binance.broker_facts import ENDED, OrderFact
-from piker.brokers.binance.broker_proof import AFTER_FAILURE, ASK_AGAIN, MISSES
+from piker.brokers.binance.broker_proof import AFTER_FAILURE
 from piker.brokers.binance.broker_requests import RESEND_S, Requests, is_duplicate, said
 from piker.brokers.binance.broker_spot import SpotDesk
 from piker.brokers.binance.broker_usdm import UsdmDesk
@@ -37,6 +38,7 @@ class Edits:
         self._requests = requests
         self._book = requests.book
         self._desk = requests.desk
+        self._evidence = requests.prover.evidence
 
     async def edit(self, order: BrokerdOrder, market: Market) -> None:
         """Give an order new terms, and tell the outcome."""
@@ -116,7 +118,7 @@ class Edits:
         looks = 0
         while True:
             asked_ms = self._desk.signed.clock.now_ms()
-            fact = await self._standing(known, leg, asked_ms)
+            fact = await self._standing(known, leg)
             if fact is not None:
                 if (fact.size, fact.price) == (size, order.price):
                     self._book.ack_edit(known, order, fact)
@@ -189,7 +191,7 @@ class Edits:
         looks = 0
         while True:
             asked_ms = self._desk.signed.clock.now_ms()
-            fact = await self._standing(known, leg, asked_ms)
+            fact = await self._standing(known, leg)
             if fact is not None:
                 if fact.status in ENDED or fact.sent:
                     return not fact.sent
@@ -203,6 +205,16 @@ class Edits:
         old: OrderFact | None,
     ) -> OrderFact:  # fmt: skip
         """Ask until a new leg is found, and told, or proved never to have come; return the old."""
+        known.in_doubt = client_id
+        try:
+            return await self._look_for(known, order, client_id, error, old)
+        finally:
+            known.in_doubt = ""
+
+    async def _look_for(
+        self, known: Known, order: BrokerdOrder, client_id: str, error: PikerError,
+        old: OrderFact | None,
+    ) -> OrderFact:  # fmt: skip
         refused = isinstance(error, Rejected) and not is_duplicate(error)
         looks = misses = 0
         while True:
@@ -210,9 +222,11 @@ class Edits:
             found = await self._ask(
                 known.market.wire, client_id=client_id, is_algo=self._desk.is_algo(order)
             )
+            stands = False
             if old is not None:
                 fact = await self._ask(old.symbol, number=old.number)
                 old = self._book.learn(fact).legs[old.reqid] if fact is not None else old
+                stands = fact is not None and old.status == "open"
             if found is not None:
                 self._book.learn(found)
                 terms = self._book.terms(known, found)
@@ -222,27 +236,27 @@ class Edits:
                 else:
                     self._book.ack_edit(known, order, found)
                 return old or found
-            misses += refused or asked_ms > known.expires_ms
-            if misses >= MISSES:
+            if stands and asked_ms > known.expires_ms:
+                misses += 1  # one is there only where the other is not: should both be late,
+                known.is_believed = True  # its end is not told before that was looked for
+            misses += refused
+            if misses >= MISSES or await self._never_came(known, client_id, asked_ms):
                 return old or known.legs[known.reqid]
             looks += 1
             await self._pause(known, looks)
 
     # -- asking --------------------------------------------------------------------------------
-    async def _standing(self, known: Known, leg: OrderFact, asked_ms: int) -> OrderFact | None:
-        """Return how a leg stands; None while the venue may only be late with it.
-
-        USD-M knows none that was made three days ago and then ended without a fill.
-        """
-        fact = await self._ask(leg.symbol, number=leg.number, is_algo=leg.is_algo)
+    async def _standing(self, known: Known, leg: OrderFact) -> OrderFact | None:
+        """Return how a leg stands; None while the venue may only be late with it."""
+        now = known.legs[leg.reqid]
+        fact = await _until_answered(lambda: self._evidence.standing(known, now))
         if fact is None:
             fact = known.legs[leg.reqid]
-            if fact.status not in ENDED:
-                if not self._requests.prover.is_gone(known, -leg.number, asked_ms):
-                    return None
-                why = "the venue does not know it any more"
-                fact = msgspec.structs.replace(fact, status="canceled", reason=why)
+            return fact if fact.status in ENDED else None
         return self._book.learn(fact).legs[leg.reqid]
+
+    async def _never_came(self, known: Known, client_id: str, asked_ms: int) -> bool:
+        return await _until_answered(lambda: self._evidence.never_came(known, client_id, asked_ms))
 
     def _leg_of(self, known: Known, client_id: str) -> OrderFact:
         return next(leg for leg in known.legs.values() if leg.client_id == client_id)
@@ -256,15 +270,15 @@ class Edits:
             await self._requests.flush()
 
     async def _pause(self, known: Known, looks: int) -> None:
-        left_s = (known.expires_ms - self._desk.signed.clock.now_ms()) / 1000
-        pause_s = ASK_AGAIN.wait_s(looks)
-        await trio.sleep(min(pause_s, left_s + 0.01) if left_s > 0 else pause_s)
+        await trio.sleep(self._requests.prover.pause_s(known, looks))
 
     async def _ask(
         self, symbol: str, *, number: int = 0, client_id: str = "", is_algo: bool = False
     ) -> OrderFact | None:
         return await _until_answered(
-            lambda: self._desk.order(symbol, number=number, client_id=client_id, is_algo=is_algo)
+            lambda: self._evidence.order(
+                symbol, number=number, client_id=client_id, is_algo=is_algo
+            )
         )
 
 

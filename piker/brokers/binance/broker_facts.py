@@ -20,6 +20,7 @@ __all__ = [
     "AnyOrder",
     "AnyTrade",
     "BalanceFact",
+    "Changed",
     "Fact",
     "FillFact",
     "OrderFact",
@@ -30,6 +31,7 @@ __all__ = [
     "leg_of",
     "number_of",
     "reqid_of",
+    "status_of",
 ]
 
 ZERO = Decimal(0)
@@ -46,6 +48,17 @@ STATUSES: dict[str, OrderStatus] = {
     "FILLED": "closed", "CANCELED": "canceled", "REJECTED": "rejected", "EXPIRED": "expired",
     "EXPIRED_IN_MATCH": "expired",
 }  # fmt: skip
+
+
+#: Words for an order of the venue's own, of a liquidation: ended once all of it is filled.
+_VENUES_OWN = ("NEW_ADL", "NEW_INSURANCE")
+
+
+def status_of(word: str, size: Decimal, executed: Decimal) -> OrderStatus:
+    """Return how an order stands by the venue's word for it."""
+    if word in _VENUES_OWN and executed >= size > 0:
+        return "closed"
+    return STATUSES.get(word, "open")
 
 
 class AnyOrder(msgspec.Struct, rename="camel", kw_only=True):
@@ -81,7 +94,8 @@ class OrderFact(msgspec.Struct, frozen=True, kw_only=True):
     """An order as the venue had it at ``time_ms``. ``executed`` only ever rises.
 
     ``sent`` is the number of the order that a triggered conditional order (``is_algo``) became;
-    ``fills`` what an answer lists of its trades.
+    ``fills`` what an answer lists of its trades. An end that ``is_inferred`` the venue never told:
+    we concluded it from its silence.
     """
 
     venue: VenueName
@@ -102,6 +116,7 @@ class OrderFact(msgspec.Struct, frozen=True, kw_only=True):
     reduce_only: bool = False
     is_algo: bool = False
     sent: int = 0
+    is_inferred: bool = False
     made_ms: int = 0  # 0 where that was not told
     time_ms: int = 0
     reason: str = ""
@@ -149,7 +164,11 @@ class PositionFact(msgspec.Struct, frozen=True, kw_only=True):
     currency: str = ""
 
 
-Fact = OrderFact | FillFact | BalanceFact | PositionFact
+class Changed(msgspec.Struct, frozen=True):
+    """Balances changed; whose the event does not prove, so they are to be asked for."""
+
+
+Fact = OrderFact | FillFact | BalanceFact | PositionFact | Changed
 
 
 def number_of(text: str, what: str, *, signed: bool = False) -> Decimal:

@@ -23,7 +23,7 @@ from piker.brokers.binance.broker_key import load_options, raise_refused, take_o
 from piker.brokers.binance.broker_rest import open_signed
 from piker.brokers.binance.broker_spot import SpotDesk
 from piker.brokers.binance.broker_usdm import UsdmDesk
-from piker.brokers.binance.broker_weeks import KEPT_MS, check, weeks
+from piker.brokers.binance.broker_weeks import KEPT_MS, check, following, weeks
 from piker.brokers.credentials import Credentials
 from piker.brokers.signing import Param
 from piker.errors import ConfigError, Rejected, SymbolNotFound, Transient, Unknown
@@ -105,13 +105,15 @@ async def _market(symbol: str) -> Market:
 async def _spot(desk: SpotDesk, wire: str) -> Facts:
     """Yield every trade of a market, by its number."""
     first = 0
+    told: set[tuple[int, int]] = set()
     while True:
         page = await _asked(partial(desk.trade_page, wire, {"fromId": first, "limit": PAGE}))
         check(page, first)
-        yield page
+        yield [fact for fact in page if (fact.trade, fact.number) not in told]
         if len(page) < PAGE:
             return
-        first = page[-1].trade + 1
+        first = following(page, first)
+        told = {(fact.trade, fact.number) for fact in page if fact.trade >= first}
 
 
 async def _usdm(desk: UsdmDesk, wire: str, since_ms: int) -> Facts:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from piker.brokers.binance.api import PROVIDER
-from piker.brokers.binance.broker_rest import NotServed, Signed, open_signed
+from piker.brokers.binance.broker_rest import PATIENCE_S, NotServed, Signed, open_signed
 from piker.brokers.credentials import Credentials, check_shape
 from piker.brokers.signing import Signer, binance_signer
 from piker.config import load_brokers
@@ -28,12 +28,15 @@ class Options(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """``[binance] options`` of brokers.toml."""
 
     recv_window_ms: int = 5000  # how long a request is valid; the venue's default
+    patience_s: int = int(PATIENCE_S)  # until it is believed that the venue does not have an order
     cancel_after_s: int = 120  # USD-M's orders are canceled when we are silent so long; 0: never
 
     def __post_init__(self) -> None:
         """Refuse what the venue would, or what makes no sense."""
         if not 500 <= self.recv_window_ms <= 60_000:
             raise ValueError("recv_window_ms is not within 500 and 60000")
+        if not 1 <= self.patience_s <= 3600:
+            raise ValueError("patience_s is not within 1 and 3600")
         if self.cancel_after_s and not 5 <= self.cancel_after_s <= 86_400:
             raise ValueError("cancel_after_s is neither 0 nor within 5 and 86400")
 

@@ -15,10 +15,11 @@ import trio
 
 from piker.brokers._backoff import Backoff
 from piker.brokers.binance.broker_book import Book, Known, Market
-from piker.brokers.binance.broker_facts import OrderFact, derived_id, leg_of
-from piker.brokers.binance.broker_proof import Desk, Prover
+from piker.brokers.binance.broker_doubt import Desk
+from piker.brokers.binance.broker_facts import ENDED, OrderFact, derived_id, leg_of
+from piker.brokers.binance.broker_proof import Prover
 from piker.brokers.binance.broker_rest import SLACK_MS, Sent
-from piker.errors import BrokerError, PikerError, Rejected, Transient
+from piker.errors import BrokerError, PikerError, Rejected, Transient, Unknown
 from piker.log import get_logger
 from piker.orders import Action, BrokerdCancel, BrokerdOrder
 
@@ -45,6 +46,14 @@ def is_duplicate(error: Rejected) -> bool:
     return error.code == _DUPLICATE or (
         error.code == _REFUSED_BY_BOOK and "Duplicate order sent" in error.message
     )
+
+
+def _check_ended(algo: OrderFact) -> None:
+    """Raise what an accepted cancel of a conditional order came to, unless that is its end."""
+    if algo.sent:
+        raise Rejected("binance: it was triggered before its cancel", code=_NO_SUCH[0])
+    if algo.status not in ENDED:
+        raise Unknown("binance: its cancel was accepted, and it is shown to stand")
 
 
 class Requests:
@@ -145,9 +154,27 @@ class Requests:
         if known is None:
             await self._cancel_stranger(request, market)
         else:
+            if known.in_doubt:
+                await self._cancel_doubted(known)
             async with _editing(known):
                 await self._cancel(known)
         await self.flush()
+
+    async def _cancel_doubted(self, known: Known) -> None:
+        """Cancel at once what an edit may have made: whether it did may not be known for minutes.
+
+        What that comes to is found out by the edit; what stands then is canceled after it.
+        """
+        client_id, is_algo = known.in_doubt, self.desk.is_algo(known.order)
+
+        async def once() -> None:
+            fact = await self.desk.cancel(
+                known.market.wire, 0, client_id, is_algo=is_algo, sent=Sent()
+            )
+            if fact is not None:
+                self.book.learn(fact)
+
+        await self.fly(known, once, CANCEL_RESEND_S)
 
     async def _cancel(self, known: Known) -> None:
         for _ in range(CANCEL_TRIES):
@@ -188,12 +215,11 @@ class Requests:
             fact = await self.desk.cancel(
                 known.market.wire, number, client_id, is_algo=is_algo, sent=sent
             )
-            if fact is None and leg is not None:
-                fact = msgspec.structs.replace(leg, status="canceled")
-            if fact is not None:
-                self.book.learn(fact)
-            else:
-                self.prover.want(known)
+            if fact is None:
+                raise Unknown("binance: its cancel was accepted, and its end is not shown yet")
+            self.book.learn(fact)
+            if fact.is_algo:
+                _check_ended(known.legs[fact.reqid])
 
         return await self.fly(known, once, CANCEL_RESEND_S)
 

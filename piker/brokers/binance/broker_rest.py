@@ -18,33 +18,48 @@ import trio
 
 from piker import clock
 from piker.brokers.binance import schema
-from piker.brokers.binance.api import KINDS, PROVIDER, url
+from piker.brokers.binance.api import KINDS, PROVIDER, budget_of, url
 from piker.brokers.binance.broker_facts import VenueName
-from piker.brokers.limits import CANCEL, DATA, Limit, Priority, venue_budget
-from piker.brokers.rest import RestClient, open_rest
+from piker.brokers.limits import CANCEL, DATA, Limit, Priority
+from piker.brokers.rest import OverKind, RestClient, open_rest
 from piker.brokers.signing import Param, Signer, binance_query, binance_ws_params
 from piker.errors import BrokerError, PikerError, Rejected, Transient, Unknown
 from piker.log import Secret, get_logger
 
-__all__ = ["SLACK_MS", "NotServed", "Sent", "Signed", "Skewed", "VenueClock", "open_signed"]
+__all__ = [
+    "PATIENCE_S",
+    "SLACK_MS",
+    "NotServed",
+    "Sent",
+    "Signed",
+    "Skewed",
+    "VenueClock",
+    "open_signed",
+]
 
 log = get_logger("binance.broker")
 
 SAMPLES = 5  # of the venue's time; the best half of them by round trip is trusted
 FRESH_S = 1.0  # a measure so young is not taken again because another request was refused too
 MEASURE_EVERY_S = 600.0  # a clock that is off by 100 ppm drifts 60 ms in that time
+#: The venue's queries are believed when they have said for so long that there is no order; no
+#: figure of its own is documented, and reports of -2013 right after an ack speak of seconds.
+PATIENCE_S = 60.0
 SLACK_MS = 1000  # beyond recvWindow until a request can no longer be taken
 DEADLINE_MORE_S = 2.0  # an answer is waited for so much longer than the request is valid
 QUERY_DEADLINE_S = 10.0  # the toolkit's own
 #: A query that comes late does no harm: it is valid for as long as the venue allows, and may wait
 #: its turn behind orders for half of that.
 QUERY_WINDOW_MS = 60_000
+SIT_OUT_S = 10.0  # the market of an order that waits for longer is another one
 CONNECTIONS = {"orders": 8, "cancels": 4, "queries": 4}  # sockets: a flood of one holds no other up
 
 #: The venue's codes for "what became of it is not known", whatever the HTTP status.
 _UNKNOWN = frozenset({-1000, -1001, -1006, -1007, -1008, -1016})
+_ORDERS = -1015  # too many new orders, of that account: nothing else has to wait
 _AGAIN = frozenset({-1003, -1015, -1034})  # not carried out: too many requests, orders, connections
-_SKEWED = -1021
+#: A time that the venue refuses; -5028 is that of USD-M's engine, which looks at it once more.
+_SKEWED = frozenset({-1021, -5028})
 
 T = TypeVar("T")
 
@@ -85,24 +100,29 @@ def classify(status: int, headers: Mapping[str, str], body: bytes) -> PikerError
         said = _Refusal()
     if status == 404 and not said.code:
         return NotServed("binance: HTTP 404")
-    if not said.code or said.code > 0 or said.code in _UNKNOWN or status >= 500:
+    halves = _halves(said)
+    is_open = said.code in _UNKNOWN or any(half.code in _UNKNOWN for half in halves)
+    if not said.code or said.code > 0 or is_open or status >= 500:
         return Unknown(f"binance: HTTP {status} {said.msg} ({said.code})")
-    text = f"binance: {said.msg}{_halves(said)} ({said.code})"
-    if said.code == _SKEWED:
+    why = "".join(f" {half.msg}" for half in halves)
+    text = f"binance: {said.msg}{why} ({said.code})"
+    if said.code in _SKEWED:
         return Skewed(text)
+    if said.code == _ORDERS:
+        return OverKind(text)
     return Transient(text) if said.code in _AGAIN else Rejected(text, code=str(said.code))
 
 
-def _halves(said: _Refusal) -> str:
-    """Return why the halves of a cancel-and-replace failed."""
+def _halves(said: _Refusal) -> list[_Inner]:
+    """Return the halves of a cancel-and-replace that failed; what became of one may be open."""
     try:
         data = msgspec.json.decode(said.data, type=_Halves | None)
     except msgspec.DecodeError:
-        return ""
+        return []
     if data is None:
-        return ""
-    found = [half for half in (data.cancel_response, data.new_order_response) if half is not None]
-    return "".join(f" {half.msg}" for half in found if half.code)
+        return []
+    found = (data.cancel_response, data.new_order_response)
+    return [half for half in found if half is not None and half.code]
 
 
 # -- time --------------------------------------------------------------------------------------
@@ -180,12 +200,14 @@ class Signed:
         *,
         clients: Mapping[str, RestClient],
         window_ms: int,
+        patience_s: float,
     ) -> None:
         self.venue: VenueName = venue
         self.account = account
         self.window_ms = window_ms
+        self.patience_s = patience_s  # for which its queries may be behind what takes orders
         self.order_kind = f"order.{account}"  # the venue counts an account's orders by themselves
-        self.budget = venue_budget(f"{PROVIDER}.{venue}")
+        self.budget = budget_of(venue)
         self._sign = sign
         self._key = key
         self._clients = clients
@@ -231,10 +253,10 @@ class Signed:
         weight: int, role: str, signed: bool, sent: Sent | None,
     ) -> T:  # fmt: skip
         await self.clock.ready()
-        await self._sit_out()
         kind, priority = {
             "orders": (self.order_kind, Priority.ORDER), "cancels": (CANCEL, Priority.CANCEL),
         }.get(role, (DATA, Priority.DATA))  # fmt: skip
+        await self._sit_out(kind)
         changes = method != "GET"
         window_ms = self.window_ms if changes else QUERY_WINDOW_MS
         now_ms = self.clock.now_ms()
@@ -254,9 +276,15 @@ class Signed:
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise Unknown(f"binance: {method} {path}: it can not be read: {error}") from error
 
-    async def _sit_out(self) -> None:
-        """Wait until the venue's wish for silence is over: a signature does not keep."""
-        while (wait_s := self.budget.penalty_s) > 0:
+    async def _sit_out(self, kind: str) -> None:
+        """Wait until the venue's wish for silence is over: a signature does not keep.
+
+        An order waits for ``SIT_OUT_S`` at most; then it is not sent.
+        """
+        while (wait_s := self.budget.penalty_of(kind)) > 0:
+            if kind == self.order_kind and wait_s > SIT_OUT_S:
+                text = f"binance: no order may be sent for {wait_s:.0f} s"
+                raise Transient(text, retry_after=wait_s)
             await trio.sleep(wait_s)
 
     def ws_params(self, more: Mapping[str, Param]) -> dict[str, str | int | bool]:
@@ -315,8 +343,9 @@ def _usage(account: str) -> Any:
 
 @asynccontextmanager
 async def open_signed(
-    venue: VenueName, account: str, sign: Signer, key: Secret, *, window_ms: int
-) -> AsyncIterator[Signed]:
+    venue: VenueName, account: str, sign: Signer, key: Secret, *, window_ms: int,
+    patience_s: float = PATIENCE_S,
+) -> AsyncIterator[Signed]:  # fmt: skip
     """Open an account's requests to a market; connects nothing by itself."""
     async with AsyncExitStack() as stack:
         clients = {}
@@ -325,10 +354,12 @@ async def open_signed(
                 open_rest(
                     f"{PROVIDER}.{venue}", url(_kind(venue), "http"), classify=classify,
                     usage=_usage(account), headers={"X-MBX-APIKEY": key.reveal()},
-                    connections=connections, max_body=MAX_BODY,
+                    connections=connections, max_body=MAX_BODY, budget=budget_of(venue),
                 )
             )  # fmt: skip
-        yield Signed(venue, account, sign, key, clients=clients, window_ms=window_ms)
+        yield Signed(
+            venue, account, sign, key, clients=clients, window_ms=window_ms, patience_s=patience_s
+        )
 
 
 MAX_BODY = 16 * 2**20  # bytes: a thousand open orders are half a megabyte

@@ -7,7 +7,9 @@ Sources: the venue's rest-api.md ("New order", "Cancel an Existing Order and Sen
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import aclosing
 from decimal import Decimal
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -24,6 +26,7 @@ from piker.brokers.binance.broker_facts import (
     number_of,
 )
 from piker.brokers.binance.broker_rest import OrderLimit, Sent, Signed
+from piker.brokers.binance.broker_weeks import DAY_MS, weeks
 from piker.brokers.signing import Param
 from piker.errors import DataQuality, Rejected
 from piker.orders import Action, BrokerdOrder, OrderKind, TimeInForce, TriggerBy
@@ -184,10 +187,10 @@ class _Report(msgspec.Struct):
     l: str  # noqa: E741  # the venue's own name
     z: str
     L: str
-    n: str
     T: int
     t: int
     m: bool
+    n: str | None = "0"
     N: str | None = None
     eR: str = ""  # why the venue ended it by itself; since March 2026
 
@@ -228,7 +231,7 @@ def _report(said: _Report) -> list[Fact]:
         fill = FillFact(
             venue="spot", symbol=said.s, number=said.i, trade=said.t,
             size=number_of(said.l, "size"), price=number_of(said.L, "price"), action=action,
-            fee=number_of(said.n, "fee", signed=True), fee_asset=(said.N or "").lower(),
+            fee=number_of(said.n or "0", "fee", signed=True), fee_asset=(said.N or "").lower(),
             maker=said.m, time_ms=said.T,
         )  # fmt: skip
         fills = (fill,)
@@ -343,9 +346,12 @@ class SpotDesk:
             raise
         return _fact(row)
 
-    async def open_orders(self) -> list[OrderFact]:
-        """Return every open order of the account."""
-        rows = await self.signed.query("/api/v3/openOrders", type=list[_Row], weight=80)
+    async def open_orders(self, symbol: str = "") -> list[OrderFact]:
+        """Return every open order of the account, or of one market."""
+        said: dict[str, Param] = {"symbol": symbol} if symbol else {}
+        rows = await self.signed.query(
+            "/api/v3/openOrders", said, type=list[_Row], weight=6 if symbol else 80
+        )
         return [_fact(row) for row in rows]
 
     async def trades(self, leg: OrderFact) -> list[FillFact]:
@@ -358,6 +364,13 @@ class SpotDesk:
             if len(page) < MAX_TRADES:
                 return found
             said["fromId"] = page[-1].trade + 1
+
+    async def trades_since(self, symbol: str, since_ms: int) -> list[FillFact]:
+        """Return the fills of a market from a moment on: a question may span a day."""
+        ask, until = partial(self.trade_page, symbol), self.signed.clock.now_ms()
+        walk = weeks(ask, since_ms, until, page_size=MAX_TRADES, span_ms=DAY_MS)
+        async with aclosing(walk) as pages:
+            return [fill async for page in pages for fill in page]
 
     async def trade_page(
         self, symbol: str, said: Mapping[str, Param], *, weight: int = 20

@@ -104,8 +104,8 @@ async def listen_spot(signed: Signed, hears: Hearer) -> None:
     async with (
         trio.open_nursery() as nursery,
         open_ws(
-            spot_api_url() + "/ws-api/v3", venue=signed.budget.venue, on_connect=stream.subscribe,
-            is_live=lambda frame: b'"subscriptionId"' in frame, budget=signed.budget,
+            spot_api_url() + "/ws-api/v3", venue=f"{PROVIDER}.spot", on_connect=stream.subscribe,
+            is_live=lambda frame: b'"subscriptionId"' in frame,
         ) as ws,
     ):  # fmt: skip
         nursery.start_soon(stream.watch, ws)
@@ -211,8 +211,8 @@ async def listen_usdm(signed: Signed, hears: Hearer) -> None:
     async with (
         trio.open_nursery() as nursery,
         open_ws(
-            stream.url, venue=signed.budget.venue, on_connect=stream.connected,
-            rotate_after_s=NEVER_S, budget=signed.budget,
+            stream.url, venue=f"{PROVIDER}.usdm", on_connect=stream.connected,
+            rotate_after_s=NEVER_S,
         ) as ws,
     ):  # fmt: skip
         nursery.start_soon(stream.keep, ws)

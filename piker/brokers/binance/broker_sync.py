@@ -19,15 +19,17 @@ from piker import clock
 from piker.brokers._backoff import Backoff
 from piker.brokers.binance.api import PROVIDER
 from piker.brokers.binance.broker_book import Book, Market
+from piker.brokers.binance.broker_doubt import Desk
 from piker.brokers.binance.broker_edits import Edits
 from piker.brokers.binance.broker_facts import (
     BalanceFact,
+    Changed,
     FillFact,
     OrderFact,
     PositionFact,
     VenueName,
 )
-from piker.brokers.binance.broker_proof import Desk, Prover
+from piker.brokers.binance.broker_proof import Prover
 from piker.brokers.binance.broker_requests import Requests
 from piker.brokers.quality import venue_quality
 from piker.errors import BrokerError, DataQuality
@@ -42,6 +44,7 @@ AUDIT_S = (
     60.0  # between comparisons without a loss: 104 of spot's 6,000 weight a minute, 120 of 2,400
 )
 AGAIN = Backoff(floor_s=0.5, cap_s=30.0)
+READ_S = 2.0  # between an event and the question that it leads to: 10 of the weight
 STEADY = 3  # times balances are read until no event came between
 ZERO = Decimal(0)
 
@@ -78,6 +81,8 @@ class Venue:
         self._positions: dict[str, dict[str, PositionFact]] = {}
         self._told: dict[str, tuple[PositionLeg, ...]] = {}
         self._account_events = 0
+        self._will_read = False
+        self._reading = trio.Lock()
         self._adopting: Counter[str] = Counter()
 
     # -- what the user stream says -------------------------------------------------------------
@@ -115,6 +120,9 @@ class Venue:
         for fact in facts:
             if isinstance(fact, OrderFact):
                 self._order(fact)
+            elif isinstance(fact, Changed):
+                self._account_events += 1
+                self._read_soon()
             elif not isinstance(fact, FillFact):
                 self._account_events += 1
                 self._standing(fact)
@@ -181,21 +189,44 @@ class Venue:
                     known.told = ""  # each is told how it stands
         for row in rows:
             self._order(row)
-        there = {row.reqid for row in rows}
+        there = frozenset(row.reqid for row in rows)
         proofs = []
         for known in self.book.live(self.name):
             if (known.flying or known.editing) and not known.probing:
                 continue  # its outcome is told when it is known
             leg = known.open_leg()
             if known.probing or leg is None or leg.reqid not in there or known.lacks_fills:
-                proofs.append(self.prover.want(known))
+                known.listed = there.intersection(known.legs)
+                proof = self.prover.want(known)
+                if not known.is_foreign:  # emsd waits for its own alone
+                    proofs.append(proof)
         await self._flush()
-        for proof in proofs:
+        for proof in proofs if afresh else ():  # else what is in doubt holds up no comparison
             await proof.wait()
         await self._read_standing()
 
+    def _read_soon(self) -> None:
+        """Have balances and positions read, once for what comes within ``READ_S``."""
+        if not self._will_read:
+            self._will_read = True
+            self._nursery.start_soon(self._read_again)
+
+    async def _read_again(self) -> None:
+        await trio.sleep(READ_S)
+        self._will_read = False
+        try:
+            await self._read_standing()
+        except BrokerError as error:
+            log.info("binance.not_read", venue=self.name, why=error)
+            self._wanted.set()  # the comparison asks for them, too
+        await self._flush()
+
     async def _read_standing(self) -> None:
         """Read balances and positions, again where they changed while they were read."""
+        async with self._reading:  # what was asked for first is told first
+            await self._read_all()
+
+    async def _read_all(self) -> None:
         for _ in range(STEADY):
             before = self._account_events
             facts = await self.desk.standing()
@@ -206,6 +237,9 @@ class Venue:
             for side in sides:
                 if (symbol, side) not in held:
                     facts.append(PositionFact(symbol=symbol, side=side, size=ZERO, entry=ZERO))
+        there = {fact.asset for fact in facts if isinstance(fact, BalanceFact)}
+        for asset in self._balances.keys() - there:  # spot is asked for what is not zero
+            facts.append(BalanceFact(venue=self.name, asset=asset, total=ZERO, available=ZERO))
         for fact in facts:
             self._standing(fact)
         self._tell_positions()

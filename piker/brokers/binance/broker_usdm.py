@@ -31,7 +31,7 @@ from piker.brokers.binance.broker_usdm_facts import (
 )
 from piker.brokers.binance.broker_weeks import KEPT_MS, WEEK_MS, weeks
 from piker.brokers.signing import Param
-from piker.errors import BrokerError, Rejected
+from piker.errors import BrokerError, Rejected, Unknown
 from piker.log import get_logger
 from piker.orders import Action, BrokerdOrder, OrderKind, TimeInForce, TriggerBy
 
@@ -58,6 +58,16 @@ _OTHER_MODE = "-4061"  # the order's position side is not one of the account's m
 
 class _Dual(msgspec.Struct, rename="camel"):
     dual_side_position: bool
+
+
+class _AlgoCanceled(msgspec.Struct, rename="camel"):
+    client_algo_id: str = ""
+
+
+def _check_name(client_id: str, answered: str) -> None:
+    """Refuse an answer about another conditional order than was asked about."""
+    if client_id and answered and client_id != answered:
+        raise Unknown(f"binance: {client_id} was asked about, the answer is of {answered[:40]!r}")
 
 
 # -- requests ----------------------------------------------------------------------------------
@@ -178,20 +188,30 @@ class UsdmDesk:
     async def cancel(
         self, symbol: str, number: int, client_id: str, *, is_algo: bool, sent: Sent
     ) -> OrderFact | None:
-        """Cancel an order by its number, else by its client id; None where only that is told."""
+        """Cancel an order by its number, else by its client id; return how it stands then.
+
+        A conditional one is asked for: that its cancel was accepted is not its end, a trigger may
+        have come first. None where no answer to that comes.
+        """
         if is_algo:
-            name: dict[str, Param] = {"algoId": number} if number else {"clientAlgoId": client_id}
-            await self.signed.ask(
-                "DELETE", "/fapi/v1/algoOrder", name, type=dict[str, Any], role="cancels",
-                sent=sent,
-            )  # fmt: skip
-            return None
-        name = {"orderId": number} if number else {"origClientOrderId": client_id}
+            await self._cancel_algo(client_id, sent)
+            try:
+                return await self.order(symbol, number=number, client_id=client_id, is_algo=True)
+            except BrokerError:
+                return None
+        name: dict[str, Param] = {"orderId": number} if number else {"origClientOrderId": client_id}
         row = await self.signed.ask(
             "DELETE", "/fapi/v1/order", {"symbol": symbol, **name}, type=OrderRow, role="cancels",
             sent=sent,
         )  # fmt: skip
         return order_fact(row)
+
+    async def _cancel_algo(self, client_id: str, sent: Sent) -> None:
+        said: dict[str, Param] = {"clientAlgoId": client_id}
+        answer = await self.signed.ask(
+            "DELETE", "/fapi/v1/algoOrder", said, type=_AlgoCanceled, role="cancels", sent=sent
+        )
+        _check_name(client_id, answer.client_algo_id)
 
     async def amend(
         self, order: BrokerdOrder, symbol: str, number: int, client_id: str, sent: Sent
@@ -224,9 +244,9 @@ class UsdmDesk:
                 name: dict[str, Param] = (
                     {"algoId": number} if number else {"clientAlgoId": client_id}
                 )
-                return algo_fact(
-                    await self.signed.query("/fapi/v1/algoOrder", name, type=AlgoRow, weight=1)
-                )
+                algo = await self.signed.query("/fapi/v1/algoOrder", name, type=AlgoRow, weight=1)
+                _check_name(client_id, algo.client_algo_id)
+                return algo_fact(algo)
             name = {"orderId": number} if number else {"origClientOrderId": client_id}
             row = await self.signed.query(
                 "/fapi/v1/order", {"symbol": symbol, **name}, type=OrderRow, weight=1
@@ -237,10 +257,16 @@ class UsdmDesk:
             raise
         return order_fact(row)
 
-    async def open_orders(self) -> list[OrderFact]:
-        """Return every open order of the account, conditional ones too."""
-        rows = await self.signed.query("/fapi/v1/openOrders", type=list[OrderRow], weight=40)
-        algos = await self.signed.query("/fapi/v1/openAlgoOrders", type=list[AlgoRow], weight=40)
+    async def open_orders(self, symbol: str = "") -> list[OrderFact]:
+        """Return every open order of the account, or of one market; conditional ones too."""
+        said: dict[str, Param] = {"symbol": symbol} if symbol else {}
+        weight = 1 if symbol else 40
+        rows = await self.signed.query(
+            "/fapi/v1/openOrders", said, type=list[OrderRow], weight=weight
+        )
+        algos = await self.signed.query(
+            "/fapi/v1/openAlgoOrders", said, type=list[AlgoRow], weight=weight
+        )
         return [*map(order_fact, rows), *map(algo_fact, algos)]
 
     async def trades(self, leg: OrderFact) -> list[FillFact]:
@@ -248,16 +274,22 @@ class UsdmDesk:
         said: dict[str, Param] = {"orderId": leg.number, "limit": MAX_TRADES}
         found = await self.trade_page(leg.symbol, said)
         is_cut = len(found) == MAX_TRADES
-        if not is_cut and (sum(fill.size for fill in found) >= leg.executed or not leg.made_ms):
+        if not is_cut and sum(fill.size for fill in found) >= leg.executed:
             return found
         now_ms = self.signed.clock.now_ms()
         start = max(leg.made_ms, now_ms - KEPT_MS)
-        until = found[-1].time_ms if is_cut else now_ms - WEEK_MS
-        ask = partial(self.trade_page, leg.symbol)
+        until = now_ms if is_cut else now_ms - WEEK_MS
+        ask, whole = partial(self.trade_page, leg.symbol), [] if is_cut else found
         async with aclosing(weeks(ask, start, until, page_size=MAX_TRADES)) as pages:
             async for page in pages:
-                found += [fill for fill in page if fill.number == leg.number]
-        return found
+                whole += [fill for fill in page if fill.number == leg.number]
+        return list({fill.trade: fill for fill in whole}.values())
+
+    async def trades_since(self, symbol: str, since_ms: int) -> list[FillFact]:
+        """Return the fills of a market from a moment on."""
+        ask, until = partial(self.trade_page, symbol), self.signed.clock.now_ms()
+        async with aclosing(weeks(ask, since_ms, until, page_size=MAX_TRADES)) as pages:
+            return [fill async for page in pages for fill in page]
 
     async def trade_page(self, symbol: str, said: Mapping[str, Param]) -> list[FillFact]:
         """Return the fills of a market that ``said`` asks for, oldest first."""

@@ -6,19 +6,22 @@ not used: the venue announced that they go.
 
 from __future__ import annotations
 
+import re
+
 import msgspec
 
 from piker.brokers.binance.broker_facts import (
-    STATUSES,
     AnyOrder,
     AnyTrade,
     BalanceFact,
+    Changed,
     Fact,
     FillFact,
     OrderFact,
     OrderStatus,
     PositionFact,
     number_of,
+    status_of,
 )
 from piker.errors import DataQuality
 from piker.log import get_logger
@@ -45,6 +48,7 @@ _KINDS = {
     "STOP_MARKET": OrderKind.STOP, "TAKE_PROFIT": OrderKind.TAKE_PROFIT_LIMIT,
     "TAKE_PROFIT_MARKET": OrderKind.TAKE_PROFIT, "TRAILING_STOP_MARKET": OrderKind.TRAILING_STOP,
 }  # fmt: skip
+_COINM = re.compile(r"USD_(PERP|[0-9]{6})$", re.ASCII)  # BTCUSD_PERP, BTCUSD_240329
 _TIFS = {"GTC": "gtc", "IOC": "ioc", "FOK": "fok", "GTD": "gtd", "GTX": "gtc", "GTE_GTC": "gtc"}
 #: A conditional order that was triggered is as its own order is: ``open`` until that is known.
 _ALGO_STATUSES: dict[str, OrderStatus] = {
@@ -137,11 +141,11 @@ def _reduces(action: Action, flagged: bool, side: str) -> bool:
 def order_fact(row: OrderRow) -> OrderFact:
     """Return what a row says of an order."""
     action = _action(row.side, row.order_id)
+    size, executed = number_of(row.orig_qty, "size"), number_of(row.executed_qty, "filled size")
     expires = row.good_till_date if row.time_in_force == "GTD" else 0
     return OrderFact(
         venue="usdm", symbol=row.symbol, number=row.order_id, client_id=row.client_order_id,
-        status=STATUSES.get(row.status, "open"), action=action,
-        size=number_of(row.orig_qty, "size"), executed=number_of(row.executed_qty, "filled size"),
+        status=status_of(row.status, size, executed), action=action, size=size, executed=executed,
         kind=_KINDS.get(row.type, OrderKind.LIMIT), price=number_of(row.price, "price") or None,
         tif=TimeInForce(_TIFS.get(row.time_in_force, "gtc")), post_only=row.time_in_force == "GTX",
         expire_ns=expires * 1_000_000 or None,
@@ -231,7 +235,7 @@ class _Update(msgspec.Struct):
     R: bool = False
     ps: str = "BOTH"
     rp: str = "0"
-    n: str = "0"
+    n: str | None = "0"  # none of a liquidation
     N: str | None = None
     gtd: int = 0
     er: str | int = "0"
@@ -290,14 +294,16 @@ class _AccountEvent(msgspec.Struct):
 def usdm_events(kind: str, raw: bytes) -> list[Fact]:
     """Return what a user event says; raise ``DataQuality`` for one that can not be read.
 
-    TRADE_LITE is left to the whole update that follows it: it has no fee.
+    TRADE_LITE is left to the whole update that follows it: it has no fee. COIN-M's events, which
+    may come the same way, say nothing here.
     """
     try:
         if kind == "ORDER_TRADE_UPDATE":
-            return _update(msgspec.json.decode(raw, type=_OrderEvent).o)
+            update = msgspec.json.decode(raw, type=_OrderEvent).o
+            return [] if _is_coinm(update.s) else _update(update)
         if kind == "ALGO_UPDATE":
             event = msgspec.json.decode(raw, type=_AlgoEvent)
-            return [_algo(event.o, event.T)]
+            return [] if _is_coinm(event.o.s) else [_algo(event.o, event.T)]
         if kind == "MARGIN_CALL":
             log.warning("binance.margin_call", positions=_called(raw))
         elif kind == "ACCOUNT_UPDATE":
@@ -330,7 +336,7 @@ def _update(said: _Update) -> list[Fact]:
             raise DataQuality(f"binance: a trade {said.t} of order {said.i}")
         row = TradeRow(
             symbol=said.s, id=said.t, order_id=said.i, side=said.S, price=said.L, qty=said.l,
-            commission=said.n, commission_asset=said.N or "", time=said.T, maker=said.m,
+            commission=said.n or "0", commission_asset=said.N or "", time=said.T, maker=said.m,
             realized_pnl=said.rp,
         )  # fmt: skip
         fills = (trade_fact(row),)
@@ -351,18 +357,31 @@ def _algo(said: _Algo, time_ms: int) -> OrderFact:
     return msgspec.structs.replace(algo_fact(row), reason=said.rm)
 
 
+def _is_coinm(symbol: str) -> bool:
+    """Tell a market of COIN-M by its name: all of them are paid in dollars by theirs."""
+    return _COINM.search(symbol) is not None
+
+
 def _changes(said: _Changes) -> list[Fact]:
-    balances = [
+    """Return what a change of the account says.
+
+    An asset's name does not say whose wallet it is in: balances are USD-M's where positions that
+    come with them are, else they are to be asked for.
+    """
+    own = [row for row in said.P if not _is_coinm(row.s)]
+    is_ours = bool(own) and len(own) == len(said.P)
+    balances: list[Fact] = [] if is_ours or not said.B else [Changed()]
+    balances += [
         BalanceFact(
             venue="usdm", asset=row.a.lower(), total=number_of(row.wb, "balance", signed=True)
         )
-        for row in said.B
+        for row in said.B if is_ours
     ]  # fmt: skip
     positions = [
         PositionFact(
             symbol=row.s, side=row.ps, size=number_of(row.pa, "position", signed=True),
             entry=number_of(row.ep, "entry price"),
         )
-        for row in said.P
+        for row in own
     ]  # fmt: skip
     return [*balances, *positions]
