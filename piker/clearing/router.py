@@ -56,6 +56,7 @@ __all__ = ["OF_ACCOUNT", "Router"]
 log = get_logger("ems")
 ZERO = Decimal(0)
 OF_ACCOUNT = (BrokerdPosition, BrokerdBalance, BrokerdSync)  # of none of its orders
+UNFILLED = frozenset({Phase.CANCELED, Phase.EXPIRED, Phase.REJECTED})
 UNCLAIMED = " "  # and an account: where events wait that name no order at hand; no oid has a space
 
 
@@ -70,6 +71,10 @@ def _news(heard: deque[OfOrder | trio.Event]) -> list[OfOrder]:
             break
         found.append(one)
     return found
+
+
+def _is_open(told: OfOrder) -> bool:
+    return isinstance(told, BrokerdStatus) and told.status == "open"
 
 
 class Router:
@@ -296,9 +301,13 @@ class Router:
             if oid not in self.orders and await self.register.recall(oid) is None:
                 await self.register.strangers(told)
                 return
-            was_lost = self.orders[oid].phase is Phase.UNKNOWN
+            before = self.orders[oid].phase
+            was_lost = before is Phase.UNKNOWN
             await self.register.hear(oid, told)
             state = self.orders.get(oid)
+            if state is not None and before in UNFILLED and any(map(_is_open, told)):
+                await self._end_again(state)
+                return
             if was_lost and state is not None and self._is_found(state):
                 await self._again(state)
                 return
@@ -309,6 +318,11 @@ class Router:
                 await self.deeds.outbox.edit(oid)
             if state is not None and self.deeds.is_halted(state.order.account):
                 await self._end_if_halted(state, told)
+
+    async def _end_again(self, state: OrderState) -> None:
+        """Cancel what stands at its venue though it was told to have ended, as it was not found."""
+        await self.register.note(state.order, "stands", f"it had ended: {state.phase}")
+        await self.deeds.outbox.cancel(state)
 
     async def _claim(self, account: str, told: list[OfOrder]) -> None:
         """Find whose fills they are that come without an oid, long after their orders ended."""
@@ -327,7 +341,7 @@ class Router:
         """Cancel what turns out to stand though all was to end: its cancel came before it."""
         if state.cancel_called or state.phase not in (Phase.OPEN, Phase.PARTIAL):
             return
-        if any(isinstance(one, BrokerdStatus) and one.status == "open" for one in told):
+        if any(map(_is_open, told)):
             await self.deeds.cancel(state, "emsd", "all was to end")
 
     async def _synced(self, name: str) -> None:

@@ -185,6 +185,28 @@ async def test_stop_that_its_venue_ends_before_it_is_filled_is_not_silent(
     assert words == ([] if by_us else [("cut-short", "4 of 10")])
 
 
+@pytest.mark.parametrize("end", ["canceled", "expired", "rejected", "closed"])
+async def test_order_that_stands_though_it_was_told_to_have_ended_is_canceled(
+    tmp_path: Path, end: str
+) -> None:
+    """Its venue's queries were behind for long, and it is seen after all: nobody else would."""
+    async with routing(tmp_path, Mute()) as (router, link):
+        await router.order(order("a", size=D(4)))
+        link.opens("a")
+        await rest()
+        if end == "closed":  # that word came late
+            link.fills("a", (4,))
+        link.says("a", end, filled=4 if end == "closed" else 0)
+        await rest()
+        link.says("a", "open", reqid="ra")
+        await rest()
+        assert link.cancels("a") == (end != "closed")
+        link.says("a", "canceled")
+        await rest()
+        assert router.orders["a"].phase == end
+        assert link.cancels("a") == (end != "closed")
+
+
 async def test_limits_count_what_stands_while_its_edit_is_being_journaled(tmp_path: Path) -> None:
     """An order that is to be smaller is not smaller yet for the next one."""
     async with routing(tmp_path, Mute()) as (router, link), trio.open_nursery() as nursery:
