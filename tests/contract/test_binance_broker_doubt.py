@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -40,25 +42,31 @@ def statuses(ems: Any, oid: str) -> list[str]:
     ]
 
 
+@asynccontextmanager
+async def trading(symbol: str) -> AsyncIterator[tuple[Any, Any, Decimal]]:
+    """Run a venue and a dialog; yield the desk of a market, the dialog, and the best bid."""
+    async with loopback(accounts=(ALICE, BOB)) as (venue, alice, _):
+        point_at(alice.port, recv_window_ms=500)
+        bid, _ = top_of(venue, KINDS[symbol])
+        async with dialog_of(ALICE) as ems:
+            yield venue.accounts.desks[KINDS[symbol]], ems, bid
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("symbol", [SPOT, PERP])
 async def test_an_order_stands_when_queries_deny_it_right_after_its_ack(
     piker_dirs: Path, symbol: str
 ) -> None:
     """Neither asked for nor among the open ones for a while: it was taken, and that is proved."""
-    async with loopback(accounts=(ALICE, BOB)) as (venue, alice, _):
-        point_at(alice.port, recv_window_ms=500)
-        desk = venue.accounts.desks[KINDS[symbol]]
-        bid, _ = top_of(venue, KINDS[symbol])
-        async with dialog_of(ALICE) as ems:
-            desk.lag_ms = 1500
-            order = await ems.send(order_of("buy", "0.01", bid - 100, symbol=symbol))
-            await ems.view.until_status(order.oid, "open")
-            await trio.sleep(2.5)
-            assert statuses(ems, order.oid) == ["open"]
-            desk.lag_ms = 0
-            await ems.cancel(order)
-            await ems.view.until_status(order.oid, "canceled")
+    async with trading(symbol) as (desk, ems, bid):
+        desk.lag_ms = 1500
+        order = await ems.send(order_of("buy", "0.01", bid - 100, symbol=symbol))
+        await ems.view.until_status(order.oid, "open")
+        await trio.sleep(2.5)
+        assert statuses(ems, order.oid) == ["open"]
+        desk.lag_ms = 0
+        await ems.cancel(order)
+        await ems.view.until_status(order.oid, "canceled")
 
 
 @pytest.mark.slow
@@ -67,20 +75,16 @@ async def test_an_order_is_followed_again_when_it_was_called_gone_and_is_listed(
     piker_dirs: Path, symbol: str
 ) -> None:
     """That end was only inferred: the venue never told it."""
-    async with loopback(accounts=(ALICE, BOB)) as (venue, alice, _):
-        point_at(alice.port, recv_window_ms=500)
-        desk = venue.accounts.desks[KINDS[symbol]]
-        bid, _ = top_of(venue, KINDS[symbol])
-        async with dialog_of(ALICE) as ems:
-            desk.lag_ms = 60_000
-            order = await ems.send(order_of("buy", "0.01", bid - 100, symbol=symbol))
-            told = await ems.view.until_status(order.oid, "canceled")
-            assert told.reason == "the venue does not know it any more"
-            desk.lag_ms = 0
-            await ems.view.until_status(order.oid, "open")
-            await ems.cancel(order)
-            told = await ems.view.until_status(order.oid, "canceled")
-            assert not told.reason
+    async with trading(symbol) as (desk, ems, bid):
+        desk.lag_ms = 60_000
+        order = await ems.send(order_of("buy", "0.01", bid - 100, symbol=symbol))
+        told = await ems.view.until_status(order.oid, "canceled")
+        assert told.reason == "the venue does not know it any more"
+        desk.lag_ms = 0
+        await ems.view.until_status(order.oid, "open")
+        await ems.cancel(order)
+        told = await ems.view.until_status(order.oid, "canceled")
+        assert not told.reason
 
 
 @pytest.mark.slow

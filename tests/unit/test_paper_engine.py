@@ -115,6 +115,12 @@ def order(oid: str = "a", **changes: Any) -> BrokerdOrder:
     return msgspec.structs.replace(one, **changes)
 
 
+def outcomes(told: list[BrokerdEvent]) -> list[tuple[str, str]]:
+    """Return what was told of orders: how they stand, or that they were refused."""
+    said = [one for one in told if isinstance(one, BrokerdStatus | BrokerdError)]
+    return [(one.oid, getattr(one, "status", "refused")) for one in said]
+
+
 def filled(told: list[BrokerdEvent]) -> Decimal:
     """Return what was told to be filled."""
     return sum((one.size for one in told if isinstance(one, BrokerdFill)), D(0))
@@ -225,10 +231,7 @@ async def test_money_is_for_what_was_acknowledged_when_an_intent_stands_again_be
     async with paperboi(monkeypatch, late, taken, usdt=D(300)) as (_, feeds, told):
         feeds.send.send_nowait(quote(98, 101))
         await trio.sleep(1)
-        said = [one for one in told if isinstance(one, BrokerdStatus | BrokerdError)]
-        assert [(one.oid, getattr(one, "status", "refused")) for one in said] == [
-            ("taken", "open"), ("late", "refused"),
-        ]  # fmt: skip
+        assert outcomes(told) == [("taken", "open"), ("late", "refused")]
         feeds.send.send_nowait(quote(97, 98))
         await trio.sleep(1)
         assert {one.oid for one in told if isinstance(one, BrokerdFill)} == {"taken"}
@@ -245,10 +248,7 @@ async def test_money_is_for_what_was_acknowledged_in_a_market_that_opens_later(
         await trio.sleep(1)
         feeds.send.send_nowait(quote(98, 101))
         await trio.sleep(1)
-        said = [one for one in told if isinstance(one, BrokerdStatus | BrokerdError)]
-        assert [(one.oid, getattr(one, "status", "refused")) for one in said] == [
-            ("taken", "open"), ("late", "refused"),
-        ]  # fmt: skip
+        assert outcomes(told) == [("taken", "open"), ("late", "refused")]
 
 
 @pytest.mark.parametrize("reqid", ["", "p-a"])
