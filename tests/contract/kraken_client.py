@@ -32,6 +32,7 @@ ALICE = account_of(f"alice:alicekey:{secret('a')}:USD=1000000,BTC=10,ETH=100")
 BOB = account_of(f"bob:bobkey:{secret('b')}:USD=1000000,BTC=10,ETH=100")
 CAROL = account_of(f"carol:carolkey:{secret('c')}:USD=10:read")
 OWNERS = (ALICE, BOB, CAROL)
+TICK = Decimal("0.1")  # of BTC/USD
 
 
 class Trader:
@@ -102,8 +103,14 @@ async def loopback(*, rate: float = 0.01, **more: Any) -> AsyncIterator[Any]:
 
 def top_of(venue: Any) -> tuple[Decimal, Decimal]:
     """Return the best bid and ask of BTC/USD."""
-    engine, tick = venue.listings[0].market.engine, Decimal("0.1")
-    return engine.depth(BUY, 1)[0][0] * tick, engine.depth(SELL, 1)[0][0] * tick
+    engine = venue.listings[0].market.engine
+    return engine.depth(BUY, 1)[0][0] * TICK, engine.depth(SELL, 1)[0][0] * TICK
+
+
+def middle(venue: Any) -> Decimal:
+    """Return a price between the best bid and ask."""
+    bid, ask = top_of(venue)
+    return (bid + ask) / 2 // TICK * TICK
 
 
 class Socket:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import trio
-from kraken_client import ALICE, CAROL, secret, top_of
+from kraken_client import ALICE, CAROL, middle, secret, top_of
 from kraken_trading import (
     account_at,
     agree,
@@ -36,13 +36,6 @@ from piker.testing.faults import Fault
 
 __all__ = ["quick"]
 pytestmark = pytest.mark.usefixtures("quick")
-TICK = Decimal("0.1")
-
-
-def middle(venue: Any) -> Decimal:
-    """Return a price between the best bid and ask."""
-    bid, ask = top_of(venue)
-    return (bid + ask) / 2 // TICK * TICK
 
 
 async def sweep(venue: Any, bob: Any, side: int, price: Decimal) -> None:

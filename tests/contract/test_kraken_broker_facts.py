@@ -9,7 +9,7 @@ from uuid import UUID
 import msgspec
 import pytest
 import trio
-from kraken_client import ALICE, Trader, top_of
+from kraken_client import ALICE, TICK, Trader, middle, top_of
 from kraken_trading import account_at, agree, credentials, quick, session, trading, venue_at
 
 from piker.brokers.kraken import broker_history, broker_rest, broker_sync
@@ -35,13 +35,6 @@ from piker.testing.kraken_account_rest import CALLS, Call
 
 __all__ = ["quick"]
 pytestmark = pytest.mark.usefixtures("quick")
-TICK = Decimal("0.1")
-
-
-def middle(venue: Any) -> Decimal:
-    """Return a price between the best bid and ask."""
-    bid, ask = top_of(venue)
-    return (bid + ask) / 2 // TICK * TICK
 
 
 # -- amendments ------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 import trio
-from kraken_client import ALICE, Trader, top_of
+from kraken_client import ALICE, TICK, Trader, middle, top_of
 from kraken_trading import Proxy, account_at, agree, quick, session, trading, venue_at
 
 from piker.brokers.kraken.broker_ids import cl_ord_id_of
@@ -32,13 +32,6 @@ from piker.testing.loopback import point_backend_at
 
 __all__ = ["quick"]
 pytestmark = pytest.mark.usefixtures("quick")
-TICK = Decimal("0.1")
-
-
-def middle(venue: Any) -> Decimal:
-    """Return a price between the best bid and ask."""
-    bid, ask = top_of(venue)
-    return (bid + ask) / 2 // TICK * TICK
 
 
 def belief(oid: str, side: str, size: Any, price: Any, **more: Any) -> BrokerdBelief:
