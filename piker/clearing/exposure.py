@@ -93,10 +93,11 @@ class Exposure:
         stand = self._orders.pop(oid, None)
         if stand is None:
             return None
-        group = self._groups.get(stand.group, set())
-        group.discard(oid)
-        if stand.group and not group:
-            del self._groups[stand.group]
+        if stand.group:
+            group = self._groups[stand.group]
+            group.discard(oid)
+            if not group:
+                del self._groups[stand.group]
         market = self._markets[stand.fqme]
         market.count -= 1
         market.sides[stand.side] = EXACT.subtract(market.sides[stand.side], stand.remaining)

@@ -27,7 +27,7 @@ from piker import clock
 from piker.clearing import journal_seal as seal
 from piker.clearing.journal_log import Log
 from piker.clearing.journal_seal import Frames, Head, Sums
-from piker.clearing.records import CHAIN_BYTES, Duplicate, Prepared, Row, chain_of, link
+from piker.clearing.records import CHAIN_BYTES, Duplicate, Prepared, Row, chain_of, link, place
 from piker.errors import StoreError
 
 __all__ = [
@@ -290,10 +290,10 @@ class JournalFile:
         else:
             answers, fresh = list(range(first, first + len(records))), [*records]
         seq, chain, rows = self.head.seq, self.head.chain, list[tuple[object, ...]]()
-        for columns, tail, _ in fresh:
+        for ready in fresh:
             seq += 1
-            chain = link(tail, seq, chain)
-            rows.append((seq, *columns, chain))
+            chain = link(place(ready.tail, seq), chain)
+            rows.append((seq, *ready.columns, chain))
         self.db.executemany(f"INSERT INTO rows ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
         seal.reached("commit")
         self.db.execute("COMMIT")

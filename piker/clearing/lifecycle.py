@@ -17,7 +17,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from decimal import Decimal
 from enum import StrEnum
-from typing import NamedTuple
 
 import msgspec
 
@@ -219,7 +218,7 @@ class OrderState(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         return self.phase in TERMINAL
 
 
-class Step(NamedTuple):
+class Step(msgspec.Struct, frozen=True, gc=False):
     """What an event did: the state after it, the transition's name, and what was wrong with it."""
 
     state: OrderState

@@ -68,6 +68,8 @@ class Ties:
 
     def drop(self, order: Order) -> None:
         """Forget an order."""
+        if not (order.oco or order.parent):
+            return
         for tie in _ties(order):
             others = self._tied.get(tie)
             if others is not None:

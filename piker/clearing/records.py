@@ -33,11 +33,13 @@ __all__ = [
     "RiskChange",
     "Row",
     "chain_of",
-    "columns_of",
+    "decode_row",
+    "encode_row",
     "intent_key",
     "link",
     "make_ready",
     "once_key",
+    "place",
     "prepare",
     "read_row",
 ]
@@ -153,15 +155,14 @@ _encoder = msgspec.msgpack.Encoder()
 _encode = _encoder.encode
 _decoder = msgspec.msgpack.Decoder(Entry)
 Columns = tuple[int, str, str, str, bytes, str]  # a row's, without seq and chain
-_columns_decoder = msgspec.msgpack.Decoder(Columns)
+_row_decoder = msgspec.msgpack.Decoder(tuple[int, int, str, str, str, bytes, str])
 _HASH = blake2b(digest_size=CHAIN_BYTES)
 _SEVEN = b"\x97"  # msgpack's head of a list of seven, which all columns but the chain are
-_SIX = b"\x96"  # ... and of six, which a tail is of
 _NEVER_NS = 2**63  # more than a row's time can be
 _AROUND = 4  # bytes of a row's encoding besides its tail: its head, its number, no chain
 
 
-class Prepared(NamedTuple):
+class Prepared(msgspec.Struct, frozen=True, gc=False):
     """A record made ready for its row: everything of it but its place."""
 
     columns: Columns
@@ -179,33 +180,61 @@ def prepare(record: Record) -> Prepared:
         )  # fmt: skip
         return make_ready(columns, once_key(record))
     except UnicodeEncodeError as err:
-        raise RangeError(f"a record of {record.oid!r} has text that is no Unicode: {err}.") from err
+        raise _no_unicode(record, err) from err
 
 
 def make_ready(columns: Columns, key: bytes | None) -> Prepared:
     """Return columns and key ready to be written, encoded once; raises as :func:`prepare`."""
-    time_ns = columns[0]
-    if not 0 <= time_ns < _NEVER_NS:
-        raise RangeError(f"a record of {columns[3]!r} has the impossible time {time_ns}.")
     tail = _encode(columns)[1:]
-    if len(tail) > MAX_ROW_BYTES - _AROUND:
-        raise RangeError(
-            f"a record of {columns[3]!r} has {len(tail) + _AROUND} bytes; a row of the journal "
-            f"has at most {MAX_ROW_BYTES}."
-        )
+    if len(tail) > MAX_ROW_BYTES - _AROUND or not 0 <= columns[0] < _NEVER_NS:
+        raise _out_of_range(columns[3], columns[0], len(tail) + _AROUND)
     return Prepared(columns, tail, key)
 
 
-def columns_of(tail: bytes) -> Columns:
-    """Return the columns of which :func:`prepare` made a tail."""
-    columns: Columns = _columns_decoder.decode(_SIX + tail)
-    return columns
+def encode_row(record: Record, seq: int) -> bytes:
+    """Return a row's columns but its chain, as the chain takes them; raises as :func:`prepare`.
+
+    For who knows the row's number before it is encoded: the same bytes for fewer steps.
+    """
+    entry = record.entry
+    try:
+        row = _encode((
+            seq, record.time_ns, KINDS[type(entry)], record.account, record.oid, _encode(entry),
+            record.actor,
+        ))  # fmt: skip
+    except UnicodeEncodeError as err:
+        raise _no_unicode(record, err) from err
+    if len(row) > MAX_ROW_BYTES or not 0 <= record.time_ns < _NEVER_NS:
+        raise _out_of_range(record.oid, record.time_ns, len(row))
+    return row
 
 
-def link(tail: bytes, seq: int, before: bytes) -> bytes:
-    """Return the chain of the row at ``seq`` with that ``tail``, after one of chain ``before``."""
+def _no_unicode(record: Record, err: UnicodeEncodeError) -> RangeError:
+    return RangeError(f"a record of {record.oid!r} has text that is no Unicode: {err}.")
+
+
+def _out_of_range(oid: str, time_ns: int, size: int) -> RangeError:
+    if not 0 <= time_ns < _NEVER_NS:
+        return RangeError(f"a record of {oid!r} has the impossible time {time_ns}.")
+    what = f"a row of the journal has at most {MAX_ROW_BYTES}."
+    return RangeError(f"a record of {oid!r} has {size} bytes; {what}")
+
+
+def decode_row(row: bytes, chain: bytes) -> Row:
+    """Return the row that :func:`encode_row` encoded, with its chain."""
+    return Row(*_row_decoder.decode(row), chain)
+
+
+def place(tail: bytes, seq: int) -> bytes:
+    """Return the encoded row at ``seq`` of which :func:`prepare` made ``tail``."""
+    return b"".join((_SEVEN, _encode(seq), tail))
+
+
+def link(row: bytes, before: bytes) -> bytes:
+    """Return the chain of an encoded row after one of chain ``before``."""
     digest = _HASH.copy()  # half of what making one costs
-    digest.update(b"".join((before, _SEVEN, _encode(seq), tail)))
+    digest.update(before)
+    digest.update(row)
     return digest.digest()
 
 

@@ -38,7 +38,7 @@ from piker.clearing.linked import Due, Tied, Ties, due, share_of
 from piker.clearing.news import News
 from piker.clearing.paper import stands_again
 from piker.clearing.records import Duplicate, Happened, Intent, Note, Record
-from piker.clearing.requests import client_id_of, status_of
+from piker.clearing.requests import Box, client_id_of, status_of
 from piker.clearing.standing import ENDED_KEPT
 from piker.log import get_logger
 from piker.market import MktPair
@@ -300,10 +300,13 @@ class Register:
         mkt = self.markets.get(fqme)
         return mkt.mktid if mkt is not None else fqme.rpartition(".")[0]
 
-    def status(self, state: OrderState, **more: Any) -> Status:
-        """Return what clients are told of an order; ``more`` as :func:`status_of` has it."""
+    def status(
+        self, state: OrderState, *, resp: str = "", seq: int = 0, box: Box = None, time_ns: int = 0
+    ) -> Status:
+        """Return what clients are told of an order, as :func:`status_of` has it."""
         account = self.accounts.get(state.order.account)
-        return status_of(state, account.link.name if account is not None else "", **more)
+        src = account.link.name if account is not None else ""
+        return status_of(state, src, resp=resp, seq=seq, box=box, time_ns=time_ns)
 
     # -- what happens --------------------------------------------------------------------------
     async def begin(self, order: Order, denial: Denial | None, actor: str) -> OrderState | None:

@@ -11,7 +11,16 @@ from collections.abc import AsyncIterator, Sequence, Set
 from piker.clearing.journal import Journal
 from piker.clearing.journal_find import found_in
 from piker.clearing.lifecycle import OrderState
-from piker.clearing.records import Duplicate, Record, Row, columns_of, link, prepare, read_row
+from piker.clearing.records import (
+    Duplicate,
+    Record,
+    Row,
+    decode_row,
+    encode_row,
+    link,
+    once_key,
+    read_row,
+)
 from piker.clearing.standing import Standing, fold_orders
 
 __all__ = ["MemoryJournal"]
@@ -23,14 +32,14 @@ class MemoryJournal(Journal):
     def __init__(self) -> None:
         """Begin without rows; the journal on disk is not begun at all."""
         self._keys: dict[bytes, int] = {}
-        self._tails: list[bytes] = []  # what a row is of: its columns, encoded once
+        self._rows: list[bytes] = []  # encoded, but for their chains
         self._chains: list[bytes] = []
         self._folded = Standing()
 
     @property
     def seq(self) -> int:
         """Return the number of the last row; 0 where there is none."""
-        return len(self._tails)
+        return len(self._rows)
 
     @property
     def chain(self) -> bytes:
@@ -60,14 +69,15 @@ class MemoryJournal(Journal):
             self._add(record)
 
     def _add(self, record: Record) -> int | Duplicate:
-        _, tail, key = prepare(record)
-        seq = len(self._tails) + 1
+        rows, chains = self._rows, self._chains
+        seq = len(rows) + 1
+        row, key = encode_row(record, seq), once_key(record)
         if key is not None:
             known = self._keys.setdefault(key, seq)
             if known != seq:
                 return Duplicate(known)
-        self._chains.append(link(tail, seq, self.chain))
-        self._tails.append(tail)
+        chains.append(link(row, chains[-1] if chains else b""))
+        rows.append(row)
         return seq
 
     def rows(self, since: int = 0) -> list[Row]:
@@ -96,10 +106,10 @@ class MemoryJournal(Journal):
     def _folded_of(self, oid: str, before: int) -> OrderState | None:
         orders: dict[str, OrderState] = {}
         name = oid.encode()
-        near = [seq for seq, tail in enumerate(self._tails[: before - 1], 1) if name in tail]
+        near = [seq for seq, row in enumerate(self._rows[: before - 1], 1) if name in row]
         rows = [row for row in map(self._row, near) if row.oid == oid]
         fold_orders(orders, [read_row(row) for row in rows])
         return orders.get(oid)
 
     def _row(self, seq: int) -> Row:
-        return Row(seq, *columns_of(self._tails[seq - 1]), self._chains[seq - 1])
+        return decode_row(self._rows[seq - 1], self._chains[seq - 1])

@@ -26,6 +26,7 @@ _DIGITS = "abcdefghijklmnopqrstuvwxyz234567"  # base 32, as RFC 4648 has it
 _PAIRS = [one + two for one in _DIGITS for two in _DIGITS]
 _SHIFTS = range(120, -1, -10)  # of 130 bits, ten at a time
 _WAITS = (Phase.DARK, Phase.HELD)
+_WAITED = ExecMode.DARK  # bound once, as in lifecycle.py
 
 
 @lru_cache(maxsize=65_536)
@@ -80,5 +81,6 @@ def status_of(
 
 def _only_waited(state: OrderState) -> bool:
     """Tell whether an order has ended that waited in emsd to the end: it was never elsewhere."""
-    waited = state.order.parent or state.order.exec_mode is ExecMode.DARK
-    return state.is_over and bool(waited) and not state.freed
+    if state.freed or not state.is_over:
+        return False
+    return bool(state.order.parent) or state.order.exec_mode is _WAITED

@@ -27,10 +27,10 @@ REACH = 500  # units from the last price: 0.5 %; the flow trades with nobody bey
 MAX_ORDERS = 800  # resting orders; the oldest leave first
 MAX_POINTS = 500_000  # seconds, minutes or hours that bars are made of at once: 30 MB
 MAX_LIVE_S = 2 * 86_400  # seconds of live bars kept: as long as a loopback venue reasonably runs
-_CYCLES = (
-    (86_400 * 9, 0.06),
-    (86_400, 0.02),
-    (7200, 0.006),
+_CYCLES = (  # 2.3 % together: a price in a test or an example means the same on every day
+    (86_400 * 9, 0.01),
+    (86_400, 0.005),
+    (7200, 0.004),
     (900, 0.002),
     (211, 0.0006),
     (97, 0.0005),

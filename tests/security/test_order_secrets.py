@@ -43,7 +43,7 @@ async def trade(account: str) -> None:
         await ems.send(ems.order(FQME, "buy", "0"))
         filled = await ems.send(ems.order(FQME, "buy", "0.01"))
         assert (await ems.ended(filled.oid)).resp == "closed", ems.dialogs[filled.oid]
-        stands = await ems.send(ems.order(FQME, "sell", "0.01", price="61000"))
+        stands = await ems.send(ems.order(FQME, "sell", "0.01", price="62000"))
         await ems.cancel(stands.oid)
         await ems.ended(stands.oid)
 

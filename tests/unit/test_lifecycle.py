@@ -51,7 +51,8 @@ def run(state: OrderState, *events: Event) -> tuple[OrderState, list[Problem | N
     """Fold events; return the state and the problems."""
     problems = []
     for one in events:
-        state, _, problem = step(state, one)
+        done = step(state, one)
+        state, problem = done.state, done.problem
         problems.append(problem)
     return state, problems
 
@@ -257,7 +258,8 @@ def test_fills_are_the_sum_of_distinct_trades_when_anything_happens_in_any_order
     seen: dict[str, Event] = {}
     for one in events:
         before = state
-        state, _, problem = step(state, one)
+        done = step(state, one)
+        state, problem = done.state, done.problem
         if one.kind is K.FILL and one.tid and one.size > 0:
             seen.setdefault(one.tid, one)
         assert state.filled == sum((each.size for each in seen.values()), D(0))
@@ -298,7 +300,8 @@ def test_sums_of_fills_are_exact_when_numbers_are_long(
             kind=K.FILL, time_ns=1, tid=str(number), size=amount, price=price, fee=fee,
             fee_asset="usdt",
         )  # fmt: skip
-        state, _, problem = step(state, told)
+        done = step(state, told)
+        state, problem = done.state, done.problem
         assert problem is None
         size += Fraction(amount)
         value += Fraction(amount) * Fraction(price)
@@ -319,7 +322,8 @@ def test_nothing_is_counted_and_nothing_raised_when_a_number_is_none(
     size, price, fee = numbers[:3]
     told = event(kind, tid="t", size=size, price=price, fee=fee, fee_asset="usdt")
     first, _ = run(begin(order()), event(K.OPEN), fill("1", 1))
-    after, _, problem = step(first, told)
+    done = step(first, told)
+    after, problem = done.state, done.problem
     if kind is K.FILL and problem is not Problem.ILLEGAL:
         assert all(number.is_finite() for number in numbers[:3])
     else:

@@ -29,3 +29,12 @@ def test_price_does_not_fall_to_orders_far_away_when_the_book_is_swept(
             market.step(at)
             assert abs(market.last / begun - 1) < 0.2
     assert set(kept) <= set(market.engine.orders())
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_price_is_within_three_percent_of_the_listed_one_on_every_day(seed: int) -> None:
+    """Tests and examples have prices written into them: they mean the same whenever they run."""
+    market = SyntheticMarket(SPEC, seed, 1_700_000_000)
+    path = market.path(range(1_700_000_000, 1_700_000_000 + 400 * 86_400, 977))
+    assert abs(path / SPEC.price - 1).max() < 0.03
+    assert path.max() / path.min() > 1.02  # but it moves
