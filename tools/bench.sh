@@ -17,4 +17,6 @@ peer=()
 .venv/bin/python benchmarks/symbols.py
 .venv/bin/python benchmarks/tick_store.py
 .venv/bin/python benchmarks/journal.py
+.venv/bin/python benchmarks/orders.py
+.venv/bin/python benchmarks/cancels.py
 .venv/bin/python benchmarks/replay.py
