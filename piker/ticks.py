@@ -146,7 +146,7 @@ class Backfill(msgspec.Struct, frozen=True, tag="backfill"):
     rows: int
 
 
-class Tick(msgspec.Struct, frozen=True):
+class Tick(msgspec.Struct, frozen=True, gc=False):
     """One event of a market. ``price`` and ``size`` in the market's own units, time in ns UTC."""
 
     type: TickType

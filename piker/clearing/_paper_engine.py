@@ -46,6 +46,7 @@ endpoint_modules = ("piker.clearing.brokerd",)
 OPEN_S = 20.0  # how long an order waits for its market's first quote before it is refused
 BALANCES_S = 1.0  # how old what is told of set-aside money may be
 log = get_logger("paperboi")
+_TRADE, _SIDES = TickType.TRADE, {Side.BUY: 1, Side.SELL: -1}  # bound once: asked for every tick
 
 
 async def main(name: str, task_status: TaskStatus[None]) -> None:
@@ -206,9 +207,9 @@ class PaperEngine:
         if broker.has_orders(mkt.mktid):
             low, high = broker.reach(mkt.mktid)
             for tick in quote.ticks:
-                if tick.type is TickType.TRADE and not low < tick.price < high:
-                    side = {Side.BUY: 1, Side.SELL: -1}.get(tick.side, 0)
+                if tick.type is _TRADE and not low < tick.price < high:
                     price, size = mkt.round_price(repr(tick.price)), Decimal(repr(tick.size))
+                    side = _SIDES.get(tick.side, 0)
                     self._tell(broker.trade(mkt.mktid, price, size, side, now))
                     low, high = broker.reach(mkt.mktid)
         if quote.bid and quote.ask:

@@ -74,10 +74,15 @@ class PaperMarket:
     def reach(self) -> tuple[Decimal, Decimal]:
         """Return (highest buy, lowest sell) that rests; nothing happens strictly between them."""
         if self._reach is None:
-            buys = [one.limit or BEYOND for one in self.resting.values() if one.side > 0]
-            sells = [one.limit or ZERO for one in self.resting.values() if one.side < 0]
+            buys = [_edge(one) for one in self.resting.values() if one.side > 0]
+            sells = [_edge(one) for one in self.resting.values() if one.side < 0]
             self._reach = max(buys, default=ZERO), min(sells, default=BEYOND)
         return self._reach
+
+    def _gone(self, one: Resting) -> None:
+        """Look anew for the reach if it was this order's: a thousand may go one by one."""
+        if self._reach is not None and _edge(one) == self._reach[one.side < 0]:
+            self._reach = None
 
     # -- orders --------------------------------------------------------------------------------
     def submit(self, order: BrokerdOrder) -> tuple[list[PaperFill], str]:
@@ -103,8 +108,10 @@ class PaperMarket:
 
     def cancel(self, oid: str) -> Resting | None:
         """Take an order out; return it, or None when it is not there."""
-        self._reach = None
-        return self.resting.pop(oid, None)
+        one = self.resting.pop(oid, None)
+        if one is not None:
+            self._gone(one)
+        return one
 
     def amend(self, order: BrokerdOrder, filled: Decimal) -> tuple[list[PaperFill], str] | None:
         """Give an order new terms; None when it is gone. Only a smaller size keeps its place.
@@ -220,7 +227,10 @@ class PaperMarket:
             better = (one.limit - ours[0]) * one.side
             one.ahead = ours[1] if better == 0 else ZERO if better > 0 else None
         self.resting[one.oid] = one
-        self._reach = None
+        if self._reach is not None:
+            buy, sell = self._reach
+            edge = _edge(one)
+            self._reach = (max(buy, edge), sell) if one.side > 0 else (buy, min(sell, edge))
 
     def _fill(self, one: Resting, size: Decimal, price: Decimal, *, maker: bool) -> PaperFill:
         one.left -= size
@@ -230,3 +240,8 @@ class PaperMarket:
         for oid in [oid for oid, one in self.resting.items() if not one.left]:
             del self.resting[oid]
             self._reach = None
+
+
+def _edge(one: Resting) -> Decimal:
+    """Return the price at which an order may trade at the latest; an end of all prices without."""
+    return one.limit or (BEYOND if one.side > 0 else ZERO)

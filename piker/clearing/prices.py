@@ -44,9 +44,9 @@ def watch(router: Router, mkt: MktPair, quote: Quote) -> None:
     bounds = dark.bounds(mkt.fqme)
     for tick in quote.ticks:
         seen = _SEEN.get(tick.type)
-        if seen is None or seen not in bounds:
+        if seen is None or (span := bounds.get(seen)) is None:
             continue
-        low, high = bounds[seen]
+        low, high = span
         if not low < tick.price < high and tick.price > 0:
             router.see(mkt.fqme, *seen, mkt.round_price(repr(tick.price)))
             bounds = dark.bounds(mkt.fqme)

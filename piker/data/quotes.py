@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import struct
 
-from piker.ticks import ASK, BID, QUOTE, TICK_FORMAT, Quote, Side, Tick, TickType
+from piker.ticks import ASK, BID, QUOTE, TICK_FORMAT, TRADE, Quote, Side, Tick, TickType
 
-__all__ = ["QuoteMaker", "ticks_of"]
+__all__ = ["QuoteMaker"]
 
-_LAST_SETTERS = frozenset({int(TickType.TRADE), int(TickType.LAST)})
+LAST = int(TickType.LAST)
+_TRADE, _BID, _ASK, _NONE = TickType.TRADE, TickType.BID, TickType.ASK, Side.NONE  # bound once
 _TYPES = {int(kind): kind for kind in TickType}
 _SIDES = {int(side): side for side in Side}
 _unpack = struct.Struct(TICK_FORMAT).iter_unpack
@@ -32,20 +33,41 @@ class QuoteMaker:
         return self._state
 
     def fold(self, packed: bytes | bytearray) -> Quote:
-        """Take new rows as a cursor's ``take_packed`` gives them; return the quote with them."""
-        ticks = ticks_of(packed)
-        state = self._state
+        """Take new rows as a cursor's ``take_packed`` gives them; return the quote with them.
+
+        A QUOTE row gives a bid and an ask, an empty side none. A row of a type that only a
+        newer writer knows gives nothing.
+        """
+        ticks: list[Tick] = []
+        state, add = self._state, ticks.append
         last, bid, bid_size = state.last, state.bid, state.bid_size
         ask, ask_size, time_ns = state.ask, state.ask_size, state.time_ns
-        for tick in ticks:
-            kind = tick.type
-            if kind in _LAST_SETTERS:
-                last = tick.price
-            elif kind == BID:
-                bid, bid_size = tick.price, tick.size
-            elif kind == ASK:
-                ask, ask_size = tick.price, tick.size
-            time_ns = max(time_ns, tick.time_ns)
+        for _, at, price, size, price2, size2, venue_id, _, kind, side, _ in _unpack(packed):
+            if kind == TRADE:  # nearly always
+                last = price
+                add(Tick(_TRADE, price, size, at, _SIDES.get(side, _NONE), venue_id))
+            elif kind == QUOTE:
+                if price > 0:
+                    bid, bid_size = price, size
+                    add(Tick(_BID, price, size, at, _NONE, venue_id))
+                if price2 > 0:
+                    ask, ask_size = price2, size2
+                    add(Tick(_ASK, price2, size2, at, _NONE, venue_id))
+                elif price <= 0:
+                    continue
+            else:
+                label = _TYPES.get(kind)
+                if label is None:
+                    continue
+                add(Tick(label, price, size, at, _SIDES.get(side, _NONE), venue_id))
+                if kind == LAST:
+                    last = price
+                elif kind == BID:
+                    bid, bid_size = price, size
+                elif kind == ASK:
+                    ask, ask_size = price, size
+            if at > time_ns:
+                time_ns = at
         self._state = Quote(
             symbol=state.symbol, last=last, bid=bid, bid_size=bid_size,
             ask=ask, ask_size=ask_size, time_ns=time_ns,
@@ -54,19 +76,3 @@ class QuoteMaker:
             symbol=state.symbol, last=last, bid=bid, bid_size=bid_size,
             ask=ask, ask_size=ask_size, time_ns=time_ns, ticks=ticks,
         )  # fmt: skip
-
-
-def ticks_of(packed: bytes | bytearray) -> list[Tick]:
-    """Return the ticks of packed rows; a QUOTE row gives a bid and an ask, an empty side none."""
-    ticks: list[Tick] = []
-    for _, time_ns, price, size, price2, size2, venue_id, _, kind, side, _ in _unpack(packed):
-        if kind == QUOTE:
-            if price > 0:
-                ticks.append(Tick(TickType.BID, price, size, time_ns, Side.NONE, venue_id))
-            if price2 > 0:
-                ticks.append(Tick(TickType.ASK, price2, size2, time_ns, Side.NONE, venue_id))
-            continue
-        label = _TYPES.get(kind)
-        if label is not None:  # a newer writer may know types that this reader does not
-            ticks.append(Tick(label, price, size, time_ns, _SIDES.get(side, Side.NONE), venue_id))
-    return ticks

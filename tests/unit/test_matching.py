@@ -185,9 +185,14 @@ def test_nothing_is_passed_over_when_trades_and_quotes_are_out_of_reach() -> Non
                     made.fills = made.submit(placed)  # type: ignore[attr-defined]
                 elif do < 0.65:
                     made.fills = made.cancel(oid) is None  # type: ignore[attr-defined]
+                elif do < 0.7:
+                    terms = order(oid, size=str(placed.size + 1), price=placed.price or D(low))
+                    made.fills = made.amend(terms, D(1))  # type: ignore[attr-defined]
                 else:
                     made.fills = made.trade(*print_)  # type: ignore[attr-defined]
             assert one.fills == whole.fills  # type: ignore[attr-defined]
+            kept, one._reach = one.reach(), None
+            assert one.reach() == kept  # as it is when all that rests is looked at
         assert one.resting.keys() == whole.resting.keys()
         for oid, left in one.resting.items():
             other = whole.resting[oid]

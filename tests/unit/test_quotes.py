@@ -41,3 +41,15 @@ def test_empty_side_gives_no_tick_when_the_book_is_one_sided() -> None:
     quote = QuoteMaker(Quote("x")).fold(rows_of((TickType.QUOTE, 0, 0, 11, 2)))
     assert [tick.type for tick in quote.ticks] == [TickType.ASK]
     assert quote.bid is None
+
+
+def test_single_sides_and_a_last_price_move_what_they_name() -> None:
+    """Venues that send one side at a time; a LAST row sets the last price without a print."""
+    maker = QuoteMaker(Quote("x"))
+    rows = ((TickType.BID, 9, 1, 0, 0), (TickType.ASK, 11, 2, 0, 0), (TickType.LAST, 10, 0, 0, 0))
+    quote = maker.fold(rows_of(*rows, (TickType.DARK_TRADE, 50, 1, 0, 0)))
+    assert (quote.bid, quote.bid_size, quote.ask, quote.ask_size) == (9, 1, 11, 2)
+    assert (quote.last, quote.time_ns) == (10, 1003)
+    assert [tick.type.label for tick in quote.ticks] == ["bid", "ask", "last", "dark_trade"]
+    empty = maker.fold(rows_of(*[(TickType.QUOTE, 0, 0, 0, 0)] * 9))
+    assert (empty.ticks, empty.bid, empty.time_ns) == ([], 9, 1003)
