@@ -150,6 +150,38 @@ async def test_an_order_is_not_absent_when_the_list_of_what_stands_is_cut(
         await agree(venue, emsd)
 
 
+@pytest.mark.parametrize("is_cut", [False, True])
+async def test_many_are_asked_for_one_by_one_only_when_the_list_is_seen_to_be_cut(
+    monkeypatch: pytest.MonkeyPatch, is_cut: bool
+) -> None:
+    """Each question counts: a storm of lost answers took minutes; one that stands shows the cut."""
+    whole, named = CALLS["OpenOrders"], set[str]()
+
+    def told(ask: Any) -> Any:
+        if "cl_ord_id" in ask.fields:
+            named.add(ask.fields.word("cl_ord_id"))
+        elif is_cut:
+            return {"open": {}}
+        return {"open": whole.run(ask)["open"]}
+
+    monkeypatch.setitem(CALLS, "OpenOrders", Call(told))
+    async with venue_at(limits=False) as (venue, bob):
+        price, alice = middle(venue) + 900, Trader(bob.port, ALICE)
+        stands = belief("stands", "sell", "0.01", price)
+        own = cl_ord_id_of(stands.order.client_id)
+        await alice.order("sell", price, "0.01", cl_ord_id=own)
+        (txid,) = (await alice.ask("OpenOrders", cl_ord_id=own))["open"]
+        named.clear()
+        stands = belief("stands", "sell", "0.01", price, reqid=txid)
+        never = [belief(f"never{at}", "buy", "0.01", price) for at in range(5)]
+        async with trading([stands, *never]) as emsd:
+            await emsd.synced()
+            assert emsd.statuses("stands")[-1] == "open"
+            assert all(emsd.statuses(one.order.oid) == ["absent"] for one in never)
+        names = {cl_ord_id_of(one.order.client_id) for one in never}
+        assert named == (names if is_cut else set())
+
+
 @pytest.mark.parametrize("late", [0, 2], ids=["orders", "all but trades"])
 async def test_an_order_is_not_absent_when_only_its_trade_is_shown_yet(
     monkeypatch: pytest.MonkeyPatch, late: int

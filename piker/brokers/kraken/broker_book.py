@@ -28,11 +28,16 @@ from piker.orders import (
     BrokerdStatus,
 )
 
-__all__ = ["Book", "Held"]
+__all__ = ["ENDS", "Book", "Held"]
 
 ZERO = Decimal(0)
 MAX_ENDED = 20_000  # orders that have ended and are remembered: what comes late is known by them
-_ENDS = {"filled": "closed", "closed": "closed", "canceled": "canceled", "expired": "expired"}
+ENDS = {  # a status that ends an order -> what is told
+    "filled": "closed",
+    "closed": "closed",
+    "canceled": "canceled",
+    "expired": "expired",
+}
 
 
 class Held(msgspec.Struct, eq=False):
@@ -222,7 +227,7 @@ class Book:
         if said.exec_type == "trade" and said.exec_id:
             events += self._fill(held, said, now_ns)
         word = said.order_status if whole else said.exec_type
-        if word in _ENDS:
+        if word in ENDS:
             held.end, held.reason = held.end or word, held.reason or said.reason or ""
         is_open = said.exec_type not in ("pending_new", "trade")
         return events + self._status(held, now_ns, is_open=is_open, again=whole)
@@ -252,7 +257,7 @@ class Book:
             self._learn_terms(held, order_of_row(txid, said, self.account, self._markets))
         held.learn_sum(said.vol_exec)
         held.trade_ids.update(said.trades)
-        if said.status in _ENDS:
+        if said.status in ENDS:
             held.end, held.reason = held.end or said.status, held.reason or said.reason or ""
         return events + self._status(held, now_ns, is_open=said.status == "open", again=again)
 
@@ -285,7 +290,7 @@ class Book:
         if held.end:
             if held.missing > 0 or held.told in _TOLD_ENDS:
                 return []
-            status = _ENDS[held.end]
+            status = ENDS[held.end]
         elif is_open and (again or held.told != "open"):
             status = "open"
         else:
@@ -376,4 +381,4 @@ class Book:
         return [name for one in self.incomplete() for name in one.trade_ids - one.fills.keys()]
 
 
-_TOLD_ENDS: frozenset[str] = frozenset(_ENDS.values())
+_TOLD_ENDS: frozenset[str] = frozenset(ENDS.values())

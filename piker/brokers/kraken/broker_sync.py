@@ -15,9 +15,10 @@ import msgspec
 import trio
 
 from piker import clock
-from piker.brokers.kraken.broker_book import Held
+from piker.brokers.kraken.broker_book import ENDS, Held
 from piker.brokers.kraken.broker_dialog import Dialog, Doubt
 from piker.brokers.kraken.broker_ids import cl_ord_id_of, plain
+from piker.brokers.kraken.broker_rest import PAGE
 from piker.brokers.kraken.broker_schema import (
     BalanceRow,
     Head,
@@ -233,10 +234,10 @@ class Keeper:
         """Compare once; return whether nothing is open. Raises what a question came to."""
         dialog, gaps, began_s = self.dialog, dict(self._gaps), self._venue_s(clock.wall_ns())
         orders, balances = (dialog.live and gaps[channel] > 0 for channel in CHANNELS)
-        if orders and self._heard_s:
-            await self._missed_trades()
         if orders or not balances or dialog.doubts:
             await self._orders()
+            if orders and self._heard_s and not dialog.doubts:  # dear: not in each look that waits
+                await self._missed_trades()
             await self._fills()
         if balances:
             await self._all_balances()
@@ -292,11 +293,13 @@ class Keeper:
         rows = await dialog.rest.open_orders()
         gone = [txid for txid in stood if txid not in rows]
         nameless = [one for one in doubts if not one.held.txid and not self._is_in(one, rows)]
-        rows |= await dialog.rest.orders(gone)
+        others = await dialog.rest.orders(gone)
+        whole = len(rows) < PAGE and all(row.status in ENDS for row in others.values())
+        rows |= others
         # The list of what is over is dear, and tells nothing final before a request is late.
         rows |= await self._ended([one.held for one in nameless if began_ns > one.ends_ns])
         rows |= await self._elsewhere(
-            [one for one in nameless if one.missed and not self._is_in(one, rows)]
+            [one for one in nameless if one.missed and not self._is_in(one, rows)], whole=whole
         )
         for txid, row in rows.items():
             dialog.tell(*dialog.book.row(txid, row, clock.wall_ns()))
@@ -326,17 +329,20 @@ class Keeper:
             found |= await rest.closed_orders(name)
         return found
 
-    async def _elsewhere(self, missed: list[Doubt]) -> dict[str, OrderRow]:
+    async def _elsewhere(self, missed: list[Doubt], *, whole: bool) -> dict[str, OrderRow]:
         """Look for orders in every other place before they are called absent.
 
         emsd may send again what is absent. A list of what stands may be cut some day: each is asked
-        for by its own id. A list of orders may be behind that of trades: whose those are that came
-        since the orders were made is asked, too. Where that is not answered nothing is proved yet.
+        for by its own id, where they are few, or where that list is not ``whole`` for all one can
+        see: so many that a page may have ended, or without one that stands. A list of orders may be
+        behind that of trades: whose those are that came since the orders were made is asked, too.
+        Where that is not answered nothing is proved yet.
         """
         rest, found, now_ns = self.dialog.rest, dict[str, OrderRow](), clock.wall_ns()
         if not missed:
             return found
-        for name in sorted({cl_ord_id_of(one.held.client_id) for one in missed}):
+        names = {cl_ord_id_of(one.held.client_id) for one in missed}
+        for name in sorted(names if len(names) <= ONE_BY_ONE or not whole else ()):
             found |= await rest.open_orders(name)
         oldest_ns = min(one.held.made_ns or now_ns - PAGES_S * NS for one in missed)
         trades = await rest.trades_since(self._venue_s(oldest_ns) - MARGIN_S)
