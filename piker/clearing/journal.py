@@ -99,6 +99,7 @@ class Journal:
         self._room = trio.Event()
         self._committing = False
         self._lingering = False
+        self._together = 0  # how many waited for the last commit
         self._closing = False
         self._failed: PikerError | None = None
 
@@ -270,9 +271,20 @@ class Journal:
             await self._lay()
 
     async def _commit_now(self) -> None:
-        """Commit what waits, for the one who came last; then the writer sees to the rest."""
-        with trio.CancelScope(shield=True):
-            await self._commit(self._take())
+        """Commit what waits, for the one who came last; then the writer sees to the rest.
+
+        Where the last commit was for several, they have their turn before, and what they append
+        goes along: two passes of the event loop, as it begins the first with us in any order.
+        """
+        self._committing = True
+        try:
+            with trio.CancelScope(shield=True):
+                for _ in range(2 if self._together > 1 else 0):
+                    await trio.lowlevel.checkpoint()
+                if self._failed is None:
+                    await self._commit(self._take())
+        finally:
+            self._committing = False
         if self._waiting or self._closing or self._failed or self._is_behind:
             self._wake.set()
         await trio.lowlevel.checkpoint_if_cancelled()
@@ -319,7 +331,9 @@ class Journal:
                 standing.apply(answer, record.account, record.oid, record.entry, record.time_ns)
         standing.chain = self._file.head.chain
         self._since_snapshot += len(ready)
+        self._together = 0
         for waiter in batch:
+            self._together += not waiter.posted
             waiter.tell()
 
     async def _append(self, ready: list[Prepared]) -> list[int | Duplicate]:

@@ -28,6 +28,7 @@ from piker.clearing.records import (
     Note,
     Opened,
     Position,
+    Prepared,
     Record,
     RiskChange,
     make_ready,
@@ -122,6 +123,31 @@ async def test_second_intent_and_second_fill_are_told_when_appended_again(tmp_pa
         assert await journal.append([intent("a")]) == [Duplicate(1)]
         assert await journal.append([]) == []
     assert verify(tmp_path / "journal").rows == 3
+
+
+async def test_those_who_wait_together_are_committed_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Eight who append again and again share each sync: the first of them waits for the others."""
+    sizes: list[int] = []
+    append = JournalFile.append
+
+    def counted(file: JournalFile, ready: list[Prepared]) -> list[int | Duplicate]:
+        sizes.append(len(ready))
+        return append(file, ready)
+
+    monkeypatch.setattr(JournalFile, "append", counted)
+    async with open_journal(tmp_path / "journal") as journal:
+
+        async def client(name: str) -> None:
+            for number in range(40):
+                await journal.append([intent(f"{name}{number}")])
+
+        async with trio.open_nursery() as nursery:
+            for name in "abcdefgh":
+                nursery.start_soon(client, name)
+    assert sum(sizes) == 320
+    assert len(sizes) < 50  # 40 where all go together, 110 where the first goes alone
 
 
 async def test_what_is_posted_keeps_its_place_and_is_written_when_nobody_waits(
