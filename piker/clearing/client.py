@@ -34,7 +34,7 @@ from piker.clearing._ems import (
     set_account_state,
 )
 from piker.clearing.accounts import PAPER, split_account
-from piker.clearing.lifecycle import TERMINAL
+from piker.clearing.lifecycle import TERMINAL, Phase
 from piker.errors import Bug, ConfigError, PeerLost, PikerError, RangeError
 from piker.log import get_logger
 from piker.market import parse_fqme
@@ -73,6 +73,7 @@ Told = Status | BrokerdPosition | BrokerdBalance | AccountStatus | Resync
 Amount = Decimal | str | int
 MODES = {"paper": PAPER, "live": DEFAULT_ACCOUNT}  # of a provider's accounts, where none is named
 _ENDED = frozenset(str(phase) for phase in TERMINAL)
+_PARTIAL = str(Phase.PARTIAL)
 
 
 def new_session() -> str:
@@ -205,11 +206,23 @@ class OrderClient:
     async def until(self, oid: str, phases: Iterable[str]) -> Status:
         """Wait until an order is in one of some phases; return that status."""
         wanted = frozenset(str(phase) for phase in phases)
-        while True:
-            status = self.dialogs.get(oid)
-            if status is not None and status.resp in wanted:
-                return status
+        while self.phase(oid) not in wanted:
             await self._news_of(oid).wait()
+        return self.dialogs[oid]
+
+    def phase(self, oid: str) -> str:
+        """Return the phase that an order is in, "" where nothing was told of it.
+
+        It is the newest status' ``resp``; but one whose last word is a fill stands, partly filled,
+        or waits for the word that it is closed (``fill``).
+        """
+        status = self.dialogs.get(oid)
+        if status is None:
+            return ""
+        order = status.req
+        if status.resp == "fill" and order is not None and status.filled < order.size:
+            return _PARTIAL
+        return status.resp
 
     async def changed(self) -> None:
         """Wait until emsd tells anything, whatever it is."""

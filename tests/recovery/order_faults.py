@@ -334,7 +334,7 @@ class Run:
     def unlike(self, ems: OrderClient) -> list[str]:
         """Return what a client was told otherwise than the venue has it."""
         found = [
-            f"{oid}: {one.resp}" for oid, one in ems.dialogs.items() if one.resp not in SETTLED
+            f"{oid}: {ems.phase(oid)}" for oid in ems.dialogs if ems.phase(oid) not in SETTLED
         ]  # fmt: skip
         if ems.accounts[self.account].sync is not SyncState.SYNCED:
             found.append("not synced")

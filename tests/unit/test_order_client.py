@@ -133,3 +133,38 @@ async def test_number_that_can_not_be_compared_is_refused_before_it_is_sent() ->
     for number in ("snan", D("snan")):
         with pytest.raises(RangeError, match="is no number"):
             ems.order("btcusdt.spot.binance", "buy", number)
+
+
+async def test_order_is_partly_filled_when_a_fill_was_its_last_word() -> None:
+    """Its venue has no more to say of it: who waited for how it stands would wait for ever."""
+    order = Order(
+        oid="a", symbol="btcusdt.spot.binance", account="binance.paper", action=Action.BUY,
+        size=D(2), price=D(100),
+    )  # fmt: skip
+
+    async def send(message: Order | Cancel) -> None:
+        raise AssertionError(message)
+
+    ems = OrderClient("binance.paper", send, "session")
+    assert ems.phase("a") == ""
+    found: list[Status] = []
+
+    async def wait() -> None:
+        found.append(await ems.until("a", ("open", "partially_filled")))
+        found.append(await ems.ended("a"))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(wait)
+        await trio.testing.wait_all_tasks_blocked()
+        ems.take(status(order, "unknown"))
+        await trio.testing.wait_all_tasks_blocked()
+        assert not found
+        ems.take(status(order, "fill", filled=D(1)))
+        await trio.testing.wait_all_tasks_blocked()
+        assert [one.filled for one in found] == [1]
+        assert ems.phase("a") == "partially_filled"
+        ems.take(status(order, "fill", filled=D(2)))
+        await trio.testing.wait_all_tasks_blocked()
+        assert ems.phase("a") == "fill"  # it is told that it is closed next
+        ems.take(status(order, "closed", filled=D(2)))
+    assert [one.resp for one in found] == ["fill", "closed"]
