@@ -277,6 +277,7 @@ class ShmArray(_Shared):
         seq = words[_SEQ]
         words[_SEQ] = seq + 1
         if start < words[_SETTLED]:  # the open row was given up when a killed writer was replaced
+            words[_SETTLED] = start  # so that this row is given up, too, should we die in it
             words[Word.REVISION] += 1
         for index, bar in enumerate(bars, start):
             _pack_bar(raw, offset, index, *bar)

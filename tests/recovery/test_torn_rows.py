@@ -164,6 +164,26 @@ def test_half_a_bar_is_made_good_when_its_writer_died_in_it(
         assert shm_torn.torn_bars(bars.read()) == 0
 
 
+@pytest.mark.parametrize("inside", ["_write_some", "revise_bar"])
+def test_rows_stay_whole_when_one_writer_after_another_dies_in_its_first_bar(
+    tmp_path: Path, children: Children, inside: str
+) -> None:
+    """A row given up by one death and half rewritten at the next is given up again."""
+    assert start(children, tmp_path, die_after=50).wait(timeout=30) == -signal.SIGKILL
+    for _ in range(3):
+        dying = start(children, tmp_path, die_after=1, inside=inside)
+        assert dying.wait(timeout=30) == -signal.SIGKILL
+        rows = attach_token(token(tmp_path / "b.seg", 1))
+        assert isinstance(rows, ShmArray)
+        assert rows._words[Word.SEQ] & 1
+    bars, adopted = ShmArray.open_writer(
+        "lab", "x", period_s=1, rows=shm_torn.BAR_ROWS, path=tmp_path / "b.seg"
+    )
+    assert adopted
+    assert len(bars) > 3
+    assert shm_torn.torn_bars(bars.read()) == 0  # before a new writer could mend it by its first
+
+
 def token(path: Path, kind: int) -> Token:
     """Return a token of a file whose writer is another process."""
     return Token(str(path), kind, 1)
