@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from decimal import Decimal
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,7 @@ TIMES = 3  # that each example is replayed here; the counted test does it ten ti
 #: Each example, with options that make it trade within seconds.
 RUNS = (
     ("grid.py", ("step=1", "levels=2")),
+    ("market_maker.py", ("edge=0.00001",)),
     ("ma_cross.py", ("fast=1", "slow=2", "target=0.0001", "stop=0.0001")),
     ("rebalancer.py", ("band=0.0001",)),
     ("breakout.py", ("seconds=1", "target=0.0001", "stop=0.0001")),
@@ -129,6 +131,19 @@ def test_example_gives_one_journal_when_replayed_ten_times(
     command = ["run", str(EXAMPLES / name), "--replay", str(capture), "--json", *options]
     found = [report_of(piker(*command, hash_seed=str(number))) for number in range(10)]
     assert len({one["journal"] for one in found}) == 1
+
+
+def test_market_maker_holds_no_more_than_its_limit_when_replayed(
+    capture: Path, piker_dirs: Path
+) -> None:
+    """It knows what its fills left it, to the last digit."""
+    command = ["run", str(EXAMPLES / "market_maker.py"), "--replay", str(capture), "--json"]
+    done = piker(*command, "edge=0", "limit=0.01")
+    report = report_of(done)
+    (held,) = report["holdings"]
+    assert report["fills"] > 0
+    assert Decimal(held["size"]) == Decimal(done.stderr.removeprefix("left in hand: "))
+    assert abs(Decimal(held["size"])) <= Decimal("0.01")
 
 
 def test_replay_prints_for_people_when_not_asked_for_json(capture: Path, piker_dirs: Path) -> None:
