@@ -9,6 +9,7 @@ bid, and the other way round.
 
 from decimal import Decimal
 
+from piker.errors import RangeError
 from piker.ticks import Resync
 
 MARKETS = ("btcusdt.spot.binance",)
@@ -71,6 +72,8 @@ class Maker:
 async def strategy(feed, ems, *, edge=Decimal("0.0015"), size=Decimal("0.01"),
                    limit=Decimal("0.05")):  # fmt: skip
     """Keep ``size`` on each side, ``edge`` of the price away; look once a second."""
+    if not 0 < size <= limit:
+        raise RangeError(f"limit={limit} is to be at least size={size}, and that above 0.")
     maker, looked_ns = Maker(feed, ems, size), 0
     try:
         async for item in feed:
